@@ -1,0 +1,229 @@
+//! The command line as operators type it. What a command means to the daemon is in `request`.
+//!
+//! The doc comments below are the help texts and, through clap_mangen, the manual pages.
+
+use crate::complete::{invite_ids, network_names};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
+use ployz_core::adopt::Component;
+use ployz_core::id::{InviteId, NetworkName};
+use std::path::PathBuf;
+
+/// Operates the Ployz daemon of this machine: the mesh, its machines, and what was done to them.
+#[derive(Parser)]
+#[command(name = "ployzctl", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(disable_help_subcommand = true, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags accepted anywhere on the line.
+#[derive(Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Print the daemon's whole answer as JSON
+    #[arg(long, global = true, conflicts_with = "plain")]
+    pub(crate) json: bool,
+    /// Print compact text for scripts: `key: value` lines and tab-separated rows
+    #[arg(long, global = true)]
+    pub(crate) plain: bool,
+    /// Print nothing on success
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// The daemon's socket [default: `socket` of the configuration, else /run/ployz/ployzd.sock]
+    #[arg(long, global = true, value_name = "PATH", env = "PLOYZ_SOCKET", hide_env_values = true)]
+    pub(crate) socket: Option<PathBuf>,
+    /// Configuration to read `socket` from [default: /etc/ployz/config.toml, then
+    /// ~/.config/ployz/config.toml]
+    #[arg(long, global = true, value_name = "PATH", env = "PLOYZ_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// What to do.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Create, join, start, stop and look at the encrypted overlay network
+    #[command(subcommand, visible_alias = "network")]
+    Mesh(Mesh),
+    /// List the member machines and let new ones in
+    #[command(subcommand)]
+    Machine(Machine),
+    /// Show the daemon, its network and every component of the data plane
+    Status,
+    /// Show what the last reconciliations adopted, changed, recreated or held, and why
+    Explain {
+        /// Only this component
+        #[arg(value_parser = component_parser())]
+        component: Option<Component>,
+    },
+    /// Print the completion script for a shell; network names are asked from the daemon while completing
+    #[command(after_help = COMPLETION_HELP)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write manual pages and completion scripts (for the package build)
+    #[command(name = "__generate", hide = true)]
+    Generate {
+        /// Where to
+        dir: PathBuf,
+    },
+}
+
+/// `mesh`.
+#[derive(Subcommand)]
+pub(crate) enum Mesh {
+    /// List the networks of this machine and their state
+    List,
+    /// Show one network: overlay address, lifecycle, subnet and every peer
+    Status {
+        /// The network
+        #[arg(add = ArgValueCompleter::new(network_names))]
+        network: NetworkName,
+    },
+    /// Make a network's record, keys and subnet; start nothing
+    Create {
+        /// Name of the new network: 1-63 of a-z, 0-9 and `-`
+        network: NetworkName,
+    },
+    /// Create a network, start it and make it the current one
+    Init {
+        #[command(flatten)]
+        name: NameOrStdin,
+    },
+    /// Start a network that was created or stopped
+    Start {
+        /// The network
+        #[arg(add = ArgValueCompleter::new(network_names))]
+        network: NetworkName,
+    },
+    /// Stop the running network; refused while workloads of this machine depend on it
+    Stop {
+        /// Stop although workloads depend on it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Join the network a token was made for
+    #[command(after_help = JOIN_HELP)]
+    Join(Token),
+    /// Tell whether the mesh can take work: exit code 0 if so, 1 if not
+    Ready,
+    /// Remove a network for good, on every machine of it
+    #[command(after_help = DESTROY_HELP)]
+    Destroy {
+        #[command(flatten)]
+        name: NameOrStdin,
+        /// Remove only this machine's part, whatever the peers say
+        #[arg(long)]
+        local: bool,
+    },
+    /// Print this machine's membership record
+    SelfRecord,
+}
+
+/// A network's name, given or read.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct NameOrStdin {
+    /// The network
+    #[arg(add = ArgValueCompleter::new(network_names))]
+    pub(crate) network: Option<NetworkName>,
+    /// Read the name from standard input
+    #[arg(long)]
+    pub(crate) name_stdin: bool,
+}
+
+/// A join token, given or read.
+#[derive(Args)]
+pub(crate) struct Token {
+    /// The token; other users of this machine can see it in the process list
+    #[arg(long, value_name = "TOKEN", conflicts_with = "token_stdin")]
+    #[arg(required_unless_present_any = ["token_stdin", "stray"])]
+    pub(crate) token: Option<String>,
+    /// Read the token from standard input
+    #[arg(long)]
+    pub(crate) token_stdin: bool,
+    /// Catches a token given without a flag, which clap would print back.
+    #[arg(hide = true, num_args = 0..)]
+    pub(crate) stray: Vec<String>,
+}
+
+/// `machine`.
+#[derive(Subcommand)]
+pub(crate) enum Machine {
+    /// List the members of the running network
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Make, list and take back invites
+    #[command(subcommand)]
+    Invite(Invite),
+}
+
+/// `machine invite`.
+#[derive(Subcommand)]
+pub(crate) enum Invite {
+    /// Make a token that lets one machine in, once
+    #[command(after_help = INVITE_HELP)]
+    Create {
+        /// Seconds until the token expires (1 to 604800, a week)
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        #[arg(value_parser = clap::value_parser!(u64).range(1..=604_800))]
+        ttl_secs: u64,
+    },
+    /// List the invites and what became of them
+    List,
+    /// Take an invite back; its token is worth nothing afterwards
+    Revoke {
+        /// The invite's id, as `machine invite list` shows it
+        #[arg(add = ArgValueCompleter::new(invite_ids))]
+        invite: InviteId,
+    },
+}
+
+/// Shells there is a completion script for.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Shell {
+    /// The name clap_complete knows it by.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bash => "bash",
+            Self::Zsh => "zsh",
+            Self::Fish => "fish",
+        }
+    }
+}
+
+fn component_parser() -> impl clap::builder::TypedValueParser<Value = Component> {
+    use clap::builder::{PossibleValuesParser, TypedValueParser};
+    PossibleValuesParser::new(Component::ALL.map(Component::as_str)).map(|name| {
+        let found = Component::ALL.into_iter().find(|component| component.as_str() == name);
+        found.expect("the parser lets only names of components through")
+    })
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed, ployzd cannot be reached, or `mesh \
+ready` says no; 2 wrong usage or configuration.";
+
+const COMPLETION_HELP: &str = "Load it for this shell only:
+  bash:  source <(ployzctl completions bash)
+  zsh:   source <(ployzctl completions zsh)
+  fish:  ployzctl completions fish | source
+The packages install it for all three.";
+
+const JOIN_HELP: &str = "On a member:  ployzctl machine invite create
+Here:         ployzctl mesh join --token-stdin   (paste the token, then Enter and Ctrl-D)";
+
+const DESTROY_HELP: &str = "All machines first agree and are then cleared. If one of them cannot be reached, nothing \
+is removed anywhere; `--local` clears this machine alone.";
+
+const INVITE_HELP: &str = "The token is the only thing on standard output's last line, so it can be piped:
+  ployzctl machine invite create --plain | ssh root@new-machine ployzctl mesh join --token-stdin";

@@ -1,0 +1,93 @@
+//! `ployzctl`: arguments to a request, over the daemon's socket, and the answer to text. It decides nothing itself.
+
+mod args;
+mod client;
+mod complete;
+mod failure;
+mod generate;
+mod progress;
+mod render;
+mod request;
+mod socket;
+
+use args::{Cli, Global};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
+use client::Answer;
+use failure::Failure;
+use ployz_core::wire::v1::api::{Payload, Request};
+use progress::Progress;
+use render::Mode;
+use request::Task;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    complete::answer_shell();
+    let cli = Cli::parse();
+    if cli.global.json && cli.global.plain {
+        // clap compares flags of one level only: `ployzctl --json status --plain` gets past it.
+        let what = "the argument '--json' cannot be used with '--plain'";
+        Cli::command().error(ErrorKind::ArgumentConflict, what).exit();
+    }
+    run(cli).unwrap_or_else(|failure| {
+        failure.print();
+        ExitCode::from(failure.exit_code())
+    })
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    match Task::of(cli.command, &mut io::stdin().lock())? {
+        Task::Call(request) => call(&cli.global, &request),
+        Task::Completions(shell) => {
+            let mut out = io::stdout().lock();
+            complete::write_script(shell, &mut out)?;
+            out.flush()?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Generate(dir) => {
+            generate::write_all(&dir)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn call(global: &Global, request: &Request) -> Result<ExitCode, Failure> {
+    let socket = socket::find(global)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let answer = runtime.block_on(async {
+        let mut progress = Progress::on_terminal(!global.quiet && !global.json);
+        client::call(&socket, request, &mut progress).await
+    })?;
+    let written = write(global, request, &answer);
+    if !answer.envelope.ok {
+        return Err(Failure::Refused(Box::new(answer.envelope)));
+    }
+    let code = verdict(&answer);
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(code),
+        written => written.map(|()| code).map_err(Failure::Output),
+    }
+}
+
+/// `--json` writes failures too: a script wants to see the code. Everything else writes successes only.
+fn write(global: &Global, request: &Request, answer: &Answer) -> io::Result<()> {
+    let mode = match (global.json, global.plain) {
+        (true, _) => Mode::Json,
+        (_, true) => Mode::Plain,
+        _ => Mode::Human,
+    };
+    if (answer.envelope.ok && global.quiet) || (!answer.envelope.ok && mode != Mode::Json) {
+        return Ok(());
+    }
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    render::write(mode, request::changes(request), answer, &mut out, &mut io::stderr().lock())?;
+    out.flush()
+}
+
+fn verdict(answer: &Answer) -> ExitCode {
+    match &answer.envelope.payload {
+        Some(Payload::MeshReady(ready)) if !ready.ready => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}

@@ -1,0 +1,60 @@
+//! What is being done, on a terminal's standard error, for anything that takes over a second. Never when piped.
+
+use crate::render::text::clean;
+use std::future;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until};
+
+/// Holds messages back until the operation has lasted long enough to be worth a word.
+pub(crate) struct Progress {
+    held_until: Option<Instant>,
+    latest: String,
+    on: bool,
+}
+
+impl Progress {
+    /// Shown on a terminal, when `wanted`.
+    pub(crate) fn on_terminal(wanted: bool) -> Self {
+        Self {
+            held_until: Some(Instant::now() + PATIENCE),
+            latest: "waiting for ployzd".to_owned(),
+            on: wanted && io::stderr().is_terminal(),
+        }
+    }
+
+    /// Never shown.
+    pub(crate) fn silent() -> Self {
+        Self { held_until: None, latest: String::new(), on: false }
+    }
+
+    /// Takes a message: shown at once, or when the patience is over if it is still the latest.
+    pub(crate) fn say(&mut self, message: &str) {
+        clean(message).clone_into(&mut self.latest);
+        if self.held_until.is_none() {
+            self.show();
+        }
+    }
+
+    /// Waits until the messages held back may be shown; for ever when there is nothing to wait for.
+    pub(crate) async fn patience(&self) {
+        match self.held_until {
+            Some(until) if self.on => sleep_until(until).await,
+            _ => future::pending().await,
+        }
+    }
+
+    /// Shows the latest message and holds none back from now on.
+    pub(crate) fn open(&mut self) {
+        self.held_until = None;
+        self.show();
+    }
+
+    fn show(&self) {
+        if self.on {
+            let _ = writeln!(io::stderr().lock(), "... {}", self.latest);
+        }
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(1);

@@ -1,0 +1,51 @@
+//! An answer as text: for people, for scripts, or as JSON. Nothing here knows how the answer was got.
+
+mod human;
+mod json;
+mod plain;
+pub(crate) mod text;
+
+use crate::client::Answer;
+use std::io::{self, Write};
+
+/// How to print.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Labels, tables, units.
+    Human,
+    /// `key: value` lines and tab-separated rows; numbers without units.
+    Plain,
+    /// The whole envelope.
+    Json,
+}
+
+/// Writes the answer to `out`; what only explains it goes to `notes`. `changes`: something was done, so say so first.
+pub(crate) fn write(
+    mode: Mode,
+    changes: bool,
+    answer: &Answer,
+    out: &mut dyn Write,
+    notes: &mut dyn Write,
+) -> io::Result<()> {
+    match mode {
+        Mode::Json => json::write(answer, out),
+        Mode::Plain => match &answer.envelope.payload {
+            Some(payload) => plain::write(payload, out),
+            None => writeln!(out, "{}", text::clean(&answer.envelope.message)),
+        },
+        Mode::Human => {
+            let payload = answer.envelope.payload.as_ref();
+            if changes || payload.is_none() {
+                let line = text::clean(&answer.envelope.message);
+                // A token must be alone on standard output.
+                match payload {
+                    Some(ployz_core::wire::v1::api::Payload::MachineInviteCreate { .. }) => {
+                        writeln!(notes, "{line}")?
+                    }
+                    _ => writeln!(out, "{line}")?,
+                }
+            }
+            payload.map_or(Ok(()), |payload| human::write(payload, out, notes))
+        }
+    }
+}

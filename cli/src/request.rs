@@ -1,0 +1,119 @@
+//! From the parsed command line to the daemon's [`Request`]. Standard input is handed in, so tests can be the operator.
+
+use crate::args::{Command, Invite, Machine, Mesh, NameOrStdin, Shell, Token};
+use crate::failure::Failure;
+use ployz_core::id::NetworkName;
+use ployz_core::wire::v1::api::Request;
+use std::io::Read;
+use std::path::PathBuf;
+
+/// What a command line asks for.
+pub(crate) enum Task {
+    /// A call of the daemon.
+    Call(Request),
+    /// Print a completion script.
+    Completions(Shell),
+    /// Write manual pages and completion scripts into this directory.
+    Generate(PathBuf),
+}
+
+impl Task {
+    /// The task of a command.
+    pub(crate) fn of(command: Command, stdin: &mut dyn Read) -> Result<Self, Failure> {
+        Ok(Self::Call(match command {
+            Command::Mesh(mesh) => of_mesh(mesh, stdin)?,
+            Command::Machine(machine) => of_machine(machine),
+            Command::Status => Request::Status,
+            Command::Explain { component } => Request::Explain { component },
+            Command::Completions { shell } => return Ok(Self::Completions(shell)),
+            Command::Generate { dir } => return Ok(Self::Generate(dir)),
+        }))
+    }
+}
+
+/// Whether a request changes something: then the daemon's sentence about it is what the operator wants to read first.
+pub(crate) fn changes(request: &Request) -> bool {
+    match request {
+        Request::Status
+        | Request::Explain { .. }
+        | Request::MeshList
+        | Request::MeshStatus { .. }
+        | Request::MeshReady
+        | Request::MeshSelfRecord
+        | Request::MachineList
+        | Request::InviteList => false,
+        Request::MeshCreate { .. }
+        | Request::MeshInit { .. }
+        | Request::MeshStart { .. }
+        | Request::MeshStop { .. }
+        | Request::MeshJoin { .. }
+        | Request::MeshDestroy { .. }
+        | Request::InviteCreate { .. }
+        | Request::InviteRevoke { .. } => true,
+    }
+}
+
+fn of_mesh(mesh: Mesh, stdin: &mut dyn Read) -> Result<Request, Failure> {
+    Ok(match mesh {
+        Mesh::List => Request::MeshList,
+        Mesh::Status { network } => Request::MeshStatus { network },
+        Mesh::Create { network } => Request::MeshCreate { network },
+        Mesh::Init { name } => Request::MeshInit { network: network(name, stdin)? },
+        Mesh::Start { network } => Request::MeshStart { network },
+        Mesh::Stop { force } => Request::MeshStop { force },
+        Mesh::Join(given) => Request::MeshJoin { token: token(given, stdin)? },
+        Mesh::Ready => Request::MeshReady,
+        Mesh::Destroy { name, local } => Request::MeshDestroy { network: network(name, stdin)?, local },
+        Mesh::SelfRecord => Request::MeshSelfRecord,
+    })
+}
+
+fn of_machine(machine: Machine) -> Request {
+    match machine {
+        Machine::Ls => Request::MachineList,
+        Machine::Invite(Invite::Create { ttl_secs }) => Request::InviteCreate { ttl_secs },
+        Machine::Invite(Invite::List) => Request::InviteList,
+        Machine::Invite(Invite::Revoke { invite }) => Request::InviteRevoke { invite },
+    }
+}
+
+fn network(given: NameOrStdin, stdin: &mut dyn Read) -> Result<NetworkName, Failure> {
+    match given.network {
+        Some(name) => Ok(name),
+        None => {
+            let name = read(stdin, "network name")?;
+            name.parse().map_err(|error| Failure::Usage(format!("{error}")))
+        }
+    }
+}
+
+/// The token's text is never part of a message.
+fn token(given: Token, stdin: &mut dyn Read) -> Result<String, Failure> {
+    if !given.stray.is_empty() {
+        let what = "a token is given with --token-stdin or --token, not as a bare argument";
+        return Err(Failure::Usage(what.into()));
+    }
+    match given.token.map(|token| token.trim().to_owned()) {
+        Some(token) if token.is_empty() => {
+            Err(Failure::Usage("the token given with --token is empty".into()))
+        }
+        Some(token) => Ok(token),
+        None => read(stdin, "token"),
+    }
+}
+
+fn read(stdin: &mut dyn Read, what: &str) -> Result<String, Failure> {
+    let mut text = String::new();
+    let unreadable = |error| Failure::Usage(format!("cannot read the {what} from standard input: {error}"));
+    stdin.take(MOST + 1).read_to_string(&mut text).map_err(unreadable)?;
+    match text.trim() {
+        "" => Err(Failure::Usage(format!("no {what} on standard input: it is empty"))),
+        _ if text.len() as u64 > MOST => {
+            Err(Failure::Usage(format!("what is on standard input is too long for a {what}")))
+        }
+        trimmed => Ok(trimmed.to_owned()),
+    }
+}
+
+/// Bytes read from standard input at most; a token has about 1 KiB.
+const MOST: u64 = 64 * 1024;

@@ -1,0 +1,58 @@
+//! Documents that repeat what the code knows are compared with it: error codes and the default configuration.
+
+use crate::stage::same_as;
+use ployz_core::config::{Config, Layer, Origin};
+use ployz_core::wire::v1::api::ErrorCode;
+use std::path::{Path, PathBuf};
+
+fn project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+#[test]
+fn every_error_code_is_in_the_table() {
+    let path = project("docs/errors.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once(BEGIN).expect("the table's beginning is marked");
+    let (_, after) = rest.split_once(END).expect("the table's end is marked");
+    let mut table = String::from("\n| code | what to do |\n|---|---|\n");
+    for code in ErrorCode::ALL {
+        table += &format!("| `{code}` | {} |\n", code.hint().replace('|', "\\|"));
+    }
+    same_as(&path, &format!("{before}{BEGIN}{table}{END}{after}"));
+}
+
+/// The packaged file with every key switched on.
+fn switched_on() -> String {
+    let text = std::fs::read_to_string(project("packaging/config.toml")).unwrap();
+    let switch = |line: &str| match line.strip_prefix('#') {
+        Some(setting) if !setting.starts_with([' ', '#']) && !setting.is_empty() => setting.to_owned(),
+        _ => line.to_owned(),
+    };
+    text.lines().map(switch).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_packaged_configuration_names_every_key_and_its_default() {
+    let layers = [Layer::from_toml("packaging/config.toml", &switched_on()).unwrap()];
+    let config = Config::resolve(&layers).unwrap();
+    let defaults = Config::resolve(&[]).unwrap().describe(&[]);
+    for ((key, value, origin), (_, default, _)) in config.describe(&layers).into_iter().zip(defaults) {
+        assert!(matches!(origin, Origin::File(_)), "packaging/config.toml does not mention {key}");
+        if default != "(unset)" {
+            let same = value == default || value.parse::<f64>().ok() == default.parse::<f64>().ok();
+            assert!(same, "packaging/config.toml gives {key} = {value}, the default is {default}");
+        }
+    }
+}
+
+#[test]
+fn the_packaged_configuration_changes_nothing_as_shipped() {
+    let text = std::fs::read_to_string(project("packaging/config.toml")).unwrap();
+    let layers = [Layer::from_toml("packaging/config.toml", &text).unwrap()];
+    let shipped = Config::resolve(&layers).unwrap().describe(&layers);
+    assert!(shipped.iter().all(|(_, _, origin)| *origin == Origin::Default), "{shipped:?}");
+}
+
+const BEGIN: &str = "<!-- codes: generated, see cli/tests/it/documents.rs -->";
+const END: &str = "<!-- end of codes -->";

@@ -1,0 +1,133 @@
+//! What is refused before the daemon is asked: exit code 2 and a sentence. And what it is asked when all is right.
+
+use crate::fake::{Fake, Script};
+use crate::stage::{Run, Stage, request};
+use serde_json::json;
+
+/// A run that must not reach the daemon.
+fn refused(arguments: &[&str], stdin: &str) -> Run {
+    let stage = Stage::new();
+    let fake = Fake::start(stage.path(), Script::ok("done"));
+    let run = stage.run_with(&fake, arguments, stdin);
+    assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{arguments:?}: {run:?}");
+    assert!(run.err.starts_with("error: "), "{}", run.err);
+    assert!(fake.asked().is_empty(), "{arguments:?} reached the daemon");
+    run
+}
+
+#[test]
+fn a_name_is_given_or_read_not_both_and_not_neither() {
+    for verb in ["init", "destroy"] {
+        refused(&["mesh", verb, "prod", "--name-stdin"], "prod");
+        refused(&["mesh", verb], "prod");
+        assert!(
+            refused(&["mesh", verb, "--name-stdin"], " \n").err.contains("no network name on standard input")
+        );
+        refused(&["mesh", verb, "--name-stdin"], "not a name\n");
+    }
+}
+
+#[test]
+fn a_token_is_given_or_read_not_both_and_not_neither() {
+    refused(&["mesh", "join", "--token", "eyJsecret", "--token-stdin"], "eyJsecret");
+    refused(&["mesh", "join"], "eyJsecret");
+    assert!(
+        refused(&["mesh", "join", "--token-stdin"], "")
+            .err
+            .contains("no token on standard input: it is empty")
+    );
+    assert!(refused(&["mesh", "join", "--token", " "], "").err.contains("--token is empty"));
+    assert!(refused(&["mesh", "join", "--token-stdin"], &"x".repeat(70_000)).err.contains("too long"));
+}
+
+#[test]
+fn a_token_is_never_printed_back() {
+    for arguments in [
+        &["mesh", "join", "eyJsecret"][..],
+        &["mesh", "join", "--token-stdin", "eyJsecret"],
+        &["mesh", "join", "--token", "eyJsecret", "--token-stdin"],
+        &["mesh", "join", "--token", "eyJsecret", "eyJsecret"],
+        &["mesh", "join", "--token=eyJsecret", "--bogus"],
+    ] {
+        let run = refused(arguments, "eyJsecret");
+        assert!(!run.err.contains("secret"), "{}", run.err);
+    }
+}
+
+#[test]
+fn names_and_numbers_are_checked_here() {
+    for name in ["", "-a", "a-", "A", "a_b", "../x", &"x".repeat(64)] {
+        for verb in ["create", "status", "start", "init", "destroy"] {
+            refused(&["mesh", verb, "--", name], "");
+        }
+    }
+    assert!(refused(&["mesh", "create", "A"], "").err.contains("1-63 characters of [a-z0-9-]"));
+    for ttl in ["0", "604801", "-1", "soon"] {
+        refused(&["machine", "invite", "create", &format!("--ttl-secs={ttl}")], "");
+    }
+    refused(&["machine", "invite", "revoke", "xyz"], "");
+    assert!(refused(&["explain", "gateway"], "").err.contains("netns, tunnel, wireguard"));
+    refused(&["nonsense"], "");
+}
+
+#[test]
+fn json_and_plain_exclude_each_other_wherever_they_stand() {
+    for arguments in [
+        &["--json", "--plain", "status"][..],
+        &["status", "--json", "--plain"],
+        &["--json", "status", "--plain"],
+        &["mesh", "--plain", "ready", "--json"],
+    ] {
+        refused(arguments, "");
+    }
+}
+
+#[test]
+fn each_command_asks_for_what_it_says() {
+    let token = "eyJhbGciOiJ.c2ln";
+    for (line, stdin, want) in [
+        ("status", "", json!({"command": "status"})),
+        ("explain", "", json!({"command": "explain", "component": null})),
+        ("explain nats", "", json!({"command": "explain", "component": "nats"})),
+        ("mesh list", "", json!({"command": "mesh-list"})),
+        ("network list", "", json!({"command": "mesh-list"})),
+        ("mesh status prod", "", json!({"command": "mesh-status", "network": "prod"})),
+        ("mesh create prod", "", json!({"command": "mesh-create", "network": "prod"})),
+        ("mesh init prod", "", json!({"command": "mesh-init", "network": "prod"})),
+        ("mesh init --name-stdin", "prod\n", json!({"command": "mesh-init", "network": "prod"})),
+        ("mesh start prod", "", json!({"command": "mesh-start", "network": "prod"})),
+        ("mesh stop", "", json!({"command": "mesh-stop", "force": false})),
+        ("mesh stop --force", "", json!({"command": "mesh-stop", "force": true})),
+        ("mesh join --token eyJhbGciOiJ.c2ln", "", json!({"command": "mesh-join", "token": token})),
+        (
+            "mesh join --token-stdin",
+            "  eyJhbGciOiJ.c2ln\r\n",
+            json!({"command": "mesh-join", "token": token}),
+        ),
+        ("mesh ready", "", json!({"command": "mesh-ready"})),
+        ("mesh destroy prod", "", json!({"command": "mesh-destroy", "network": "prod", "local": false})),
+        (
+            "mesh destroy --local --name-stdin",
+            "prod",
+            json!({"command": "mesh-destroy", "network": "prod", "local": true}),
+        ),
+        ("mesh self-record", "", json!({"command": "mesh-self-record"})),
+        ("machine ls", "", json!({"command": "machine-list"})),
+        ("machine list", "", json!({"command": "machine-list"})),
+        ("machine invite create", "", json!({"command": "invite-create", "ttl_secs": 600})),
+        (
+            "machine invite create --ttl-secs 604800",
+            "",
+            json!({"command": "invite-create", "ttl_secs": 604_800}),
+        ),
+        ("machine invite list", "", json!({"command": "invite-list"})),
+        (
+            "machine invite revoke 00112233445566ff",
+            "",
+            json!({"command": "invite-revoke", "invite": "00112233445566ff"}),
+        ),
+    ] {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(request(&words, stdin), want, "{line}");
+    }
+}

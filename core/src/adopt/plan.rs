@@ -1,0 +1,98 @@
+//! The plan: one line a component, in the order it is applied. What the log, `status` and `explain` show.
+
+use crate::adopt::Verdict;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A part of the data plane, parents before children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Component {
+    /// The network namespace.
+    Netns,
+    /// The userspace tunnel process.
+    Tunnel,
+    /// `wg0`.
+    Wireguard,
+    /// veth, bridge, routes, sysctls.
+    Link,
+    /// nftables.
+    Firewall,
+    /// The store.
+    Nats,
+}
+
+/// One line of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Which component.
+    pub component: Component,
+    /// What to do.
+    pub verdict: Verdict,
+}
+
+/// What to do about a whole node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// In order.
+    pub steps: Vec<Step>,
+}
+
+impl Component {
+    /// All, in plan order.
+    pub const ALL: [Self; 6] =
+        [Self::Netns, Self::Tunnel, Self::Wireguard, Self::Link, Self::Firewall, Self::Nats];
+
+    /// Its name as printed and as `explain` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Netns => "netns",
+            Self::Tunnel => "tunnel",
+            Self::Wireguard => "wireguard",
+            Self::Link => "link",
+            Self::Firewall => "firewall",
+            Self::Nats => "nats",
+        }
+    }
+}
+
+impl Plan {
+    /// The verdict on one component.
+    pub fn verdict(&self, component: Component) -> Option<&Verdict> {
+        self.steps.iter().find(|step| step.component == component).map(|step| &step.verdict)
+    }
+
+    /// Whether nothing would be written.
+    pub fn is_silent(&self) -> bool {
+        self.steps.iter().all(|step| !step.verdict.writes())
+    }
+
+    /// Whether everything is adopted.
+    pub fn is_all_adopt(&self) -> bool {
+        self.steps.iter().all(|step| step.verdict == Verdict::Adopt)
+    }
+
+    /// How many steps carry this verdict's word.
+    pub fn count(&self, word: &str) -> usize {
+        self.steps.iter().filter(|step| step.verdict.word() == word).count()
+    }
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = format!("{:<10} {:<9} {}", self.component, self.verdict.word(), self.verdict.why());
+        f.write_str(line.trim_end())
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))
+    }
+}

@@ -1,0 +1,34 @@
+//! What was found: configuration as read back from the kernel and the supervisor, statistics kept apart.
+
+pub mod firewall;
+pub mod link;
+pub mod nats;
+pub mod netns;
+pub mod unit;
+pub mod wireguard;
+
+pub use firewall::{FirewallLive, TableLive};
+pub use link::{EndLive, LinkLive};
+pub use nats::NatsLive;
+pub use netns::{NetnsLive, NsId};
+pub use unit::{ActiveState, UnitLive};
+pub use wireguard::{PeerLive, PeerStats, WireguardLive};
+
+use crate::adopt::Seen;
+
+/// Everything that was found on one node, each part inspected with a deadline of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeLive {
+    /// The network namespace.
+    pub netns: Seen<NetnsLive>,
+    /// The userspace tunnel process.
+    pub tunnel: Seen<UnitLive>,
+    /// `wg0`.
+    pub wireguard: Seen<WireguardLive>,
+    /// veth pair, bridge, routes, sysctls.
+    pub link: Seen<LinkLive>,
+    /// Our tables.
+    pub firewall: Seen<FirewallLive>,
+    /// The store.
+    pub nats: Seen<NatsLive>,
+}

@@ -1,0 +1,61 @@
+//! A tunnel device as found. Endpoint, handshake and traffic are statistics: they never drift.
+
+use crate::key::PublicKey;
+use crate::spec::TunnelBackend;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+/// The device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireguardLive {
+    /// Interface index.
+    pub index: u32,
+    /// Who runs it.
+    pub backend: TunnelBackend,
+    /// Alias: our mark of ownership.
+    pub alias: Option<String>,
+    /// Public half of its key; `None` while it has none.
+    pub public_key: Option<PublicKey>,
+    /// UDP port.
+    pub listen_port: u16,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Administratively up.
+    pub up: bool,
+    /// Addresses (link-local ones left out).
+    pub addresses: BTreeSet<IpNet>,
+    /// Peers by public key.
+    pub peers: BTreeMap<PublicKey, PeerLive>,
+}
+
+/// One peer as found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerLive {
+    /// Configuration: allowed IPs.
+    pub allowed_ips: BTreeSet<IpNet>,
+    /// Configuration: seconds between keepalives.
+    pub keepalive: u16,
+    /// Statistics.
+    pub stats: PeerStats,
+}
+
+/// What a peer has been doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeerStats {
+    /// Endpoint in use, roamed or not.
+    pub endpoint: Option<SocketAddr>,
+    /// Unix time of the last handshake in seconds; `None` = never.
+    pub last_handshake: Option<u64>,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+}
+
+impl WireguardLive {
+    /// A device nobody has configured yet: left behind when a creation was cut short, safe to claim.
+    pub fn is_blank(&self) -> bool {
+        self.alias.is_none() && self.public_key.is_none() && self.peers.is_empty()
+    }
+}

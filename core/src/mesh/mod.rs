@@ -1,0 +1,4 @@
+//! Rules of membership and of paths, as functions of values and a clock that the caller hands in.
+
+pub mod invite;
+pub mod path;

@@ -1,0 +1,130 @@
+//! One nftables table of ours a namespace, as readable text. Nobody else's rules are named or touched.
+//!
+//! The rules are written the way `nft list` prints them, so that a live table can be compared rule by rule.
+
+use crate::address::{AddressPlan, OverlayPrefix};
+use crate::spec::link::{BRIDGE, HOST_END, NETNS_END, WG_DEVICE};
+use std::net::Ipv6Addr;
+
+/// The wanted tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirewallSpec {
+    /// Table `inet ployz` of the host namespace.
+    pub host: Table,
+    /// Table `inet ployz` of the namespace.
+    pub netns: Table,
+}
+
+/// One table: chains in order, each with its hook line and its rules in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// The chains.
+    pub chains: Vec<Chain>,
+}
+
+/// One base chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Chain name.
+    pub name: String,
+    /// For example `type filter hook forward priority filter; policy accept;`.
+    pub hook: String,
+    /// Rules as `nft list` prints them.
+    pub rules: Vec<String>,
+}
+
+impl FirewallSpec {
+    /// The rules of one node.
+    pub fn of(prefix: OverlayPrefix, own: Ipv6Addr, plan: &AddressPlan) -> Self {
+        Self { host: host_table(prefix, plan), netns: netns_table(prefix, own) }
+    }
+}
+
+impl Table {
+    /// The text for `nft -f -`: replaces our table in one transaction.
+    pub fn script(&self) -> String {
+        format!("table inet {TABLE}\ndelete table inet {TABLE}\n{}", self.body())
+    }
+
+    /// The text that removes our table, whether or not it is there.
+    pub fn removal() -> String {
+        format!("table inet {TABLE}\ndelete table inet {TABLE}\n")
+    }
+
+    fn body(&self) -> String {
+        let mut text = format!("table inet {TABLE} {{\n");
+        for chain in &self.chains {
+            text += &format!("\tchain {} {{\n\t\t{}\n", chain.name, chain.hook);
+            for rule in &chain.rules {
+                text += &format!("\t\t{rule}\n");
+            }
+            text += "\t}\n";
+        }
+        text + "}\n"
+    }
+}
+
+/// Overlay traffic may leave and enter the host only through our links: nothing leaks to the underlay when the
+/// tunnel is away, and nobody on the underlay can pretend to be a peer.
+fn host_table(prefix: OverlayPrefix, plan: &AddressPlan) -> Table {
+    let ours = format!("{{ \"lo\", \"{HOST_END}\", \"{BRIDGE}\" }}");
+    let (v6, v4) = (prefix.net(), plan.cluster_cidr);
+    Table {
+        chains: vec![
+            Chain {
+                name: "spoofed".into(),
+                hook: "type filter hook prerouting priority raw; policy accept;".into(),
+                rules: vec![
+                    format!("iifname != {ours} ip6 saddr {v6} drop"),
+                    format!("iifname != {ours} ip6 daddr {v6} drop"),
+                    format!("iifname != {ours} ip saddr {v4} drop"),
+                    format!("iifname != {ours} ip daddr {v4} drop"),
+                ],
+            },
+            Chain {
+                name: "leaked".into(),
+                hook: "type filter hook postrouting priority raw; policy accept;".into(),
+                rules: vec![
+                    format!("oifname != {ours} ip6 daddr {v6} drop"),
+                    format!("oifname != {ours} ip daddr {v4} drop"),
+                ],
+            },
+        ],
+    }
+}
+
+fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr) -> Table {
+    let (v6, host) = (prefix.net(), prefix.host());
+    Table {
+        chains: vec![
+            Chain {
+                name: "input".into(),
+                hook: "type filter hook input priority filter; policy accept;".into(),
+                rules: vec![
+                    "iifname \"lo\" accept".into(),
+                    "ct state established,related accept".into(),
+                    format!("ip6 saddr {v6} accept"),
+                    "tcp dport { 4222, 6222, 7422, 8222 } drop".into(),
+                ],
+            },
+            Chain {
+                name: "forward".into(),
+                hook: "type filter hook forward priority mangle; policy accept;".into(),
+                rules: vec!["tcp flags syn tcp option maxseg size set rt mtu".into()],
+            },
+            Chain {
+                name: "from_host".into(),
+                hook: "type nat hook postrouting priority srcnat; policy accept;".into(),
+                rules: vec![format!("oifname \"{WG_DEVICE}\" ip6 saddr {host} snat ip6 to {own}")],
+            },
+            Chain {
+                name: "only_ours".into(),
+                hook: "type filter hook prerouting priority raw; policy accept;".into(),
+                rules: vec![format!("iifname \"{NETNS_END}\" ip6 saddr != {{ {host}, fe80::/10 }} drop")],
+            },
+        ],
+    }
+}
+
+/// Name of our table in each namespace.
+pub const TABLE: &str = "ployz";

@@ -1,0 +1,44 @@
+//! What we want: one value a component, complete enough to create it and to tell whether a live one is right.
+
+pub mod firewall;
+pub mod link;
+pub mod nats;
+pub mod netns;
+pub mod unit;
+pub mod wireguard;
+
+pub use firewall::FirewallSpec;
+pub use link::{LinkSpec, RouteSpec, RouteVia, Side};
+pub use nats::{NatsRole, NatsSpec, NatsUser};
+pub use netns::NetnsSpec;
+pub use unit::{UnitName, UnitSpec};
+pub use wireguard::{PeerSpec, WireguardSpec};
+
+use serde::Serialize;
+
+/// Who runs the tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TunnelBackend {
+    /// The kernel's WireGuard, over netlink.
+    Kernel,
+    /// `ployz-wireguard`, a process of its own, where the kernel has none.
+    Userspace,
+}
+
+/// Everything one node's data plane should be. Built from disk alone, so a start needs no control plane.
+#[derive(Clone)]
+pub struct NodeSpec {
+    /// The network namespace.
+    pub netns: NetnsSpec,
+    /// The userspace tunnel process, when the backend asks for one.
+    pub tunnel: Option<UnitSpec>,
+    /// `wg0`.
+    pub wireguard: WireguardSpec,
+    /// veth pair, bridge, addresses, routes, sysctls.
+    pub link: LinkSpec,
+    /// Our table in the host and in the namespace.
+    pub firewall: FirewallSpec,
+    /// The store.
+    pub nats: NatsSpec,
+}

@@ -1,0 +1,3 @@
+//! What others read for years: versioned from the first day.
+
+pub mod v1;

@@ -1,0 +1,471 @@
+//! The operator API: HTTP/1.1 + JSON on the daemon's Unix socket.
+//!
+//! `POST /v1/call` takes a [`Request`] and streams newline-delimited [`Event`]s, the last of which is the result.
+//! `GET /v1/{status,ready,networks,machines,self-record}` are for `curl`; they answer with one [`Envelope`].
+
+use crate::adopt::{Component, Plan};
+use crate::id::{InviteId, MachineId, NetworkName};
+use crate::key::PublicKey;
+use crate::wire::v1::record::MachineMembership;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// What an operator may ask for.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Overview of the daemon and its data plane.
+    Status,
+    /// The last plan for one component, or for all.
+    Explain {
+        /// Which; `None` = all.
+        component: Option<Component>,
+    },
+    /// All networks on this machine.
+    MeshList,
+    /// One network in detail.
+    MeshStatus {
+        /// Which.
+        network: NetworkName,
+    },
+    /// Makes a network's record, keys and subnet; starts nothing.
+    MeshCreate {
+        /// Its name.
+        network: NetworkName,
+    },
+    /// Create, start and make current.
+    MeshInit {
+        /// Its name.
+        network: NetworkName,
+    },
+    /// Starts an existing network.
+    MeshStart {
+        /// Which.
+        network: NetworkName,
+    },
+    /// Stops the active network.
+    MeshStop {
+        /// Although workloads depend on it.
+        force: bool,
+    },
+    /// Joins the network a token is for.
+    MeshJoin {
+        /// The token.
+        token: String,
+    },
+    /// Whether the mesh can take work.
+    MeshReady,
+    /// Removes a network for good.
+    MeshDestroy {
+        /// Which.
+        network: NetworkName,
+        /// Only on this machine, whatever the peers say.
+        local: bool,
+    },
+    /// This machine's membership record.
+    MeshSelfRecord,
+    /// All members.
+    MachineList,
+    /// Makes an invite.
+    InviteCreate {
+        /// Seconds until it expires.
+        ttl_secs: u64,
+    },
+    /// All invites.
+    InviteList,
+    /// Takes an invite back.
+    InviteRevoke {
+        /// Which.
+        invite: InviteId,
+    },
+}
+
+/// One line of the answer's stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// What is being done.
+    Progress {
+        /// One line for a person.
+        message: String,
+    },
+    /// The end.
+    Result {
+        /// The answer.
+        #[serde(flatten)]
+        envelope: Envelope,
+    },
+}
+
+/// The answer to every request; what `--json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// Whether it was done.
+    pub ok: bool,
+    /// `OK` or an [`ErrorCode`].
+    pub code: String,
+    /// One line for a person.
+    pub message: String,
+    /// Causes, outermost first (errors only).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub causes: Vec<String>,
+    /// What to do about it (errors only).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Payload>,
+}
+
+/// Typed results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Payload {
+    /// [`Request::Status`].
+    Status(Status),
+    /// [`Request::Explain`].
+    Explain(Explain),
+    /// [`Request::MeshList`].
+    MeshList {
+        /// By name.
+        networks: Vec<NetworkSummary>,
+    },
+    /// [`Request::MeshStatus`].
+    MeshStatus(MeshStatus),
+    /// [`Request::MeshReady`].
+    MeshReady(MeshReady),
+    /// [`Request::MeshSelfRecord`].
+    MeshSelfRecord {
+        /// The record.
+        record: Box<MachineMembership>,
+    },
+    /// [`Request::MachineList`].
+    MachineList {
+        /// By id.
+        rows: Vec<MachineMembership>,
+    },
+    /// [`Request::InviteCreate`].
+    MachineInviteCreate {
+        /// The secret token.
+        token: String,
+        /// Its invite.
+        invite_id: InviteId,
+        /// Unix seconds.
+        expires_at: u64,
+    },
+    /// [`Request::InviteList`].
+    MachineInviteList {
+        /// Oldest first.
+        invites: Vec<InviteRow>,
+    },
+}
+
+/// A network on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkSummary {
+    /// Its name.
+    pub name: NetworkName,
+    /// `running`, `stopped` or the phase in between.
+    pub state: String,
+    /// Whether it is the current one.
+    pub active: bool,
+}
+
+/// One network in detail.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MeshStatus {
+    /// Its name.
+    pub network: NetworkName,
+    /// This machine's overlay address.
+    pub overlay_ip: Ipv6Addr,
+    /// `running`, `stopped` or the phase in between.
+    pub lifecycle: String,
+    /// This machine's slice.
+    pub subnet: String,
+    /// This machine's service address.
+    pub service_ip: IpAddr,
+    /// Range of the whole cluster.
+    pub cluster_cidr: String,
+    /// The other members.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// One peer as this machine sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its id.
+    pub id: MachineId,
+    /// Its key.
+    pub public_key: PublicKey,
+    /// Its overlay address.
+    pub overlay_ip: Ipv6Addr,
+    /// Its slice.
+    pub subnet: String,
+    /// Endpoint in use.
+    pub endpoint: Option<SocketAddr>,
+    /// What it offers, best first.
+    pub candidates: Vec<SocketAddr>,
+    /// Seconds since the last handshake; `None` = never.
+    pub handshake_age_secs: Option<u64>,
+    /// Bytes received from it.
+    pub rx_bytes: u64,
+    /// Bytes sent to it.
+    pub tx_bytes: u64,
+    /// Round trip of the last probe in milliseconds.
+    pub rtt_ms: Option<f64>,
+    /// Whether probes are answered.
+    pub reachable: bool,
+}
+
+/// Whether the mesh can take work, and if not, why not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshReady {
+    /// All of it.
+    pub ready: bool,
+    /// Where the start stands.
+    pub phase: Phase,
+    /// The store answers.
+    pub store_healthy: bool,
+    /// Records of peers are being followed.
+    pub sync_connected: bool,
+    /// The bridge with this machine's slice is there.
+    pub workload_subnet_present: bool,
+    /// Why it is not ready, one line a reason.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+}
+
+/// Phases of a mesh on one machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Nothing runs.
+    Stopped,
+    /// Reading the state.
+    Starting,
+    /// Bringing the data plane to what it should be.
+    Provisioning,
+    /// Connecting to the store.
+    Bootstrapping,
+    /// All there.
+    Running,
+    /// Taking it down.
+    Stopping,
+}
+
+/// Overview.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Unix seconds.
+    pub started_at: u64,
+    /// `host`.
+    pub runtime: String,
+    /// `system` or `user`.
+    pub service_mode: String,
+    /// The active network.
+    pub network: Option<NetworkName>,
+    /// This machine's id in it.
+    pub machine_id: Option<MachineId>,
+    /// This machine's overlay address.
+    pub overlay_ip: Option<Ipv6Addr>,
+    /// Where it stands.
+    pub phase: Phase,
+    /// What happened to each component at the last reconciliation.
+    pub components: Vec<ComponentStatus>,
+    /// Parts of the daemon that talk to others.
+    pub control_plane: Vec<ControlPlaneStatus>,
+}
+
+/// What happened to one component.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentStatus {
+    /// Which.
+    pub component: Component,
+    /// `adopt`, `converge`, `create`, `recreate` or `hold`.
+    pub verdict: String,
+    /// Each drifted field, or why it is held.
+    pub reasons: Vec<String>,
+    /// `ok`, `held` or `failed`.
+    pub outcome: String,
+    /// The error when it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// A few facts of the live component: pid, interface index, inode.
+    #[serde(default)]
+    pub facts: std::collections::BTreeMap<String, String>,
+}
+
+/// One part of the daemon that talks to others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlPlaneStatus {
+    /// Its name.
+    pub component: String,
+    /// Whether it works.
+    pub healthy: bool,
+    /// Since when it does not; Unix seconds.
+    pub stale_since_unix_secs: Option<u64>,
+    /// The last error.
+    pub error: Option<String>,
+}
+
+/// The last plans.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Explain {
+    /// Newest last.
+    pub runs: Vec<ExplainRun>,
+}
+
+/// One reconciliation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExplainRun {
+    /// Unix seconds.
+    pub at: u64,
+    /// What started it, for example `daemon start`.
+    pub trigger: String,
+    /// How long it took.
+    pub took_ms: u64,
+    /// The lines, as in the journal.
+    pub lines: Vec<String>,
+    /// The same, typed.
+    pub components: Vec<ComponentStatus>,
+}
+
+/// An invite as listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InviteRow {
+    /// Its id.
+    pub invite_id: InviteId,
+    /// Unix seconds.
+    pub expires_at: u64,
+    /// `active`, `redeemed`, `consumed`, `revoked` or `expired`.
+    pub status: String,
+    /// Who issued it.
+    pub issuer: MachineId,
+    /// Who used it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consumed_by: Option<MachineId>,
+}
+
+macro_rules! error_codes {
+    ($($(#[$doc:meta])* $variant:ident = $text:literal, $hint:literal;)*) => {
+        /// Stable error codes. New ones are added; none is renamed.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum ErrorCode { $($(#[$doc])* $variant,)* }
+        impl ErrorCode {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            /// The text in [`Envelope::code`].
+            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $text,)* } }
+            /// What to do when there is nothing more specific to say.
+            pub fn hint(self) -> &'static str { match self { $(Self::$variant => $hint,)* } }
+        }
+    };
+}
+
+error_codes! {
+    /// `create` or `init` of a name that exists.
+    NetworkAlreadyExists = "NETWORK_ALREADY_EXISTS", "choose another name, or `ployzctl mesh start` the existing one";
+    /// Another network is active.
+    NetworkAlreadyRunning = "NETWORK_ALREADY_RUNNING", "`ployzctl mesh stop` first: a daemon has one active network";
+    /// No such network here.
+    NetworkNotFound = "NETWORK_NOT_FOUND", "`ployzctl mesh list` shows the networks of this machine";
+    /// Not from this state.
+    InvalidTransition = "INVALID_TRANSITION", "`ployzctl mesh list` shows where the network stands";
+    /// Needs a running network.
+    NoRunningNetwork = "NO_RUNNING_NETWORK", "`ployzctl mesh start <network>`, `mesh init <network>` or `mesh join --token-stdin`";
+    /// Not a token, or tampered with.
+    InvalidToken = "INVALID_TOKEN", "copy the whole token again, or make a new one with `ployzctl machine invite create`";
+    /// Too late.
+    TokenExpired = "TOKEN_EXPIRED", "make a new one with `ployzctl machine invite create`";
+    /// Already used.
+    TokenConsumed = "TOKEN_CONSUMED", "a token serves one machine once: make a new one with `ployzctl machine invite create`";
+    /// Taken back.
+    TokenRevoked = "TOKEN_REVOKED", "make a new one with `ployzctl machine invite create`";
+    /// No slice left.
+    SubnetExhausted = "SUBNET_EXHAUSTED", "every node subnet of cluster_cidr is taken: remove a machine, or found a network with a wider cluster_cidr";
+    /// Configured and cluster range differ.
+    CidrMismatch = "CIDR_MISMATCH", "set cluster_cidr and subnet_prefix_len in config.toml to the network's, or leave them out";
+    /// Destroy needs every peer.
+    MeshDestroyPeersUnreachable = "MESH_DESTROY_PEERS_UNREACHABLE", "bring the named machines up, or remove only this machine's part with `--local`";
+    /// A peer failed after it had agreed.
+    MeshDestroyPeerExecuteFailed = "MESH_DESTROY_PEER_EXECUTE_FAILED", "run `ployzctl mesh destroy <network> --local` on the named machines";
+    /// Workloads depend on the overlay.
+    WorkloadsRunning = "WORKLOADS_RUNNING", "stop the named containers, or `--force`";
+    /// Start failed.
+    NetworkStartFailed = "NETWORK_START_FAILED", "`ployzctl explain` shows each component; `journalctl -u ployzd` has the details";
+    /// Stop failed.
+    NetworkStopFailed = "NETWORK_STOP_FAILED", "`journalctl -u ployzd` has the details; `mesh stop` can be repeated";
+    /// Destroy failed.
+    NetworkDestroyFailed = "NETWORK_DESTROY_FAILED", "`journalctl -u ployzd` has the details; `mesh destroy` can be repeated";
+    /// The issuer did not answer.
+    IssuerUnreachable = "ISSUER_UNREACHABLE", "check that UDP 51820 of the issuing machine can be reached from here and that its ployzd runs";
+    /// The store did not answer.
+    StoreUnavailable = "STORE_UNAVAILABLE", "the founder's NATS cannot be reached: `ployzctl mesh status` shows which peer is away; try again";
+    /// No such invite.
+    InviteNotFound = "INVITE_NOT_FOUND", "`ployzctl machine invite list` shows them";
+    /// A value that cannot be.
+    InvalidArgument = "INVALID_ARGUMENT", "see `--help`";
+    /// Overlay range collides with the host's own addresses.
+    AddressConflict = "ADDRESS_CONFLICT", "set another cluster_cidr in config.toml";
+    /// Refused by an inspection.
+    ComponentHeld = "COMPONENT_HELD", "`ployzctl explain` names what is in the way; nothing of it was touched";
+    /// The wire contract was broken.
+    InvalidRequest = "INVALID_REQUEST", "ployzctl and ployzd differ in version: upgrade both";
+    /// Disk, encoding, and what should not happen.
+    IoError = "IO_ERROR", "`journalctl -u ployzd` has the details";
+}
+
+impl Envelope {
+    /// A success.
+    pub fn ok(message: impl Into<String>, payload: Option<Payload>) -> Self {
+        Self { ok: true, code: "OK".into(), message: message.into(), causes: Vec::new(), hint: None, payload }
+    }
+
+    /// A failure.
+    pub fn error(code: ErrorCode, message: impl Into<String>, causes: Vec<String>) -> Self {
+        let hint = Some(code.hint().to_owned());
+        Self { ok: false, code: code.as_str().into(), message: message.into(), causes, hint, payload: None }
+    }
+}
+
+impl ComponentStatus {
+    /// The status lines of a plan before it is applied.
+    pub fn of(plan: &Plan) -> Vec<Self> {
+        plan.steps
+            .iter()
+            .map(|step| Self {
+                component: step.component,
+                verdict: step.verdict.word().to_owned(),
+                reasons: Some(step.verdict.why()).filter(|why| !why.is_empty()).into_iter().collect(),
+                outcome: if step.verdict.word() == "hold" { "held" } else { "ok" }.to_owned(),
+                error: None,
+                facts: Default::default(),
+            })
+            .collect()
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Provisioning => "provisioning",
+            Self::Bootstrapping => "bootstrapping",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+        };
+        f.pad(text)
+    }
+}

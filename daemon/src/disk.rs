@@ -1,0 +1,346 @@
+//! State on disk: everything a start needs when the control plane is away.
+//!
+//! Files are replaced by temporary file + fsync + rename + fsync of the directory, so a power cut leaves the old or
+//! the new content and never half of one.
+
+use ployz_core::address::{AddressPlan, NodeSubnet, OverlayPrefix};
+use ployz_core::id::{InviteId, MachineId, NetworkId, NetworkName};
+use ployz_core::key::{PrivateKey, stored};
+use ployz_core::spec::TunnelBackend;
+use ployz_core::wire::v1::record::{InviteRecord, MachineMembership};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Write};
+use std::net::Ipv6Addr;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// A failed operation on state files.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// A system call.
+    #[error("cannot {operation} {}", path.display())]
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A file whose content is not what it should be.
+    #[error("{} is damaged", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// How.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// `network.json`: what this machine is in one network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetworkFile {
+    /// Contract version: 1.
+    pub version: u8,
+    /// The network.
+    pub id: NetworkId,
+    /// Its name.
+    pub name: NetworkName,
+    /// Its addresses.
+    pub plan: AddressPlan,
+    /// Where it stands.
+    pub lifecycle: Stored,
+    /// This machine.
+    pub machine: MachineMembership,
+    /// The machine that holds the store.
+    pub founder: Founder,
+    /// Who runs the tunnel; chosen when the network is first started and kept.
+    pub backend: Option<Backend>,
+}
+
+/// The machine that holds the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Founder {
+    /// Its id.
+    pub id: MachineId,
+    /// Its overlay address.
+    pub overlay_ip: Ipv6Addr,
+}
+
+/// Where a network stands, as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum Stored {
+    /// Should run.
+    Running,
+    /// Should not.
+    Stopped,
+    /// Redeemed, not confirmed yet.
+    Joining {
+        /// Under this invite.
+        invite: InviteId,
+        /// Where it is confirmed.
+        issuer: Ipv6Addr,
+        /// Unix seconds after which it is given up.
+        until: u64,
+    },
+}
+
+/// [`TunnelBackend`] as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// The kernel's.
+    Kernel,
+    /// Ours.
+    Userspace,
+}
+
+/// `keys.json`, mode 0600: the machine's secrets in one network.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Keys {
+    /// WireGuard.
+    #[serde(with = "stored")]
+    pub wireguard: PrivateKey,
+    /// Seed of its NATS user.
+    pub nats_seed: Secret,
+    /// Seed its invites are signed with, base64.
+    pub signing_seed: Secret,
+    /// The invite they were made for: a repeated join uses them again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invite: Option<InviteId>,
+}
+
+/// A secret text without `Debug`, wiped when dropped.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+/// `peers.json`: the last known good members and invites.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PeersFile {
+    /// All members, this machine too.
+    pub machines: Vec<MachineMembership>,
+    /// Open invites that this machine issued.
+    #[serde(default)]
+    pub invites: Vec<InviteRecord>,
+}
+
+/// The directory tree of one daemon.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    root: PathBuf,
+}
+
+impl From<Backend> for TunnelBackend {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Kernel => Self::Kernel,
+            Backend::Userspace => Self::Userspace,
+        }
+    }
+}
+
+impl NetworkFile {
+    /// The overlay prefix.
+    pub fn prefix(&self) -> OverlayPrefix {
+        OverlayPrefix::of(&self.id)
+    }
+
+    /// Whether this machine holds the store.
+    pub fn is_founder(&self) -> bool {
+        self.founder.id == self.machine.id
+    }
+
+    /// This machine's slice.
+    pub fn subnet(&self) -> NodeSubnet {
+        self.machine.subnet
+    }
+}
+
+impl Secret {
+    /// Of this text.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text; must not reach a log, an argument list or a readable file.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Drop for Secret {
+    fn drop(&mut self) {
+        // A `String` of the same length stays valid UTF-8 when every byte is zero.
+        let mut bytes = std::mem::take(&mut self.0).into_bytes();
+        bytes.fill(0);
+        std::hint::black_box(&bytes);
+    }
+}
+
+impl Disk {
+    /// Below `root`, which is made when missing.
+    pub fn open(root: &Path) -> Result<Self, DiskError> {
+        // 0711: the store's own user must reach its directory below; nobody else can list or read anything.
+        make_dir(root, 0o711)?;
+        make_dir(&root.join("networks"), 0o711)?;
+        Ok(Self { root: root.to_owned() })
+    }
+
+    /// Directory of one network.
+    pub fn network_dir(&self, name: &NetworkName) -> PathBuf {
+        self.root.join("networks").join(name.as_str())
+    }
+
+    /// Directory of one network's store.
+    pub fn nats_dir(&self, name: &NetworkName) -> PathBuf {
+        self.network_dir(name).join("nats")
+    }
+
+    /// Names of the networks that have a record, sorted.
+    pub fn networks(&self) -> Result<Vec<NetworkName>, DiskError> {
+        let dir = self.root.join("networks");
+        let entries = std::fs::read_dir(&dir).map_err(|source| io_error("list", &dir, source))?;
+        let mut names: Vec<NetworkName> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.parse().ok())
+            .filter(|name| self.network_dir(name).join(NETWORK).exists())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// A network's record; `None` when there is none.
+    pub fn network(&self, name: &NetworkName) -> Result<Option<NetworkFile>, DiskError> {
+        read(&self.network_dir(name).join(NETWORK))
+    }
+
+    /// Stores a network's record.
+    pub fn put_network(&self, file: &NetworkFile) -> Result<(), DiskError> {
+        let dir = self.network_dir(&file.name);
+        make_dir(&dir, 0o711)?;
+        write(&dir.join(NETWORK), file, 0o600)
+    }
+
+    /// A network's keys.
+    pub fn keys(&self, name: &NetworkName) -> Result<Option<Keys>, DiskError> {
+        read(&self.network_dir(name).join(KEYS))
+    }
+
+    /// Stores a network's keys.
+    pub fn put_keys(&self, name: &NetworkName, keys: &Keys) -> Result<(), DiskError> {
+        let dir = self.network_dir(name);
+        make_dir(&dir, 0o711)?;
+        write(&dir.join(KEYS), keys, 0o600)
+    }
+
+    /// The last known good peers; empty when there are none yet.
+    pub fn peers(&self, name: &NetworkName) -> Result<PeersFile, DiskError> {
+        Ok(read(&self.network_dir(name).join(PEERS))?.unwrap_or_default())
+    }
+
+    /// Stores the peers.
+    pub fn put_peers(&self, name: &NetworkName, peers: &PeersFile) -> Result<(), DiskError> {
+        write(&self.network_dir(name).join(PEERS), peers, 0o600)
+    }
+
+    /// Stores the peers of a network whose directory may not be there yet.
+    pub fn put_peers_of_new(&self, name: &NetworkName, peers: &PeersFile) -> Result<(), DiskError> {
+        make_dir(&self.network_dir(name), 0o711)?;
+        self.put_peers(name, peers)
+    }
+
+    /// The active network's name.
+    pub fn active(&self) -> Result<Option<NetworkName>, DiskError> {
+        let path = self.root.join(ACTIVE);
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim().parse().ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(io_error("read", &path, source)),
+        }
+    }
+
+    /// Makes a network the active one, or none.
+    pub fn set_active(&self, name: Option<&NetworkName>) -> Result<(), DiskError> {
+        let path = self.root.join(ACTIVE);
+        match name {
+            Some(name) => replace(&path, format!("{name}\n").as_bytes(), 0o644),
+            None => match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(io_error("remove", &path, error))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// Removes everything of one network.
+    pub fn remove_network(&self, name: &NetworkName) -> Result<(), DiskError> {
+        let dir = self.network_dir(name);
+        // The record goes first: a removal cut short leaves no network, only a directory to clear away.
+        let _ = std::fs::remove_file(dir.join(NETWORK));
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &dir, error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Makes a directory of exactly this mode, with its parents.
+pub fn make_dir(path: &Path, mode: u32) -> Result<(), DiskError> {
+    let result = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    result.map_err(|source| io_error("create", path, source))?;
+    // The umask took bits away that the store's own user needs to pass through.
+    let set = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
+    set.map_err(|source| io_error("set the mode of", path, source))
+}
+
+/// Replaces a file so that a power cut leaves the old or the new content.
+pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), DiskError> {
+    let temporary = path.with_extension("tmp");
+    let fail = |source| io_error("write", path, source);
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&temporary)
+        .map_err(fail)?;
+    file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(fail)?;
+    file.write_all(content).map_err(fail)?;
+    file.sync_all().map_err(fail)?;
+    std::fs::rename(&temporary, path).map_err(fail)?;
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| io_error("sync", dir, source))
+}
+
+fn write<T: Serialize>(path: &Path, value: &T, mode: u32) -> Result<(), DiskError> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|source| DiskError::Damaged { path: path.to_owned(), source })?;
+    text.push(b'\n');
+    let result = replace(path, &text, mode);
+    text.fill(0);
+    result
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, DiskError> {
+    match std::fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(|source| DiskError::Damaged { path: path.to_owned(), source }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io_error("read", path, source)),
+    }
+}
+
+fn io_error(operation: &'static str, path: &Path, source: io::Error) -> DiskError {
+    DiskError::Io { operation, path: path.to_owned(), source }
+}
+
+const NETWORK: &str = "network.json";
+const KEYS: &str = "keys.json";
+const PEERS: &str = "peers.json";
+const ACTIVE: &str = "active_network";

@@ -1,0 +1,65 @@
+//! An error as an operator sees it: a stable code, what failed, why, and what to do.
+
+use ployz_core::wire::v1::api::{Envelope, ErrorCode};
+
+/// A refused or failed request.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Stable code.
+    pub code: ErrorCode,
+    /// What failed.
+    pub message: String,
+    /// Why, outermost first.
+    pub causes: Vec<String>,
+    /// What to do, when there is something better to say than the code's own hint.
+    pub hint: Option<String>,
+}
+
+/// Result of a request.
+pub type Result<T> = std::result::Result<T, Failure>;
+
+impl Failure {
+    /// With a code and a message.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), causes: Vec::new(), hint: None }
+    }
+
+    /// With the chain of an error as causes.
+    pub fn because(code: ErrorCode, message: impl Into<String>, error: &dyn std::error::Error) -> Self {
+        let mut causes = vec![error.to_string()];
+        let mut cause = error.source();
+        while let Some(inner) = cause {
+            causes.push(inner.to_string());
+            cause = inner.source();
+        }
+        Self { causes, ..Self::new(code, message) }
+    }
+
+    /// With these causes.
+    pub fn with(mut self, causes: Vec<String>) -> Self {
+        self.causes.extend(causes);
+        self
+    }
+
+    /// The answer.
+    pub fn envelope(self) -> Envelope {
+        let mut envelope = Envelope::error(self.code, self.message, self.causes);
+        if self.hint.is_some() {
+            envelope.hint = self.hint;
+        }
+        envelope
+    }
+}
+
+impl From<crate::disk::DiskError> for Failure {
+    fn from(error: crate::disk::DiskError) -> Self {
+        Self::because(ErrorCode::IoError, "the state on disk cannot be used", &error)
+    }
+}
+
+impl From<crate::membership::store::StoreError> for Failure {
+    fn from(error: crate::membership::store::StoreError) -> Self {
+        Self::because(ErrorCode::StoreUnavailable, "the store cannot be used", &error)
+    }
+}

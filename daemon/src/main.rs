@@ -1,0 +1,155 @@
+//! `ployzd`: reads its configuration, picks its hands, takes up what runs, serves the operator.
+//!
+//! It is disposable: when it ends, however it ends, the data plane goes on.
+
+mod args;
+mod clock;
+mod daemon;
+mod disk;
+mod failure;
+mod http;
+mod membership;
+mod mesh;
+mod nats;
+mod random;
+mod reach;
+mod reconcile;
+mod rpc;
+mod supervisor;
+
+use anyhow::Context;
+use args::{Args, Verb};
+use clap::Parser;
+use daemon::Daemon;
+use disk::Disk;
+use mesh::Shared;
+use mesh::desired::Surroundings;
+use reconcile::Reconciler;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use supervisor::Supervisor;
+use supervisor::process::Processes;
+use supervisor::systemd::Systemd;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let (config, layers) = match args.configuration() {
+        Ok(found) => found,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let done = match args.verb {
+        Verb::CheckConfig => {
+            args::describe(&config, &layers);
+            Ok(())
+        }
+        Verb::Run { service_mode, .. } => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+            runtime.context("cannot start the runtime").and_then(|runtime| {
+                let done = runtime.block_on(run(config, service_mode));
+                runtime.shutdown_timeout(Duration::from_secs(1));
+                done
+            })
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> anyhow::Result<()> {
+    log();
+    let disk = Disk::open(&config.data_dir)?;
+    let supervisor = supervisor(mode, &config.data_dir).await?;
+    let nats_user = matches!(supervisor, Supervisor::Systemd(_)).then(|| NATS_USER.to_owned());
+    let seen = ployz_netns::underlay::observe().await.context("cannot read this machine's addresses")?;
+    let offered = ployz_core::address::candidates(&seen, &[], config.wireguard_listen_port, |_| false);
+    let around = Surroundings {
+        libexec: libexec(),
+        nats_user,
+        underlay_mtu: ployz_netns::underlay::smallest_mtu(&seen, &offered),
+        config,
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = supervisor.service_mode(), "ployzd starts");
+    let socket = around.config.socket.clone();
+    let listener =
+        rpc::server::listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let shared = Arc::new(Shared { around, disk, reconciler: Reconciler::new(supervisor) });
+    let daemon = Daemon::new(shared);
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let until = shutdown.clone().cancelled_owned();
+    let serving = tokio::spawn(rpc::server::serve(listener, daemon.clone(), until));
+    daemon.resume().await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    stopped().await?;
+    tracing::info!("ployzd ends; the data plane goes on");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    daemon.detach().await;
+    shutdown.cancel();
+    let _ = tokio::time::timeout(Duration::from_secs(2), serving).await;
+    let _ = std::fs::remove_file(&socket);
+    Ok(())
+}
+
+async fn supervisor(mode: args::ServiceMode, data_dir: &std::path::Path) -> anyhow::Result<Supervisor> {
+    let system = match mode {
+        args::ServiceMode::System => true,
+        args::ServiceMode::User => false,
+        args::ServiceMode::Auto => Systemd::is_init(),
+    };
+    if system {
+        let hands = Systemd::connect()
+            .await
+            .context("cannot reach systemd over D-Bus; `--service-mode user` does without")?;
+        Ok(Supervisor::Systemd(hands))
+    } else {
+        Ok(Supervisor::Process(Processes::new(data_dir)))
+    }
+}
+
+async fn stopped() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Cancel-safe: signals that are not received here end the process anyway.
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    Ok(())
+}
+
+/// Where `nats-server` and `ployz-wireguard` are: `PLOYZ_LIBEXEC_DIR`, the package's directory, or beside us.
+fn libexec() -> PathBuf {
+    if let Some(dir) = std::env::var_os("PLOYZ_LIBEXEC_DIR") {
+        return PathBuf::from(dir);
+    }
+    let packaged = PathBuf::from("/usr/lib/ployz");
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
+    match beside {
+        Some(dir) if !packaged.join("nats-server").exists() => dir,
+        _ => packaged,
+    }
+}
+
+/// To the journal when it listens to us, else to standard error.
+fn log() {
+    use tracing_subscriber::prelude::*;
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PLOYZ_LOG")
+        .unwrap_or_else(|_| "info,async_nats=warn".into());
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    let registry = tracing_subscriber::registry().with(filter);
+    match journal {
+        Some(layer) => registry.with(layer).init(),
+        None => registry
+            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
+            .init(),
+    }
+}
+
+const NATS_USER: &str = "ployz-nats";

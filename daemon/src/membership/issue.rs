@@ -1,0 +1,385 @@
+//! Letting machines in: invites made, redeemed, confirmed, revoked and lapsed. Each step is one compare-and-set
+//! on the invite; a machine is a member only when its record is there, and that is the last step.
+
+use crate::clock;
+use crate::disk::PeersFile;
+use crate::failure::{Failure, Result};
+use crate::membership::store::{Store, StoreError, Stored};
+use crate::mesh::Mesh;
+use ed25519_dalek::SigningKey;
+use ployz_core::address::NodeSubnet;
+use ployz_core::id::{InviteId, MachineId};
+use ployz_core::key::PrivateKey;
+use ployz_core::mesh::invite::{Next, Refusal};
+use ployz_core::wire::v1::api::{ErrorCode, InviteRow};
+use ployz_core::wire::v1::join::{ConfirmRequest, RedeemRequest, RedeemResponse};
+use ployz_core::wire::v1::record::{
+    InviteRecord, InviteState, Lifecycle, MachineMembership, RegionRole, StorageParticipation, SubnetLock,
+};
+use ployz_core::wire::v1::subject;
+use ployz_core::wire::v1::token::Token;
+use std::net::Ipv6Addr;
+use std::sync::Arc;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// A fresh invite: its token, id and expiry.
+pub async fn create(mesh: &Arc<Mesh>, ttl_secs: u64) -> Result<(Zeroizing<String>, InviteId, u64)> {
+    let store = store(mesh)?;
+    let network = mesh.network();
+    let one_time_key = PrivateKey::from_random(crate::random::bytes());
+    let now = clock::now();
+    let record = InviteRecord {
+        id: InviteId::from_bytes(crate::random::bytes()),
+        issuer: network.machine.id.clone(),
+        one_time_key: one_time_key.public(),
+        created_at: now,
+        expires_at: now + ttl_secs,
+        state: InviteState::Active,
+    };
+    store.create_invite(&record).await?;
+    take_in(mesh, &record).await?;
+    tracing::info!(invite = %record.id, expires_at = record.expires_at, "audit: invite created");
+    let token = Token {
+        version: 1,
+        invite_id: record.id.clone(),
+        network_id: network.id.clone(),
+        network_name: network.name.clone(),
+        plan: network.plan,
+        issuer: network.machine.id.clone(),
+        issuer_public_key: network.machine.public_key,
+        issuer_overlay_ip: network.machine.overlay_ip,
+        issuer_endpoints: network.machine.endpoints.clone(),
+        issuer_verify_key: network.machine.verify_key.clone(),
+        one_time_key,
+        expires_at: record.expires_at,
+    };
+    Ok((token.sign(&signing_key(mesh)?), record.id, record.expires_at))
+}
+
+/// All invites, oldest first.
+pub async fn list(mesh: &Mesh) -> Result<Vec<InviteRow>> {
+    let mut invites = store(mesh)?.invite_list().await?;
+    invites.sort_by_key(|invite| (invite.created_at, invite.id.clone()));
+    let now = clock::now();
+    Ok(invites
+        .into_iter()
+        .map(|invite| InviteRow {
+            status: invite.status(now).to_owned(),
+            consumed_by: match &invite.state {
+                InviteState::Consumed { by, .. } => Some(by.clone()),
+                _ => None,
+            },
+            invite_id: invite.id,
+            expires_at: invite.expires_at,
+            issuer: invite.issuer,
+        })
+        .collect())
+}
+
+/// Takes an invite back, and what was reserved under it.
+pub async fn revoke(mesh: &Arc<Mesh>, id: &InviteId) -> Result<()> {
+    let store = store(mesh)?;
+    loop {
+        let stored = find(&store, id).await?;
+        let next = stored.value.revoke(clock::now()).map_err(refusal)?;
+        let Next::Write(state) = next else { return Ok(()) };
+        let reserved = stored.value.joiner().cloned();
+        let changed = InviteRecord { state, ..stored.value };
+        match store.update_invite(&changed, stored.revision).await {
+            Err(StoreError::Conflict(_)) => continue,
+            other => other?,
+        };
+        tracing::info!(invite = %id, "audit: invite revoked");
+        if let Some(joiner) = reserved {
+            release(&store, &joiner).await?;
+        }
+        return take_in(mesh, &changed).await;
+    }
+}
+
+/// A machine presents a token through the tunnel of the one-time key.
+pub async fn redeem(mesh: &Arc<Mesh>, from: Ipv6Addr, request: RedeemRequest) -> Result<RedeemResponse> {
+    let store = store(mesh)?;
+    for _ in 0..CAS_TRIES {
+        let stored = find(&store, &request.invite_id).await?;
+        let network = mesh.network();
+        let one_time = network.prefix().address(&stored.value.one_time_key);
+        let own = network.prefix().address(&request.public_key);
+        if stored.value.issuer != network.machine.id || (from != one_time && from != own) {
+            return Err(Failure::new(ErrorCode::InvalidToken, "the invite does not belong to this tunnel"));
+        }
+        // Asked first without a subnet: a used or expired invite must not reserve one.
+        let trial = || placeholder(mesh, &request);
+        match stored.value.redeem(&request.public_key, clock::now(), trial).map_err(refusal)? {
+            Next::Already(state) => return answer(mesh, &store, &state).await,
+            Next::Write(_) => {}
+        }
+        let joiner = reserve(mesh, &store, &request).await?;
+        let state = InviteState::Redeemed { joiner: Box::new(joiner.clone()) };
+        let changed = InviteRecord { state: state.clone(), ..stored.value };
+        match store.update_invite(&changed, stored.revision).await {
+            Ok(_) => {
+                tracing::info!(invite = %changed.id, machine = %joiner.id, key = %joiner.public_key, "audit: invite redeemed");
+                take_in(mesh, &changed).await?;
+                return answer(mesh, &store, &state).await;
+            }
+            Err(StoreError::Conflict(_)) => release(&store, &joiner).await?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Failure::new(ErrorCode::StoreUnavailable, "the invite keeps changing"))
+}
+
+/// The machine runs with its own key: its record is made, and with that it is a member.
+pub async fn confirm(mesh: &Arc<Mesh>, from: Ipv6Addr, request: ConfirmRequest) -> Result<RedeemResponse> {
+    let store = store(mesh)?;
+    for _ in 0..CAS_TRIES {
+        let stored = find(&store, &request.invite_id).await?;
+        let network = mesh.network();
+        let key = match &stored.value.state {
+            InviteState::Redeemed { joiner } => joiner.public_key,
+            InviteState::Consumed { key, .. } => *key,
+            _ => {
+                let why = stored.value.confirm(&stored.value.one_time_key, clock::now()).err();
+                return Err(refusal(why.unwrap_or(Refusal::NotRedeemed)));
+            }
+        };
+        if from != network.prefix().address(&key) {
+            return Err(Failure::new(ErrorCode::InvalidToken, "the invite was redeemed by another machine"));
+        }
+        let state = match stored.value.confirm(&key, clock::now()).map_err(refusal)? {
+            Next::Already(state) => return answer(mesh, &store, &state).await,
+            Next::Write(state) => state,
+        };
+        // The record first: dying between the two leaves a member whose repeated confirmation closes the invite.
+        if let Some(joiner) = stored.value.joiner() {
+            make_member(&store, joiner).await?;
+        }
+        let changed = InviteRecord { state: state.clone(), ..stored.value };
+        match store.update_invite(&changed, stored.revision).await {
+            Ok(_) => {
+                tracing::info!(invite = %changed.id, key = %key, "audit: invite consumed, machine is a member");
+                let answer = answer(mesh, &store, &state).await?;
+                until_known(mesh, |peers| peers.machines.iter().any(|machine| machine.public_key == key))
+                    .await?;
+                return Ok(answer);
+            }
+            Err(StoreError::Conflict(_)) => continue,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Failure::new(ErrorCode::StoreUnavailable, "the invite keeps changing"))
+}
+
+/// Closes invites whose time has passed and gives back what they reserved.
+pub async fn lapse_loop(mesh: Arc<Mesh>) {
+    loop {
+        tokio::time::sleep(LAPSE).await;
+        let Ok(store) = store(&mesh) else { continue };
+        let own = mesh.network().machine.id;
+        let due: Vec<InviteId> = {
+            let (peers, now) = (mesh.peers.borrow(), clock::now());
+            let mine =
+                peers.invites.iter().filter(|invite| invite.issuer == own && invite.lapse(now).is_some());
+            mine.map(|invite| invite.id.clone()).collect()
+        };
+        for id in due {
+            if let Err(error) = lapse(&mesh, &store, &id).await {
+                tracing::warn!(invite = %id, "cannot close the invite: {error}");
+            }
+        }
+    }
+}
+
+async fn lapse(mesh: &Arc<Mesh>, store: &Store, id: &InviteId) -> Result<()> {
+    let stored = find(store, id).await?;
+    let Some(state) = stored.value.lapse(clock::now()) else { return Ok(()) };
+    let reserved = stored.value.joiner().cloned();
+    // A confirmation that made the record but could not close the invite has won.
+    if let Some(joiner) = &reserved
+        && store.machine(&joiner.id).await?.is_some_and(|found| found.value.public_key == joiner.public_key)
+    {
+        let state = InviteState::Consumed { by: joiner.id.clone(), key: joiner.public_key, at: clock::now() };
+        store.update_invite(&InviteRecord { state, ..stored.value }, stored.revision).await?;
+        return Ok(());
+    }
+    let changed = InviteRecord { state, ..stored.value };
+    match store.update_invite(&changed, stored.revision).await {
+        Err(StoreError::Conflict(_)) => return Ok(()), // looked at again soon
+        other => other?,
+    };
+    tracing::info!(invite = %id, "audit: invite expired");
+    if let Some(joiner) = reserved {
+        release(store, &joiner).await?;
+    }
+    take_in(mesh, &changed).await
+}
+
+/// Reserves a name and a slice for a machine.
+async fn reserve(mesh: &Mesh, store: &Store, request: &RedeemRequest) -> Result<MachineMembership> {
+    let plan = mesh.network().plan;
+    let held = store.subnet_locks().await?;
+    let mut taken: Vec<NodeSubnet> = held.iter().map(|lock| lock.value.subnet).collect();
+    if let Some(lock) = held.iter().find(|lock| lock.value.owner == request.public_key) {
+        return Ok(MachineMembership { subnet: lock.value.subnet, ..named(mesh, store, request).await? });
+    }
+    loop {
+        let Some(subnet) = plan.first_free(|slice| taken.contains(slice)) else {
+            return Err(Failure::new(
+                ErrorCode::SubnetExhausted,
+                format!("all {} node subnets are taken", plan.capacity()),
+            ));
+        };
+        let lock = SubnetLock { subnet, owner: request.public_key, invite: Some(request.invite_id.clone()) };
+        match store.lock_subnet(&lock).await {
+            Ok(_) => return Ok(MachineMembership { subnet, ..named(mesh, store, request).await? }),
+            Err(StoreError::Conflict(_)) => taken.push(subnet),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The name asked for, or one near it when another machine has it (or is about to).
+async fn named(mesh: &Mesh, store: &Store, request: &RedeemRequest) -> Result<MachineMembership> {
+    let mut machine = placeholder(mesh, request);
+    let others: Vec<MachineId> = {
+        let peers = mesh.peers.borrow();
+        let joining = peers.invites.iter().filter_map(InviteRecord::joiner);
+        let all = peers.machines.iter().chain(joining);
+        all.filter(|other| other.public_key != request.public_key).map(|other| other.id.clone()).collect()
+    };
+    let stored = store.machine(&request.name).await?;
+    let taken = stored.is_some_and(|found| found.value.public_key != request.public_key);
+    if taken || others.contains(&request.name) {
+        let suffix = ployz_core::id::hex(&request.public_key.as_bytes()[..3]);
+        machine.id = request.name.with_suffix(&suffix);
+    }
+    Ok(machine)
+}
+
+fn placeholder(mesh: &Mesh, request: &RedeemRequest) -> MachineMembership {
+    let network = mesh.network();
+    let now = clock::now();
+    MachineMembership {
+        id: request.name.clone(),
+        public_key: request.public_key,
+        overlay_ip: network.prefix().address(&request.public_key),
+        subnet: network.subnet(),
+        endpoints: request.endpoints.clone(),
+        nats_key: request.nats_key.clone(),
+        verify_key: request.verify_key.clone(),
+        lifecycle: Lifecycle::Active,
+        storage: StorageParticipation::Candidate,
+        region_role: RegionRole::Compute,
+        topology: request.topology.clone(),
+        labels: Default::default(),
+        created_at: now,
+        updated_at: now,
+    }
+}
+
+async fn make_member(store: &Store, joiner: &MachineMembership) -> Result<()> {
+    match store.create_machine(joiner).await {
+        Ok(_) => Ok(()),
+        Err(StoreError::Conflict(_)) => {
+            let same =
+                store.machine(&joiner.id).await?.is_some_and(|m| m.value.public_key == joiner.public_key);
+            if same {
+                return Ok(());
+            }
+            Err(Failure::new(ErrorCode::InvalidToken, format!("the name {} was taken meanwhile", joiner.id)))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives a slice back if it is still held for this machine.
+async fn release(store: &Store, joiner: &MachineMembership) -> Result<()> {
+    let held = store.subnet_lock(&subject::subnet_lock(&joiner.subnet)).await?;
+    if let Some(lock) = held.filter(|lock: &Stored<SubnetLock>| lock.value.owner == joiner.public_key) {
+        store.unlock_subnet(&lock).await?;
+    }
+    Ok(())
+}
+
+async fn answer(mesh: &Mesh, store: &Store, state: &InviteState) -> Result<RedeemResponse> {
+    let membership = match state {
+        InviteState::Redeemed { joiner } => (**joiner).clone(),
+        InviteState::Consumed { by, .. } => match store.machine(by).await? {
+            Some(found) => found.value,
+            None => return Err(Failure::new(ErrorCode::TokenConsumed, "the machine is no longer a member")),
+        },
+        _ => return Err(refusal(Refusal::NotRedeemed)),
+    };
+    let network = mesh.network();
+    let machines = store.machine_list().await?;
+    Ok(RedeemResponse {
+        network_id: network.id,
+        network_name: network.name,
+        plan: network.plan,
+        membership,
+        machines,
+    })
+}
+
+/// Returns when the invite's peers are part of the tunnel. The watch brings the change, as to everybody else: one
+/// writer of what is known, no older news over newer.
+async fn take_in(mesh: &Arc<Mesh>, invite: &InviteRecord) -> Result<()> {
+    let open = matches!(invite.state, InviteState::Active | InviteState::Redeemed { .. });
+    until_known(mesh, |peers| {
+        let known = peers.invites.iter().find(|known| known.id == invite.id);
+        if open { known == Some(invite) } else { known.is_none() }
+    })
+    .await?;
+    let outcome = mesh.reconcile("invite").await;
+    match outcome.failures.get(&ployz_core::adopt::Component::Wireguard) {
+        None => Ok(()),
+        Some(error) => Err(Failure::new(ErrorCode::ComponentHeld, "the tunnel could not take the invite")
+            .with(vec![error.clone()])),
+    }
+}
+
+async fn until_known(mesh: &Mesh, known: impl FnMut(&PeersFile) -> bool) -> Result<()> {
+    let mut peers = mesh.peers.subscribe();
+    match tokio::time::timeout(NEWS, peers.wait_for(known)).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(Failure::new(ErrorCode::StoreUnavailable, "the store's news did not come back in time")),
+    }
+}
+
+async fn find(store: &Store, id: &InviteId) -> Result<Stored<InviteRecord>> {
+    let found = store.invite(id).await?;
+    found.ok_or_else(|| Failure::new(ErrorCode::InviteNotFound, format!("there is no invite {id}")))
+}
+
+fn refusal(refusal: Refusal) -> Failure {
+    let code = match refusal {
+        Refusal::Expired => ErrorCode::TokenExpired,
+        Refusal::Consumed => ErrorCode::TokenConsumed,
+        Refusal::Revoked => ErrorCode::TokenRevoked,
+        Refusal::NotRedeemed => ErrorCode::InvalidToken,
+    };
+    Failure::new(code, refusal.to_string())
+}
+
+fn store(mesh: &Mesh) -> Result<Store> {
+    let away = || {
+        let health = mesh.sync.borrow().clone();
+        Failure::new(ErrorCode::StoreUnavailable, "the store is not connected")
+            .with(health.error.into_iter().collect())
+    };
+    mesh.store.borrow().clone().ok_or_else(away)
+}
+
+fn signing_key(mesh: &Mesh) -> Result<SigningKey> {
+    let damaged = || Failure::new(ErrorCode::IoError, "keys.json holds no valid signing key");
+    crate::random::decode_seed(mesh.keys.signing_seed.expose())
+        .map(|seed| SigningKey::from_bytes(&seed))
+        .ok_or_else(damaged)
+}
+
+const CAS_TRIES: usize = 20;
+/// How long the watch may take to bring what was just written.
+const NEWS: Duration = Duration::from_secs(5);
+const LAPSE: Duration = Duration::from_secs(5);

@@ -1,0 +1,289 @@
+//! Getting in: the one-time tunnel, the redemption through it, the change to the machine's own key, the
+//! confirmation. What the machine needs for the next step is on disk before the step, so a join that is cut short
+//! anywhere is finished or undone by the next start.
+
+use crate::clock;
+use crate::disk::{Founder, Keys, NetworkFile, PeersFile, Stored};
+use crate::failure::{Failure, Result};
+use crate::mesh::desired::{self, NETNS};
+use crate::mesh::{Mesh, Shared, teardown};
+use crate::{http, random, reach};
+use hyper::body::Bytes;
+use hyper::{Method, StatusCode};
+use ipnet::{IpNet, Ipv6Net};
+use ployz_core::address::{OverlayPrefix, candidates};
+use ployz_core::id::MachineId;
+use ployz_core::mesh::invite::CONFIRM_GRACE;
+use ployz_core::spec::link::WG_DEVICE;
+use ployz_core::spec::wireguard::tunnel_mtu;
+use ployz_core::spec::{NodeSpec, PeerSpec, WireguardSpec};
+use ployz_core::wire::v1::api::{Envelope, ErrorCode};
+use ployz_core::wire::v1::join::{ConfirmRequest, PORT, RedeemRequest, RedeemResponse};
+use ployz_core::wire::v1::record::{StorageParticipation, Topology};
+use ployz_core::wire::v1::token::Token;
+use ployz_netns::{namespace, underlay, wireguard};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Redeems a token: afterwards the network is on disk as joining, with everything a start needs.
+pub async fn redeem(
+    shared: &Arc<Shared>,
+    token: &Token,
+    keys: &Keys,
+    say: crate::daemon::Say<'_>,
+) -> Result<NetworkFile> {
+    let prefix = OverlayPrefix::of(&token.network_id);
+    let spec = one_time_spec(shared, token, keys, prefix).await?;
+    say("opening the one-time tunnel");
+    let result = async {
+        open_tunnel(shared, &spec).await?;
+        say("redeeming the token");
+        let request = request(shared, token, keys).await?;
+        let to = SocketAddrV6::new(token.issuer_overlay_ip, PORT, 0, 0);
+        let deadline = Instant::now() + REDEEM;
+        let answer: RedeemResponse =
+            post((to, &token.issuer_endpoints), "/v1/redeem", &request, deadline).await?;
+        keep(shared, token, keys, &answer)
+    }
+    .await;
+    if result.is_err() {
+        let left = teardown::run(&shared.reconciler, &spec).await;
+        left.iter().for_each(|error| tracing::warn!("rolling the join back: {error}"));
+    }
+    result
+}
+
+/// Tells the issuer that the machine runs with its own key: it is a member then. A failure with
+/// [`ErrorCode::IssuerUnreachable`] or [`ErrorCode::StoreUnavailable`] leaves the outcome unknown: ask again.
+pub async fn confirm(mesh: &Mesh) -> Result<NetworkFile> {
+    let network = mesh.network();
+    let Stored::Joining { invite, issuer, until } = network.lifecycle.clone() else { return Ok(network) };
+    let to = SocketAddrV6::new(issuer, PORT, 0, 0);
+    let left = until.saturating_sub(clock::now());
+    let deadline = Instant::now() + CONFIRM.min(Duration::from_secs(left.max(1)));
+    let machines = mesh.peers.borrow().machines.clone();
+    let known =
+        machines.iter().find(|machine| machine.overlay_ip == issuer).map(|machine| machine.endpoints.clone());
+    let request = ConfirmRequest { invite_id: invite };
+    let answer: RedeemResponse =
+        post((to, &known.unwrap_or_default()), "/v1/confirm", &request, deadline).await?;
+    let _ = mesh.learn(|peers| peers.machines = answer.machines.clone())?;
+    Ok(mesh.change_network(|network| network.lifecycle = Stored::Running)?)
+}
+
+/// Whether a failed confirmation is final, so that the join must be undone.
+pub fn is_final(failure: &Failure) -> bool {
+    !matches!(failure.code, ErrorCode::IssuerUnreachable | ErrorCode::StoreUnavailable | ErrorCode::IoError)
+}
+
+/// The machine's keys for this invite: those of an earlier attempt with the same token if there are any.
+pub fn keys_for(shared: &Shared, token: &Token) -> Result<Keys> {
+    let known = shared.disk.keys(&token.network_name)?;
+    if let Some(keys) = known.filter(|keys| keys.invite.as_ref() == Some(&token.invite_id)) {
+        return Ok(keys);
+    }
+    let keys = random::keys(Some(token.invite_id.clone()));
+    shared.disk.put_keys(&token.network_name, &keys)?;
+    Ok(keys)
+}
+
+/// A tunnel with the one-time key to the issuer and nobody else.
+async fn one_time_spec(
+    shared: &Shared,
+    token: &Token,
+    keys: &Keys,
+    prefix: OverlayPrefix,
+) -> Result<NodeSpec> {
+    let mut file = placeholder(token, keys)?;
+    file.backend = Some(crate::daemon::backend(&shared.around.config).await);
+    let mut spec =
+        desired::node(&shared.around, &shared.disk, &file, keys, &PeersFile::default(), clock::now());
+    let address = prefix.address(&token.one_time_key.public());
+    let issuer = PeerSpec {
+        name: token.issuer.clone(),
+        allowed_ips: BTreeSet::from([IpNet::from(IpAddr::V6(token.issuer_overlay_ip))]),
+        keepalive: 0,
+        endpoints: token.issuer_endpoints.clone(),
+    };
+    spec.wireguard = WireguardSpec {
+        private_key: token.one_time_key.clone(),
+        mtu: tunnel_mtu(shared.around.underlay_mtu),
+        // With the whole prefix on the device no route is needed.
+        addresses: BTreeSet::from([IpNet::V6(Ipv6Net::new_assert(address, prefix.net().prefix_len()))]),
+        peers: BTreeMap::from([(token.issuer_public_key, issuer)]),
+        ..spec.wireguard
+    };
+    Ok(spec)
+}
+
+/// Namespace and tunnel only; links, firewall and store come with the membership.
+async fn open_tunnel(shared: &Shared, spec: &NodeSpec) -> Result<()> {
+    let trouble = shared.reconciler.run_tunnel("join", spec).await;
+    if trouble.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(ErrorCode::ComponentHeld, "the one-time tunnel cannot be opened").with(trouble))
+}
+
+async fn request(shared: &Shared, token: &Token, keys: &Keys) -> Result<RedeemRequest> {
+    let config = &shared.around.config;
+    let seen = underlay::observe().await.map_err(|error| {
+        Failure::because(ErrorCode::IoError, "cannot read this machine's addresses", &error)
+    })?;
+    let (v6, v4) = (OverlayPrefix::of(&token.network_id).net(), token.plan.cluster_cidr);
+    let overlay = move |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => v4.contains(ip),
+        IpAddr::V6(ip) => v6.contains(ip),
+    };
+    let damaged = || Failure::new(ErrorCode::IoError, "keys.json is damaged");
+    Ok(RedeemRequest {
+        invite_id: token.invite_id.clone(),
+        name: crate::daemon::hostname(),
+        public_key: keys.wireguard.public(),
+        nats_key: random::nats_key(keys).ok_or_else(damaged)?,
+        verify_key: random::verify_key(keys).ok_or_else(damaged)?,
+        endpoints: candidates(&seen, &[], config.wireguard_listen_port, overlay),
+        topology: Topology { region: config.region.clone(), availability_zone: config.az.clone() },
+    })
+}
+
+/// Puts the membership on disk.
+fn keep(shared: &Shared, token: &Token, keys: &Keys, answer: &RedeemResponse) -> Result<NetworkFile> {
+    let ours = answer.membership.public_key == keys.wireguard.public();
+    if answer.network_id != token.network_id || answer.plan != token.plan || !ours {
+        return Err(Failure::new(
+            ErrorCode::InvalidToken,
+            "the issuer's answer is for another network or machine",
+        ));
+    }
+    let founder = answer
+        .machines
+        .iter()
+        .find(|machine| machine.storage == StorageParticipation::Authority)
+        .ok_or_else(|| {
+        Failure::new(ErrorCode::StoreUnavailable, "the issuer does not know who holds the store")
+    })?;
+    let file = NetworkFile {
+        version: 1,
+        id: answer.network_id.clone(),
+        name: answer.network_name.clone(),
+        plan: answer.plan,
+        lifecycle: Stored::Joining {
+            invite: token.invite_id.clone(),
+            issuer: token.issuer_overlay_ip,
+            until: token.expires_at + CONFIRM_GRACE,
+        },
+        machine: answer.membership.clone(),
+        founder: Founder { id: founder.id.clone(), overlay_ip: founder.overlay_ip },
+        backend: None,
+    };
+    let peers = PeersFile { machines: answer.machines.clone(), invites: Vec::new() };
+    shared.disk.put_network(&file)?;
+    shared.disk.put_peers_of_new(&file.name, &peers)?;
+    shared.disk.set_active(Some(&file.name))?;
+    Ok(file)
+}
+
+/// Just enough of a record to build a spec from, before the issuer has given the real one.
+fn placeholder(token: &Token, keys: &Keys) -> Result<NetworkFile> {
+    let prefix = OverlayPrefix::of(&token.network_id);
+    let subnet = token
+        .plan
+        .slice(0)
+        .ok_or_else(|| Failure::new(ErrorCode::InvalidToken, "its network has no subnet"))?;
+    let machine = crate::daemon::membership(MachineId::from_hostname("joiner"), keys, prefix, subnet)?;
+    Ok(NetworkFile {
+        version: 1,
+        id: token.network_id.clone(),
+        name: token.network_name.clone(),
+        plan: token.plan,
+        lifecycle: Stored::Stopped,
+        machine,
+        founder: Founder { id: token.issuer.clone(), overlay_ip: token.issuer_overlay_ip },
+        backend: None,
+    })
+}
+
+/// Posts through the tunnel, again and again until there is an answer: the first handshake takes its time, and
+/// what is asked for is idempotent. An attempt that hears nothing is followed by one at the issuer's next endpoint.
+async fn post<T: DeserializeOwned>(
+    (to, endpoints): (SocketAddrV6, &[SocketAddr]),
+    path: &str,
+    body: &impl Serialize,
+    deadline: Instant,
+) -> Result<T> {
+    let mut last = "no answer".to_owned();
+    let mut tried = 0;
+    while Instant::now() < deadline {
+        match tokio::time::timeout(ATTEMPT, once(to, path, body)).await {
+            Ok(Ok((status, body))) => match parse(status, &body) {
+                // The issuer is there, but its store is not for the moment.
+                Err(failure) if failure.code == ErrorCode::StoreUnavailable => {
+                    last = failure.to_string();
+                    tokio::time::sleep(PAUSE).await;
+                }
+                other => return other,
+            },
+            Ok(Err(error)) => {
+                last = error;
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(_) => {
+                tried += 1;
+                last = format!("no answer within {}s", ATTEMPT.as_secs());
+                next_endpoint(to.ip(), endpoints, tried).await;
+            }
+        }
+    }
+    Err(Failure::new(
+        ErrorCode::IssuerUnreachable,
+        format!("the issuing machine does not answer at [{}]", to.ip()),
+    )
+    .with(vec![last]))
+}
+
+async fn once(
+    to: SocketAddrV6,
+    path: &str,
+    body: &impl Serialize,
+) -> std::result::Result<(StatusCode, Bytes), String> {
+    let stream =
+        reach::connect(&namespace::path(NETNS), SocketAddr::V6(to)).await.map_err(|e| e.to_string())?;
+    http::exchange(stream, Method::POST, path, Some(body)).await.map_err(|error| ployz_netns::chain(&error))
+}
+
+fn parse<T: DeserializeOwned>(status: StatusCode, body: &Bytes) -> Result<T> {
+    if status.is_success() {
+        return serde_json::from_slice(body).map_err(|error| {
+            Failure::because(ErrorCode::InvalidRequest, "the issuer's answer is not understood", &error)
+        });
+    }
+    let envelope: Envelope = serde_json::from_slice(body).map_err(|_| {
+        Failure::new(ErrorCode::InvalidRequest, format!("the issuer answered {status} without saying why"))
+    })?;
+    let code = ErrorCode::ALL.iter().find(|code| code.as_str() == envelope.code).copied();
+    Err(Failure::new(code.unwrap_or(ErrorCode::IoError), envelope.message).with(envelope.causes))
+}
+
+/// Points the peer with this overlay address at another of its candidates; a single one is left alone.
+async fn next_endpoint(peer: &Ipv6Addr, known: &[SocketAddr], tried: usize) {
+    let netns = namespace::path(NETNS);
+    let Some(device) = wireguard::inspect(WG_DEVICE, &netns).await.present().cloned() else { return };
+    let wanted = IpNet::from(IpAddr::V6(*peer));
+    let Some((key, _)) = device.peers.iter().find(|(_, live)| live.allowed_ips.contains(&wanted)) else {
+        return;
+    };
+    if let Some(endpoint) = known.get(tried % known.len().max(1)).filter(|_| known.len() > 1) {
+        let change = wireguard::DeviceChange::endpoint(*key, *endpoint);
+        let _ = wireguard::configure(device.backend, WG_DEVICE, &netns, &change).await;
+    }
+}
+
+const REDEEM: Duration = Duration::from_secs(45);
+const CONFIRM: Duration = Duration::from_secs(45);
+const ATTEMPT: Duration = Duration::from_secs(6);
+const PAUSE: Duration = Duration::from_millis(300);

@@ -1,0 +1,49 @@
+//! The membership listener on this machine's overlay address: made inside the namespace, made again when the
+//! namespace is.
+
+use crate::membership::serve;
+use crate::mesh::{Mesh, desired};
+use crate::reach;
+use ployz_core::live::NsId;
+use ployz_core::wire::v1::join::PORT;
+use ployz_netns::namespace;
+use std::net::{SocketAddr, SocketAddrV6};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Listens, for ever.
+pub async fn run(mesh: Arc<Mesh>) {
+    loop {
+        let Some(id) = mesh.usable_netns() else {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        };
+        let at = SocketAddrV6::new(mesh.network().machine.overlay_ip, PORT, 0, 0);
+        match reach::listen(&namespace::path(desired::NETNS), at) {
+            Ok(listener) => {
+                let service = serve::router(mesh.clone()).into_make_service_with_connect_info::<SocketAddr>();
+                // Dropping the server on a change of namespace cuts only requests that nobody could answer anyway.
+                tokio::select! {
+                    result = async { axum::serve(listener, service).await } => {
+                        tracing::warn!("membership listener ended: {result:?}");
+                    }
+                    () = until_moved(&mesh, id) => {}
+                }
+            }
+            Err(error) => tracing::debug!("cannot listen on {at}: {error}"),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Returns when the namespace is no longer the one of this identity.
+pub async fn until_moved(mesh: &Mesh, id: NsId) {
+    let mut outcomes = mesh.outcome.subscribe();
+    loop {
+        if mesh.usable_netns().is_some_and(|now| now != id) || outcomes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+const AGAIN: Duration = Duration::from_millis(200);

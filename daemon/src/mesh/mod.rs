@@ -1,0 +1,277 @@
+//! A running network on this machine: its state, its tasks, and what they tell each other.
+//!
+//! State goes out on watches, requests for a reconciliation come in on a channel. Dropping the tasks changes
+//! nothing on the machine: the data plane is not theirs.
+
+pub mod desired;
+pub mod endpoints;
+pub mod listener;
+pub mod monitor;
+pub mod probe;
+pub mod ready;
+pub mod remote;
+pub mod sync;
+pub mod teardown;
+
+use crate::clock;
+use crate::disk::{Backend, Disk, DiskError, Keys, NetworkFile, PeersFile};
+use crate::membership::store::Store;
+use crate::reconcile::{Outcome, Reconciler};
+use desired::Surroundings;
+use ployz_core::config::BackendChoice;
+use ployz_core::id::MachineId;
+use ployz_core::key::PublicKey;
+use ployz_core::live::NsId;
+use ployz_core::mesh::path::Path as PeerPath;
+use ployz_core::spec::NodeSpec;
+use ployz_core::wire::v1::api::Phase;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What all networks of a daemon share.
+pub struct Shared {
+    /// Configuration and surroundings.
+    pub around: Surroundings,
+    /// State on disk.
+    pub disk: Disk,
+    /// The adopt path.
+    pub reconciler: Reconciler,
+}
+
+/// Health of one connection to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Whether it works.
+    pub healthy: bool,
+    /// Since when it does not; Unix seconds.
+    pub since: Option<u64>,
+    /// The last error.
+    pub error: Option<String>,
+}
+
+/// A running network.
+pub struct Mesh {
+    /// Shared with the daemon.
+    pub shared: Arc<Shared>,
+    /// The machine's secrets.
+    pub keys: Keys,
+    /// Members and invites as last known.
+    pub peers: watch::Sender<PeersFile>,
+    /// Where the start stands.
+    pub phase: watch::Sender<Phase>,
+    /// The last reconciliation.
+    pub outcome: watch::Sender<Option<Arc<Outcome>>>,
+    /// The open store.
+    pub store: watch::Sender<Option<Store>>,
+    /// Health of the store's connection.
+    pub sync: watch::Sender<Health>,
+    /// A peer said that the network is to be destroyed here.
+    pub leave: tokio::sync::Notify,
+    /// Ends every task.
+    pub cancel: CancellationToken,
+    network: Mutex<NetworkFile>,
+    paths: Mutex<BTreeMap<PublicKey, PeerPath>>,
+    reflected: Mutex<BTreeMap<MachineId, SocketAddr>>,
+    born: Instant,
+    running: tokio::sync::Mutex<()>,
+    nudges: mpsc::Sender<&'static str>,
+    tasks: TaskTracker,
+}
+
+impl Mesh {
+    /// Brings a network up from what is on disk: data plane first, then the tasks that talk to others. Returns as
+    /// soon as the data plane was reconciled once, whatever the store does.
+    pub async fn start(
+        shared: Arc<Shared>,
+        network: NetworkFile,
+        keys: Keys,
+        trigger: &'static str,
+    ) -> Result<(Arc<Self>, Arc<Outcome>), DiskError> {
+        let peers = shared.disk.peers(&network.name)?;
+        let (nudges, requests) = mpsc::channel(16);
+        let away = Health { healthy: false, since: Some(clock::now()), error: None };
+        let mesh = Arc::new(Self {
+            shared,
+            keys,
+            peers: watch::Sender::new(peers),
+            phase: watch::Sender::new(Phase::Starting),
+            outcome: watch::Sender::new(None),
+            store: watch::Sender::new(None),
+            sync: watch::Sender::new(away),
+            leave: tokio::sync::Notify::new(),
+            cancel: CancellationToken::new(),
+            network: Mutex::new(network),
+            paths: Mutex::default(),
+            reflected: Mutex::default(),
+            born: Instant::now(),
+            running: tokio::sync::Mutex::new(()),
+            nudges,
+            tasks: TaskTracker::new(),
+        });
+        mesh.choose_backend().await?;
+        mesh.phase.send_replace(Phase::Provisioning);
+        mesh.install_seed()?;
+        let outcome = mesh.reconcile(trigger).await;
+        mesh.phase.send_replace(Phase::Bootstrapping);
+        mesh.spawn(requests);
+        Ok((mesh, outcome))
+    }
+
+    /// This machine's record in the network.
+    pub fn network(&self) -> NetworkFile {
+        lock(&self.network).clone()
+    }
+
+    /// Changes the record, on disk first.
+    pub fn change_network(&self, change: impl FnOnce(&mut NetworkFile)) -> Result<NetworkFile, DiskError> {
+        let mut network = lock(&self.network);
+        let mut changed = network.clone();
+        change(&mut changed);
+        if changed != *network {
+            self.shared.disk.put_network(&changed)?;
+            *network = changed;
+        }
+        Ok(network.clone())
+    }
+
+    /// What the data plane should be now.
+    pub fn spec(&self) -> NodeSpec {
+        let (network, peers) = (self.network(), self.peers.borrow().clone());
+        desired::node(&self.shared.around, &self.shared.disk, &network, &self.keys, &peers, clock::now())
+    }
+
+    /// One run of the adopt path. Runs never overlap.
+    pub async fn reconcile(&self, trigger: &str) -> Arc<Outcome> {
+        let _alone = self.running.lock().await;
+        let outcome = Arc::new(self.shared.reconciler.run(trigger, &self.spec()).await);
+        self.outcome.send_replace(Some(outcome.clone()));
+        outcome
+    }
+
+    /// Asks for a reconciliation soon; several requests become one.
+    pub fn nudge(&self, why: &'static str) {
+        // A full channel means that runs are already asked for.
+        let _ = self.nudges.try_send(why);
+    }
+
+    /// Takes in new members and invites: on disk, then in the data plane.
+    pub fn learn(&self, change: impl FnOnce(&mut PeersFile)) -> Result<bool, DiskError> {
+        let mut changed = self.peers.borrow().clone();
+        change(&mut changed);
+        if changed == *self.peers.borrow() {
+            return Ok(false);
+        }
+        self.shared.disk.put_peers(&self.network().name, &changed)?;
+        self.peers.send_replace(changed);
+        self.nudge("members changed");
+        Ok(true)
+    }
+
+    /// What is known of the path to a peer.
+    pub fn path(&self, key: &PublicKey) -> PeerPath {
+        lock(&self.paths).get(key).cloned().unwrap_or_default()
+    }
+
+    /// Changes what is known of a path.
+    pub fn with_path<T>(&self, key: PublicKey, change: impl FnOnce(&mut PeerPath) -> T) -> T {
+        change(lock(&self.paths).entry(key).or_default())
+    }
+
+    /// Milliseconds on this network's own clock.
+    pub fn millis(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How peers see this machine.
+    pub fn reflected(&self) -> MutexGuard<'_, BTreeMap<MachineId, SocketAddr>> {
+        lock(&self.reflected)
+    }
+
+    /// Identity of the namespace that the last run left in place, if the overlay can be used there.
+    pub fn usable_netns(&self) -> Option<NsId> {
+        let outcome = self.outcome.borrow().clone()?;
+        outcome.live.wireguard.present()?;
+        outcome.live.netns.present().map(|netns| netns.id)
+    }
+
+    /// Ends the tasks and leaves the data plane as it is.
+    pub async fn detach(&self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(DETACH, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end within {}s", DETACH.as_secs());
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, requests: mpsc::Receiver<&'static str>) {
+        self.task(reconcile_on_request(self.clone(), requests));
+        self.task(sync::run(self.clone()));
+        self.task(listener::run(self.clone()));
+        self.task(probe::run(self.clone()));
+        self.task(endpoints::run(self.clone()));
+        self.task(monitor::run(self.clone()));
+        self.task(crate::membership::issue::lapse_loop(self.clone()));
+    }
+
+    fn task(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            // Cancel-safe: a task is dropped only at an await, and writes of state are single calls.
+            tokio::select! { () = cancel.cancelled() => {}, () = work => {} }
+        });
+    }
+
+    /// Kept from the first start on, so that a kernel which learns WireGuard later does not recreate the tunnel.
+    async fn choose_backend(&self) -> Result<(), DiskError> {
+        let stored = self.network().backend;
+        let backend = match (self.shared.around.config.wireguard_backend, stored) {
+            (BackendChoice::Kernel, _) => Backend::Kernel,
+            (BackendChoice::Userspace, _) => Backend::Userspace,
+            (BackendChoice::Auto, Some(stored)) => stored,
+            (BackendChoice::Auto, None) if ployz_netns::wireguard::supported().await => Backend::Kernel,
+            (BackendChoice::Auto, None) => Backend::Userspace,
+        };
+        self.change_network(|network| network.backend = Some(backend)).map(|_| ())
+    }
+
+    fn install_seed(&self) -> Result<(), DiskError> {
+        let (network, peers) = (self.network(), self.peers.borrow().clone());
+        if network.is_founder() {
+            return Ok(());
+        }
+        desired::nats(&self.shared.around, &self.shared.disk, &network, &self.keys, &peers).install_seed()
+    }
+}
+
+/// Runs when asked, and looks around by itself: often while something is wrong, rarely while all is well.
+async fn reconcile_on_request(mesh: Arc<Mesh>, mut requests: mpsc::Receiver<&'static str>) {
+    let mut pause = LOOK_AROUND;
+    loop {
+        let trigger = match tokio::time::timeout(pause, requests.recv()).await {
+            Ok(None) => return,
+            Ok(Some(trigger)) => trigger,
+            Err(_) => "look around",
+        };
+        if trigger != "look around" {
+            tokio::time::sleep(SETTLE).await;
+            while requests.try_recv().is_ok() {}
+        }
+        let good = mesh.reconcile(trigger).await.is_good();
+        pause = if good { LOOK_AROUND } else { RETRY };
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const DETACH: Duration = Duration::from_secs(3);
+const LOOK_AROUND: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(3);
+/// Several changes at once (twenty joiners) become one run.
+const SETTLE: Duration = Duration::from_millis(50);

@@ -1,0 +1,207 @@
+//! Following the store: connect, publish this machine's record, take in everybody else's.
+//!
+//! Whatever goes wrong here is a health value and another try; the data plane keeps what it has.
+
+use crate::clock;
+use crate::membership::store::{self, Change, Store, StoreError, Stored};
+use crate::mesh::{Health, Mesh, remote};
+use futures_util::{Stream, StreamExt};
+use ployz_core::wire::v1::api::Phase;
+use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, SubnetLock};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Connects and follows, for ever.
+pub async fn run(mesh: Arc<Mesh>) {
+    loop {
+        let error = match session(&mesh).await {
+            Ok(()) => "the connection ended".to_owned(),
+            Err(error) => ployz_netns::chain(error.as_ref()),
+        };
+        unhealthy(&mesh, error);
+        mesh.store.send_replace(None);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn session(mesh: &Arc<Mesh>) -> Result<(), AnyError> {
+    let network = mesh.network();
+    let seed = mesh.keys.nats_seed.expose();
+    let client = store::connect(network.machine.overlay_ip, seed, &network.machine.id).await?;
+    let store = Store::open(client, &network.id, network.is_founder()).await?;
+    if network.is_founder() {
+        found(&store, mesh).await?;
+    }
+    publish(&store, mesh).await?;
+    let answering = remote::serve(mesh.clone(), store.clone()).await?;
+    mesh.store.send_replace(Some(store.clone()));
+    let result = follow(mesh, &store).await;
+    answering.abort();
+    result
+}
+
+/// The founder's own place: its slice and its record, made once.
+async fn found(store: &Store, mesh: &Mesh) -> Result<(), StoreError> {
+    let machine = mesh.network().machine;
+    let lock = SubnetLock { subnet: machine.subnet, owner: machine.public_key, invite: None };
+    match store.lock_subnet(&lock).await {
+        Ok(_) | Err(StoreError::Conflict(_)) => {}
+        Err(error) => return Err(error),
+    }
+    match store.create_machine(&machine).await {
+        Ok(_) | Err(StoreError::Conflict(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Brings this machine's record in the store to what it is; writes only what differs.
+pub async fn publish(store: &Store, mesh: &Mesh) -> Result<(), StoreError> {
+    for _ in 0..CAS_TRIES {
+        let own = mesh.network().machine;
+        let Some(Stored { value, revision }) = store.machine(&own.id).await? else {
+            return Ok(()); // not a member (yet, or any more): `follow` and the join decide
+        };
+        let wanted = MachineMembership {
+            endpoints: own.endpoints.clone(),
+            topology: own.topology.clone(),
+            updated_at: value.updated_at,
+            ..value.clone()
+        };
+        if wanted == value {
+            return Ok(());
+        }
+        match store.update_machine(&MachineMembership { updated_at: clock::now(), ..wanted }, revision).await
+        {
+            Err(StoreError::Conflict(_)) => continue,
+            other => return other.map(|_| ()),
+        }
+    }
+    Err(StoreError::Conflict("this machine's record".into()))
+}
+
+async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
+    let mut machines = pin!(store.watch_machines().await?);
+    let mut invites = pin!(store.watch_invites().await?);
+    let mut seen = Seen::default();
+    let mut check = tokio::time::interval(CHECK);
+    loop {
+        // Cancel-safe: streams and intervals lose nothing when another arm wins.
+        tokio::select! {
+            change = next(&mut machines) => seen.machine(change?),
+            change = next(&mut invites) => seen.invite(change?),
+            _ = check.tick() => {
+                if let Err(error) = store.ping().await {
+                    // The watches may be silent for long after this; a new session reads everything again.
+                    wait_until_back(mesh, store, error).await;
+                    return Ok(());
+                }
+                if mesh.network().is_founder() || seen.caught() {
+                    healthy(mesh);
+                }
+                continue;
+            }
+        }
+        if seen.caught() {
+            let own = mesh.network().machine.id;
+            mesh.learn(|peers| {
+                peers.machines = seen.machines.values().cloned().collect();
+                let kept = |invite: &&InviteRecord| invite.issuer == own && !is_over(invite);
+                peers.invites = seen.invites.values().filter(kept).cloned().collect();
+            })?;
+            healthy(mesh);
+        }
+    }
+}
+
+async fn next<T>(stream: &mut (impl Stream<Item = Change<T>> + Unpin)) -> Result<Change<T>, AnyError> {
+    stream.next().await.ok_or_else(|| "the watch ended".into())
+}
+
+fn is_over(invite: &InviteRecord) -> bool {
+    use ployz_core::wire::v1::record::InviteState;
+    !matches!(invite.state, InviteState::Active | InviteState::Redeemed { .. })
+}
+
+async fn wait_until_back(mesh: &Mesh, store: &Store, first: StoreError) {
+    unhealthy(mesh, first.to_string());
+    while let Err(error) = store.ping().await {
+        unhealthy(mesh, error.to_string());
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn healthy(mesh: &Mesh) {
+    let fine = Health { healthy: true, since: None, error: None };
+    mesh.sync.send_if_modified(|health| {
+        let changed = *health != fine;
+        if changed {
+            tracing::info!("store: connected");
+            *health = fine;
+        }
+        changed
+    });
+    mesh.phase.send_if_modified(|phase| {
+        let start = *phase == Phase::Bootstrapping;
+        if start {
+            *phase = Phase::Running;
+        }
+        start
+    });
+}
+
+fn unhealthy(mesh: &Mesh, error: String) {
+    mesh.sync.send_if_modified(|health| {
+        let since =
+            if health.healthy { Some(clock::now()) } else { health.since.or_else(|| Some(clock::now())) };
+        if health.healthy || health.error.as_deref() != Some(&error) {
+            tracing::warn!("store: {error}");
+            mesh.nudge("store is away");
+        }
+        *health = Health { healthy: false, since, error: Some(error) };
+        true
+    });
+}
+
+#[derive(Default)]
+struct Seen {
+    machines: BTreeMap<String, MachineMembership>,
+    invites: BTreeMap<String, InviteRecord>,
+    caught_machines: bool,
+    caught_invites: bool,
+}
+
+impl Seen {
+    /// Only a complete picture may take somebody away.
+    fn caught(&self) -> bool {
+        self.caught_machines && self.caught_invites
+    }
+
+    fn machine(&mut self, change: Change<MachineMembership>) {
+        take(&mut self.machines, &mut self.caught_machines, change);
+    }
+
+    fn invite(&mut self, change: Change<InviteRecord>) {
+        take(&mut self.invites, &mut self.caught_invites, change);
+    }
+}
+
+fn take<T>(values: &mut BTreeMap<String, T>, caught: &mut bool, change: Change<T>) {
+    match change {
+        Change::Put(key, value) => {
+            values.insert(key, value);
+        }
+        Change::Gone(key) => {
+            values.remove(&key);
+        }
+        Change::Caught => *caught = true,
+        Change::Hiccup(error) => tracing::debug!("watch: {error}"),
+    }
+}
+
+const AGAIN: Duration = Duration::from_millis(500);
+const CHECK: Duration = Duration::from_secs(3);
+const CAS_TRIES: usize = 5;

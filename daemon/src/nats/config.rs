@@ -1,0 +1,217 @@
+//! The server's configuration: readable text, its own user a machine, nothing that the next start could not know.
+//!
+//! What can be reloaded (users and their rights) is covered by a revision that the server reports back as metadata;
+//! what cannot is named in the unit's environment, so that drift is named field by field.
+
+use crate::disk::{DiskError, make_dir, replace};
+use nix::unistd::{Gid, Uid, User, chown};
+use ployz_core::id::{MachineId, NetworkId, hex};
+use ployz_core::spec::{NatsRole, NatsSpec, UnitName, UnitSpec};
+use ployz_core::wire::v1::{record::MachineMembership, subject};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::path::{Path, PathBuf};
+
+/// What the configuration is made from.
+pub struct Settings<'a> {
+    /// The network.
+    pub network: &'a NetworkId,
+    /// This machine.
+    pub machine: &'a MachineMembership,
+    /// Its part.
+    pub role: NatsRole,
+    /// All members, for the founder's users.
+    pub machines: &'a [MachineMembership],
+    /// The store's directory.
+    pub dir: PathBuf,
+    /// The server program.
+    pub program: PathBuf,
+    /// The namespace file.
+    pub netns: PathBuf,
+    /// The system user it runs as.
+    pub user: Option<String>,
+    /// Seed for the leaf connection; kept in a file of its own.
+    pub seed: &'a str,
+}
+
+impl Settings<'_> {
+    /// The wanted store.
+    pub fn spec(&self) -> NatsSpec {
+        let body = self.body();
+        let revision = hex(&Sha256::digest(body.as_bytes()))[..12].to_owned();
+        let config = format!("{HEADER}\nserver_metadata: {{ {REVISION_KEY}: \"{revision}\" }}\n\n{body}");
+        let config_path = self.dir.join("nats.conf");
+        let overlay = self.machine.overlay_ip;
+        let mut environment = BTreeMap::from([
+            ("PLOYZ_NATS_CLIENT".to_owned(), socket(overlay, CLIENT_PORT)),
+            ("PLOYZ_NATS_NETWORK".to_owned(), self.network.to_string()),
+            ("PLOYZ_NATS_STORE".to_owned(), self.dir.join("data").display().to_string()),
+        ]);
+        let role = match &self.role {
+            NatsRole::Founder => "standalone".to_owned(),
+            NatsRole::Leaf { founder } => format!("leaf of {}", socket(*founder, LEAF_PORT)),
+        };
+        environment.insert("PLOYZ_NATS_ROLE".to_owned(), role);
+        let unit = UnitSpec {
+            name: UnitName::NATS,
+            description: "Ployz store (NATS)".into(),
+            exec: vec![self.program.display().to_string(), "-c".into(), config_path.display().to_string()],
+            environment,
+            user: self.user.clone(),
+            netns: Some(self.netns.clone()),
+            writable: vec![self.dir.clone()],
+            notifies: false,
+            reload_signal: Some(nix::libc::SIGHUP),
+            capabilities: Vec::new(),
+            stop_seconds: 30,
+        };
+        NatsSpec { unit, config_path, config, revision }
+    }
+
+    fn body(&self) -> String {
+        let overlay = self.machine.overlay_ip;
+        let mut text = format!(
+            "server_name: \"ployz-{}\"\nlisten: \"{}\"\nhttp: \"127.0.0.1:{MONITOR_PORT}\"\nlogtime: false\n\
+             ping_interval: \"5s\"\nping_max: 2\nmax_payload: 8388608\n\n",
+            self.machine.id,
+            socket(overlay, CLIENT_PORT)
+        );
+        match &self.role {
+            NatsRole::Founder => self.founder(&mut text, overlay),
+            NatsRole::Leaf { founder } => self.leaf(&mut text, *founder),
+        }
+        text
+    }
+
+    fn founder(&self, text: &mut String, overlay: Ipv6Addr) {
+        let _ = write!(
+            text,
+            "jetstream: {{\n  store_dir: \"{}\"\n  domain: \"{DOMAIN}\"\n  max_memory_store: 67108864\n  \
+             max_file_store: 10737418240\n  # Acknowledged means on disk: the default would lose two minutes in a power cut.\n  \
+             sync_interval: \"always\"\n}}\n\nleafnodes: {{\n  listen: \"{}\"\n  no_advertise: true\n}}\n\n\
+             authorization: {{\n  users: [\n",
+            self.dir.join("data").display(),
+            socket(overlay, LEAF_PORT)
+        );
+        let mut members: Vec<&MachineMembership> = self.machines.iter().collect();
+        members.sort_by(|a, b| a.id.cmp(&b.id));
+        let _ = writeln!(
+            text,
+            "    # {} (founder)\n    {{ nkey: \"{}\" }}",
+            self.machine.id, self.machine.nats_key
+        );
+        for member in members.into_iter().filter(|member| member.id != self.machine.id) {
+            user(text, self.network, &member.id, &member.nats_key);
+        }
+        text.push_str("  ]\n}\n");
+    }
+
+    fn leaf(&self, text: &mut String, founder: Ipv6Addr) {
+        let _ = write!(
+            text,
+            "leafnodes: {{\n  reconnect: \"500ms\"\n  remotes: [\n    {{\n      url: \"nats-leaf://{}\"\n      \
+             include \"{SEED_FILE}\"\n    }}\n  ]\n}}\n\nauthorization: {{\n  users: [\n",
+            socket(founder, LEAF_PORT)
+        );
+        user(text, self.network, &self.machine.id, &self.machine.nats_key);
+        text.push_str("  ]\n}\n");
+    }
+
+    /// Writes the seed of the leaf connection; it never changes.
+    pub fn install_seed(&self) -> Result<(), DiskError> {
+        prepare(&self.dir, self.user.as_deref())?;
+        put(&self.dir.join(SEED_FILE), &format!("nkey: {}\n", self.seed), self.user.as_deref())
+    }
+}
+
+/// Writes the configuration file.
+pub fn install(spec: &NatsSpec) -> Result<(), DiskError> {
+    let user = spec.unit.user.as_deref();
+    if let Some(dir) = spec.config_path.parent() {
+        prepare(dir, user)?;
+    }
+    put(&spec.config_path, &spec.config, user)
+}
+
+/// The least a member needs: read and follow the buckets, write its own record, issue invites, serve its own
+/// commands. The subjects are those that the client library uses, found by trying each alone.
+fn user(text: &mut String, network: &NetworkId, machine: &MachineId, key: &str) {
+    let mut publish: Vec<String> = Vec::new();
+    for bucket in [subject::MACHINES, subject::INVITES, subject::LOCKS] {
+        publish.extend([
+            format!("$JS.{DOMAIN}.API.STREAM.INFO.KV_{bucket}"),
+            format!("$JS.{DOMAIN}.API.DIRECT.GET.KV_{bucket}"),
+            format!("$JS.{DOMAIN}.API.DIRECT.GET.KV_{bucket}.>"),
+            format!("$JS.{DOMAIN}.API.CONSUMER.CREATE.KV_{bucket}"),
+            format!("$JS.{DOMAIN}.API.CONSUMER.CREATE.KV_{bucket}.>"),
+            format!("$JS.{DOMAIN}.API.CONSUMER.DELETE.KV_{bucket}.*"),
+            format!("$JS.{DOMAIN}.API.CONSUMER.INFO.KV_{bucket}.*"),
+            // Without flow control a watch stalls for ever after about 2 MB.
+            format!("$JS.FC.KV_{bucket}.>"),
+        ]);
+    }
+    publish.extend([
+        // All of them, not only its own: a member that issues invites makes the record of the machine it lets in.
+        format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::MACHINES),
+        format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::INVITES),
+        format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::LOCKS),
+        format!("ployz.v1.{network}.rpc.>"),
+        "_INBOX.>".to_owned(),
+    ]);
+    let subscribe = [subject::rpc_all(network, machine), format!("{}.>", subject::inbox(machine))];
+    let _ = writeln!(text, "    # {machine}\n    {{\n      nkey: \"{key}\"\n      permissions: {{");
+    for (what, subjects) in [("publish", publish.as_slice()), ("subscribe", &subscribe)] {
+        let _ = writeln!(text, "        {what}: {{ allow: [");
+        for subject in subjects {
+            let _ = writeln!(text, "          \"{subject}\"");
+        }
+        text.push_str("        ] }\n");
+    }
+    text.push_str("      }\n    }\n");
+}
+
+fn prepare(dir: &Path, user: Option<&str>) -> Result<(), DiskError> {
+    let missing = !dir.exists();
+    make_dir(dir, 0o700)?;
+    if missing {
+        own(dir, user)?;
+    }
+    Ok(())
+}
+
+/// Owned by root and readable by the server's group, never by others: it holds the names of all users.
+fn put(path: &Path, text: &str, user: Option<&str>) -> Result<(), DiskError> {
+    replace(path, text.as_bytes(), 0o600)?;
+    own(path, user)
+}
+
+fn own(path: &Path, user: Option<&str>) -> Result<(), DiskError> {
+    let Some(name) = user else { return Ok(()) };
+    let fail = |source: std::io::Error| DiskError::Io { operation: "give", path: path.to_owned(), source };
+    let found = User::from_name(name).map_err(|errno| fail(errno.into()))?;
+    let (uid, gid): (Uid, Gid) = match found {
+        Some(user) => (user.uid, user.gid),
+        None => return Err(fail(std::io::Error::other(format!("there is no system user {name}")))),
+    };
+    chown(path, Some(uid), Some(gid)).map_err(|errno| fail(errno.into()))
+}
+
+fn socket(address: Ipv6Addr, port: u16) -> String {
+    SocketAddrV6::new(address, port, 0, 0).to_string()
+}
+
+/// Client port on the overlay address.
+pub const CLIENT_PORT: u16 = 4222;
+/// Leaf port on the founder's overlay address.
+pub const LEAF_PORT: u16 = 7422;
+/// Monitoring port on the namespace's loopback.
+pub const MONITOR_PORT: u16 = 8222;
+/// JetStream domain: without one a leaf's clients do not reach the founder's JetStream (nats-server 2.15.1).
+pub const DOMAIN: &str = "hub";
+/// Metadata key under which the server reports the revision it runs with.
+pub const REVISION_KEY: &str = "ployz_config";
+const SEED_FILE: &str = "leaf-seed.conf";
+const HEADER: &str = "# Written by ployzd from this machine's network.json and the members it knows.\n\
+                      # Changes made here are lost; `ployzctl explain nats` shows what is wanted and why.\n";

@@ -1,0 +1,45 @@
+//! Randomness and the keys made from it.
+
+use crate::disk::{Keys, Secret};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nkeys::KeyPair;
+use ployz_core::id::InviteId;
+use ployz_core::key::PrivateKey;
+use zeroize::Zeroizing;
+
+/// Random bytes from the kernel.
+pub fn bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0u8; N];
+    getrandom::fill(&mut bytes).expect("the kernel's random generator works once the machine has booted");
+    bytes
+}
+
+/// Fresh keys for one network.
+pub fn keys(invite: Option<InviteId>) -> Keys {
+    let nats = KeyPair::new_user();
+    let seed = Zeroizing::new(bytes::<32>());
+    Keys {
+        wireguard: PrivateKey::from_random(bytes()),
+        nats_seed: Secret::new(nats.seed().expect("a fresh pair has a seed")),
+        signing_seed: Secret::new(STANDARD.encode(seed.as_slice())),
+        invite,
+    }
+}
+
+/// Public half of a NATS user's seed.
+pub fn nats_key(keys: &Keys) -> Option<String> {
+    KeyPair::from_seed(keys.nats_seed.expose()).ok().map(|pair| pair.public_key())
+}
+
+/// Public half of the signing key, base64.
+pub fn verify_key(keys: &Keys) -> Option<String> {
+    let seed = decode_seed(keys.signing_seed.expose())?;
+    let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key();
+    Some(ployz_core::wire::v1::token::verifying_key_text(&key))
+}
+
+/// Reads the base64 form of a 32-byte seed.
+pub fn decode_seed(text: &str) -> Option<[u8; 32]> {
+    STANDARD.decode(text).ok()?.try_into().ok()
+}

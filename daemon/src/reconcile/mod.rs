@@ -1,0 +1,197 @@
+//! Inspect, decide, apply, verify: one run of the adopt path, and the memory of the last runs for `explain`.
+
+mod apply;
+mod inspect;
+
+use crate::supervisor::Supervisor;
+use ployz_core::adopt::{self, Component, Plan, Verdict};
+use ployz_core::live::NodeLive;
+use ployz_core::spec::NodeSpec;
+use ployz_core::wire::v1::api::{ComponentStatus, ExplainRun};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+/// The hands and the memory.
+#[derive(Clone)]
+pub struct Reconciler {
+    supervisor: Supervisor,
+    history: Arc<Mutex<VecDeque<ExplainRun>>>,
+}
+
+/// How one run ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// What was planned.
+    pub plan: Plan,
+    /// What is there afterwards.
+    pub live: NodeLive,
+    /// What failed, by component.
+    pub failures: BTreeMap<Component, String>,
+}
+
+impl Outcome {
+    /// Whether every component is as it should be.
+    pub fn is_good(&self) -> bool {
+        self.failures.is_empty()
+            && !self.plan.steps.iter().any(|step| matches!(step.verdict, Verdict::Hold(_)))
+    }
+
+    /// One line a component that is not as it should be.
+    pub fn complaints(&self) -> Vec<String> {
+        let held = self.plan.steps.iter().filter_map(|step| match &step.verdict {
+            Verdict::Hold(why) if !self.failures.contains_key(&step.component) => {
+                Some(format!("{} is held: {why}", step.component))
+            }
+            _ => None,
+        });
+        held.chain(self.failures.iter().map(|(component, error)| format!("{component} failed: {error}")))
+            .collect()
+    }
+}
+
+impl Reconciler {
+    /// With this supervisor.
+    pub fn new(supervisor: Supervisor) -> Self {
+        Self { supervisor, history: Arc::default() }
+    }
+
+    /// The supervisor.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
+    }
+
+    /// What is there, all parts inspected at once.
+    pub async fn inspect(&self, spec: &NodeSpec) -> NodeLive {
+        inspect::node(&self.supervisor, spec).await
+    }
+
+    /// One run. An all-adopt plan writes nothing.
+    pub async fn run(&self, trigger: &str, spec: &NodeSpec) -> Outcome {
+        let started = Instant::now();
+        let live = self.inspect(spec).await;
+        let plan = adopt::plan(spec, &live);
+        let outcome = if plan.is_silent() {
+            Outcome { plan, live, failures: BTreeMap::new() }
+        } else {
+            let mut failures = apply::plan(&self.supervisor, spec, &plan, &live).await;
+            let live = self.inspect(spec).await;
+            verify(spec, &plan, &live, &mut failures);
+            Outcome { plan, live, failures }
+        };
+        self.remember(trigger, started, &outcome);
+        outcome
+    }
+
+    /// A run for the namespace and the tunnel alone (a join's first step); returns what is wrong afterwards.
+    pub async fn run_tunnel(&self, trigger: &str, spec: &NodeSpec) -> Vec<String> {
+        const PARTS: [Component; 3] = [Component::Netns, Component::Tunnel, Component::Wireguard];
+        let started = Instant::now();
+        let live = self.inspect(spec).await;
+        let mut plan = adopt::plan(spec, &live);
+        plan.steps.retain(|step| PARTS.contains(&step.component));
+        let mut failures = apply::plan(&self.supervisor, spec, &plan, &live).await;
+        let live = self.inspect(spec).await;
+        verify(spec, &plan, &live, &mut failures);
+        let outcome = Outcome { plan, live, failures };
+        self.remember(trigger, started, &outcome);
+        outcome.complaints()
+    }
+
+    /// The last runs, oldest first.
+    pub fn history(&self) -> Vec<ExplainRun> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Forgets the runs of a network that is gone.
+    pub fn forget(&self) {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn remember(&self, trigger: &str, started: Instant, outcome: &Outcome) {
+        let took = started.elapsed();
+        let components = statuses(outcome);
+        let lines: Vec<String> = outcome.plan.steps.iter().map(ToString::to_string).collect();
+        let silent = outcome.plan.is_all_adopt();
+        let adopted = outcome.plan.count("adopt");
+        // Looking around and finding nothing is not news.
+        let news = !(silent && trigger == "look around");
+        for line in lines.iter().filter(|_| news) {
+            tracing::info!(target: "plan", trigger, "{line}");
+        }
+        for (component, error) in &outcome.failures {
+            tracing::error!(target: "plan", trigger, "{component} failed: {error}");
+        }
+        if news {
+            tracing::info!(target: "plan", trigger, "adopted {adopted} of {} in {} ms", lines.len(), took.as_millis());
+        }
+        let run = ExplainRun {
+            at: crate::clock::now(),
+            trigger: trigger.to_owned(),
+            took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            lines,
+            components,
+        };
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        // Silent look-arounds must not push out the runs that did something.
+        if silent
+            && history.back().is_some_and(|last| {
+                last.trigger == trigger && last.components.iter().all(|c| c.verdict == "adopt")
+            })
+        {
+            history.pop_back();
+        }
+        history.push_back(run);
+        while history.len() > KEPT_RUNS {
+            history.pop_front();
+        }
+    }
+}
+
+/// Whatever was to be written must be right now.
+fn verify(spec: &NodeSpec, plan: &Plan, live: &NodeLive, failures: &mut BTreeMap<Component, String>) {
+    let again = adopt::plan(spec, live);
+    for step in plan.steps.iter().filter(|step| step.verdict.writes()) {
+        match again.verdict(step.component) {
+            Some(Verdict::Adopt) | None => {
+                failures.remove(&step.component);
+            }
+            Some(left) => {
+                let why = left.why();
+                failures.entry(step.component).or_insert_with(|| format!("still to {}: {why}", left.word()));
+            }
+        }
+    }
+}
+
+fn statuses(outcome: &Outcome) -> Vec<ComponentStatus> {
+    let mut statuses = ComponentStatus::of(&outcome.plan);
+    for status in &mut statuses {
+        if let Some(error) = outcome.failures.get(&status.component) {
+            status.outcome = "failed".into();
+            status.error = Some(error.clone());
+        }
+        status.facts = facts(status.component, &outcome.live);
+    }
+    statuses
+}
+
+fn facts(component: Component, live: &NodeLive) -> BTreeMap<String, String> {
+    let pairs: Vec<(&str, String)> = match component {
+        Component::Netns => live.netns.present().map(|n| ("id", n.id.to_string())).into_iter().collect(),
+        Component::Tunnel => live.tunnel.present().map(|u| ("pid", u.pid.to_string())).into_iter().collect(),
+        Component::Wireguard => live
+            .wireguard
+            .present()
+            .map(|w| vec![("index", w.index.to_string()), ("peers", w.peers.len().to_string())])
+            .unwrap_or_default(),
+        Component::Link => {
+            live.link.present().map(|l| ("routes", l.routes.len().to_string())).into_iter().collect()
+        }
+        Component::Firewall => Vec::new(),
+        Component::Nats => live.nats.present().map(|n| ("pid", n.unit.pid.to_string())).into_iter().collect(),
+    };
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+const KEPT_RUNS: usize = 20;

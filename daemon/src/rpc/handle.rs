@@ -1,0 +1,225 @@
+//! From a request to its envelope.
+
+use crate::clock;
+use crate::daemon::{Daemon, Say};
+use crate::disk::{NetworkFile, Stored};
+use crate::failure::{Failure, Result};
+use crate::membership::issue;
+use crate::mesh::{Mesh, desired, ready};
+use ployz_core::adopt::Component;
+use ployz_core::id::NetworkName;
+use ployz_core::spec::link::WG_DEVICE;
+use ployz_core::wire::v1::api::{
+    ComponentStatus, ControlPlaneStatus, Envelope, ErrorCode, Explain, MeshStatus, NetworkSummary, Payload,
+    PeerStatus, Phase, Request, Status,
+};
+use ployz_netns::{namespace, wireguard};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Carries a request out.
+pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Envelope {
+    match dispatch(daemon, request, say).await {
+        Ok(envelope) => envelope,
+        Err(failure) => {
+            tracing::info!(code = %failure.code, "refused: {failure}");
+            failure.envelope()
+        }
+    }
+}
+
+async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Result<Envelope> {
+    let done = |message: String, payload: Option<Payload>| Ok(Envelope::ok(message, payload));
+    match request {
+        Request::Status => done("status".into(), Some(Payload::Status(status(daemon)))),
+        Request::Explain { component } => {
+            done("explain".into(), Some(Payload::Explain(explain(daemon, component))))
+        }
+        Request::MeshList => {
+            let networks = list(daemon)?;
+            let message = if networks.is_empty() {
+                "no networks found".into()
+            } else {
+                format!("{} networks", networks.len())
+            };
+            done(message, Some(Payload::MeshList { networks }))
+        }
+        Request::MeshStatus { network } => mesh_status(daemon, &network).await,
+        Request::MeshCreate { network } => {
+            let file = daemon.create(&network).await?;
+            done(
+                format!("network {network} created; `ployzctl mesh start {network}` starts it"),
+                Some(brief(&file, "stopped")),
+            )
+        }
+        Request::MeshInit { network } => {
+            let file = daemon.init(&network, say).await?;
+            done(format!("network {network} is running"), Some(brief(&file, "running")))
+        }
+        Request::MeshStart { network } => {
+            let file = daemon.start(&network, say).await?;
+            done(format!("network {network} is running"), Some(brief(&file, "running")))
+        }
+        Request::MeshStop { force } => {
+            done(format!("network {} is stopped", daemon.stop(force).await?), None)
+        }
+        Request::MeshJoin { token } => {
+            let file = daemon.join(&token, say).await?;
+            done(
+                format!("joined network {} as {}", file.name, file.machine.id),
+                Some(brief(&file, "running")),
+            )
+        }
+        Request::MeshReady => {
+            let ready = ready::check(&*daemon.running()?);
+            let message = if ready.ready { "ready" } else { "not ready" };
+            done(message.into(), Some(Payload::MeshReady(ready)))
+        }
+        Request::MeshDestroy { network, local } => {
+            daemon.destroy(&network, local, say).await?;
+            done(format!("network {network} is destroyed"), None)
+        }
+        Request::MeshSelfRecord => {
+            let record = Box::new(daemon.running()?.network().machine);
+            done(record.id.to_string(), Some(Payload::MeshSelfRecord { record }))
+        }
+        Request::MachineList => {
+            let mut rows = daemon.running()?.peers.borrow().machines.clone();
+            rows.sort_by(|a, b| a.id.cmp(&b.id));
+            done(format!("{} machines", rows.len()), Some(Payload::MachineList { rows }))
+        }
+        Request::InviteCreate { ttl_secs } => {
+            let (token, invite_id, expires_at) = daemon.invite(ttl_secs).await?;
+            let token = token.to_string();
+            done(
+                format!("invite {invite_id} created"),
+                Some(Payload::MachineInviteCreate { token, invite_id, expires_at }),
+            )
+        }
+        Request::InviteList => {
+            let invites = issue::list(&*daemon.running()?).await?;
+            done(format!("{} invites", invites.len()), Some(Payload::MachineInviteList { invites }))
+        }
+        Request::InviteRevoke { invite } => {
+            issue::revoke(&daemon.running()?, &invite).await?;
+            done(format!("invite {invite} is revoked"), None)
+        }
+    }
+}
+
+fn status(daemon: &Daemon) -> Status {
+    let mesh = daemon.current();
+    let file = mesh.as_ref().map(|mesh| mesh.network());
+    let last = daemon.shared.reconciler.history().pop();
+    Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        started_at: daemon.started_at,
+        runtime: "host".into(),
+        service_mode: daemon.shared.reconciler.supervisor().service_mode().into(),
+        network: file.as_ref().map(|file| file.name.clone()),
+        machine_id: file.as_ref().map(|file| file.machine.id.clone()),
+        overlay_ip: file.as_ref().map(|file| file.machine.overlay_ip),
+        phase: mesh.as_ref().map_or(Phase::Stopped, |mesh| *mesh.phase.borrow()),
+        components: if mesh.is_some() {
+            last.map(|run| run.components).unwrap_or_default()
+        } else {
+            Vec::new()
+        },
+        control_plane: mesh.as_ref().map(|mesh| control_plane(mesh)).unwrap_or_default(),
+    }
+}
+
+fn control_plane(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
+    let health = mesh.sync.borrow().clone();
+    vec![ControlPlaneStatus {
+        component: "store".into(),
+        healthy: health.healthy,
+        stale_since_unix_secs: health.since,
+        error: health.error,
+    }]
+}
+
+fn explain(daemon: &Daemon, component: Option<Component>) -> Explain {
+    let mut runs = daemon.shared.reconciler.history();
+    if let Some(component) = component {
+        for run in &mut runs {
+            run.components.retain(|status: &ComponentStatus| status.component == component);
+            run.lines.retain(|line| line.split_whitespace().next() == Some(component.as_str()));
+        }
+        runs.retain(|run| !run.components.is_empty());
+    }
+    Explain { runs }
+}
+
+fn list(daemon: &Daemon) -> Result<Vec<NetworkSummary>> {
+    let current = daemon.current().map(|mesh| (mesh.network().name, *mesh.phase.borrow()));
+    let names = daemon.shared.disk.networks()?;
+    let rows = names.into_iter().map(|name| match &current {
+        Some((active, phase)) if *active == name => {
+            NetworkSummary { name, state: phase.to_string(), active: true }
+        }
+        _ => NetworkSummary { name, state: "stopped".into(), active: false },
+    });
+    Ok(rows.collect())
+}
+
+async fn mesh_status(daemon: &Daemon, name: &NetworkName) -> Result<Envelope> {
+    let missing =
+        || Failure::new(ErrorCode::NetworkNotFound, format!("there is no network {name} on this machine"));
+    let file = daemon.shared.disk.network(name)?.ok_or_else(missing)?;
+    let mesh = daemon.current().filter(|mesh| mesh.network().name == *name);
+    let status = match mesh {
+        Some(mesh) => running_status(&mesh).await,
+        None => file_status(
+            &file,
+            if matches!(file.lifecycle, Stored::Joining { .. }) { "joining" } else { "stopped" },
+        ),
+    };
+    Ok(Envelope::ok(format!("network {name} is {}", status.lifecycle), Some(Payload::MeshStatus(status))))
+}
+
+async fn running_status(mesh: &Mesh) -> MeshStatus {
+    let file = mesh.network();
+    let device = wireguard::inspect(WG_DEVICE, &namespace::path(desired::NETNS)).await;
+    let (now, wall) = (mesh.millis(), clock::now());
+    let machines = mesh.peers.borrow().machines.clone();
+    let peers = machines.iter().filter(|machine| machine.id != file.machine.id).map(|machine| {
+        let stats = device
+            .present()
+            .and_then(|d| d.peers.get(&machine.public_key))
+            .map(|p| p.stats.clone())
+            .unwrap_or_default();
+        let path = mesh.path(&machine.public_key);
+        PeerStatus {
+            id: machine.id.clone(),
+            public_key: machine.public_key,
+            overlay_ip: machine.overlay_ip,
+            subnet: machine.subnet.to_string(),
+            endpoint: stats.endpoint,
+            candidates: machine.endpoints.clone(),
+            handshake_age_secs: stats.last_handshake.map(|at| wall.saturating_sub(at)),
+            rx_bytes: stats.rx_bytes,
+            tx_bytes: stats.tx_bytes,
+            rtt_ms: path.rtt_micros().map(|micros| micros as f64 / 1000.0),
+            reachable: path.reachable(now),
+        }
+    });
+    MeshStatus { peers: peers.collect(), ..file_status(&file, &mesh.phase.borrow().to_string()) }
+}
+
+fn file_status(file: &NetworkFile, lifecycle: &str) -> MeshStatus {
+    MeshStatus {
+        network: file.name.clone(),
+        overlay_ip: file.machine.overlay_ip,
+        lifecycle: lifecycle.to_owned(),
+        subnet: file.subnet().to_string(),
+        service_ip: IpAddr::V4(file.subnet().service()),
+        cluster_cidr: file.plan.cluster_cidr.to_string(),
+        peers: Vec::new(),
+    }
+}
+
+fn brief(file: &NetworkFile, lifecycle: &str) -> Payload {
+    Payload::MeshStatus(file_status(file, lifecycle))
+}

@@ -1,0 +1,72 @@
+//! Who runs the sidecars. Two hands with one contract: systemd's transient units, or detached processes where
+//! there is no systemd. Neither needs ployzd to go on living.
+
+pub mod process;
+pub mod systemd;
+
+use ployz_core::adopt::Seen;
+use ployz_core::live::UnitLive;
+use ployz_core::spec::{UnitName, UnitSpec};
+
+/// A failed operation on a unit.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {operation} {unit}: {detail}")]
+pub struct UnitError {
+    /// What was being done.
+    pub operation: &'static str,
+    /// To which unit.
+    pub unit: UnitName,
+    /// The supervisor's own words.
+    pub detail: String,
+}
+
+/// The supervisor in use.
+#[derive(Clone)]
+pub enum Supervisor {
+    /// systemd over D-Bus.
+    Systemd(systemd::Systemd),
+    /// Detached processes.
+    Process(process::Processes),
+}
+
+impl Supervisor {
+    /// `system` or `user`, as SPEC 10 names the service modes.
+    pub fn service_mode(&self) -> &'static str {
+        match self {
+            Self::Systemd(_) => "system",
+            Self::Process(_) => "user",
+        }
+    }
+
+    /// What runs under this name.
+    pub async fn inspect(&self, name: &UnitName) -> Seen<UnitLive> {
+        match self {
+            Self::Systemd(hands) => hands.inspect(name).await,
+            Self::Process(hands) => hands.inspect(name).await,
+        }
+    }
+
+    /// Starts a unit that is not there; returns when it runs (or is ready, for one that notifies).
+    pub async fn start(&self, spec: &UnitSpec) -> Result<(), UnitError> {
+        match self {
+            Self::Systemd(hands) => hands.start(spec).await,
+            Self::Process(hands) => hands.start(spec).await,
+        }
+    }
+
+    /// Stops a unit and forgets it; one that is not there is no error.
+    pub async fn stop(&self, name: &UnitName) -> Result<(), UnitError> {
+        match self {
+            Self::Systemd(hands) => hands.stop(name).await,
+            Self::Process(hands) => hands.stop(name).await,
+        }
+    }
+
+    /// Makes a unit read its settings again.
+    pub async fn reload(&self, spec: &UnitSpec) -> Result<(), UnitError> {
+        match self {
+            Self::Systemd(hands) => hands.reload(spec).await,
+            Self::Process(hands) => hands.reload(spec).await,
+        }
+    }
+}

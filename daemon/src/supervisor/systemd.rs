@@ -1,0 +1,271 @@
+//! Transient units over D-Bus. The only module that knows zbus.
+//!
+//! Identity is read back from the unit's properties and from `/proc` of its main process; a proxy is never kept,
+//! because zbus caches properties for a proxy's life.
+
+use crate::supervisor::UnitError;
+use futures_util::StreamExt;
+use ployz_core::adopt::Seen;
+use ployz_core::adopt::identity::Identity;
+use ployz_core::live::{ActiveState, UnitLive};
+use ployz_core::spec::unit::HASH_VARIABLE;
+use ployz_core::spec::{UnitName, UnitSpec};
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+use zbus_systemd::systemd1::ManagerProxy;
+use zbus_systemd::zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
+
+/// A connection to the system manager.
+#[derive(Clone)]
+pub struct Systemd {
+    bus: Connection,
+}
+
+type Properties = HashMap<String, OwnedVariant>;
+type ExecTuple = (String, Vec<String>, bool, u64, u64, u64, u64, u32, i32, i32);
+
+impl Systemd {
+    /// Whether systemd is PID 1 here.
+    pub fn is_init() -> bool {
+        std::path::Path::new("/run/systemd/system").is_dir()
+    }
+
+    /// Connects to the system bus.
+    pub async fn connect() -> Result<Self, zbus_systemd::zbus::Error> {
+        Ok(Self { bus: Connection::system().await? })
+    }
+
+    pub(super) async fn inspect(&self, name: &UnitName) -> Seen<UnitLive> {
+        match tokio::time::timeout(INSPECT, self.find(name)).await {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(error)) => Seen::Unknown(format!("D-Bus: {error}")),
+            Err(_) => Seen::Unknown(format!("D-Bus timed out after {}s", INSPECT.as_secs())),
+        }
+    }
+
+    async fn find(&self, name: &UnitName) -> zbus_systemd::zbus::Result<Seen<UnitLive>> {
+        let manager = ManagerProxy::new(&self.bus).await?;
+        let path = match manager.get_unit(file(name)).await {
+            Ok(path) => path,
+            Err(error) if is_named(&error, "org.freedesktop.systemd1.NoSuchUnit") => return Ok(Seen::Absent),
+            Err(error) => return Err(error),
+        };
+        let unit = self.properties(&path, "org.freedesktop.systemd1.Unit").await?;
+        let service = self.properties(&path, "org.freedesktop.systemd1.Service").await?;
+        if text(&unit, "LoadState") == "not-found" && text(&unit, "ActiveState") == "inactive" {
+            return Ok(Seen::Absent);
+        }
+        let fragment = text(&unit, "FragmentPath");
+        if !fragment.starts_with("/run/systemd/transient/") {
+            return Ok(Seen::Foreign(format!("unit {} comes from {fragment:?}", file(name))));
+        }
+        Ok(Seen::Present(live(&unit, &service)))
+    }
+
+    pub(super) async fn start(&self, spec: &UnitSpec) -> Result<(), UnitError> {
+        let properties = properties(spec);
+        let job = |manager: ManagerProxy<'static>| async move {
+            manager.start_transient_unit(file(&spec.name), "fail".into(), properties, Vec::new()).await
+        };
+        self.run_job("start", &spec.name, START, job).await
+    }
+
+    pub(super) async fn stop(&self, name: &UnitName) -> Result<(), UnitError> {
+        let job = |manager: ManagerProxy<'static>| async move {
+            manager.stop_unit(file(name), "replace".into()).await
+        };
+        match self.run_job("stop", name, STOP, job).await {
+            Err(error) if error.detail.contains("NoSuchUnit") => return Ok(()),
+            other => other?,
+        }
+        // A failed unit stays loaded until it is reset; `CollectMode` unloads it then.
+        if let Ok(manager) = ManagerProxy::new(&self.bus).await {
+            let _ = manager.reset_failed_unit(file(name)).await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn reload(&self, spec: &UnitSpec) -> Result<(), UnitError> {
+        let job = |manager: ManagerProxy<'static>| async move {
+            manager.reload_unit(file(&spec.name), "replace".into()).await
+        };
+        self.run_job("reload", &spec.name, START, job).await
+    }
+
+    /// Starts a job and waits for its end. The signal is subscribed to before the job can end.
+    async fn run_job<F>(
+        &self,
+        operation: &'static str,
+        name: &UnitName,
+        limit: Duration,
+        start: impl FnOnce(ManagerProxy<'static>) -> F,
+    ) -> Result<(), UnitError>
+    where
+        F: Future<Output = zbus_systemd::zbus::Result<OwnedObjectPath>>,
+    {
+        let fail = |detail: String| UnitError { operation, unit: name.clone(), detail };
+        let work = async {
+            let manager = ManagerProxy::new(&self.bus).await.map_err(|error| fail(error.to_string()))?;
+            match manager.subscribe().await {
+                Err(error) if !is_named(&error, "org.freedesktop.systemd1.AlreadySubscribed") => {
+                    return Err(fail(error.to_string()));
+                }
+                _ => {}
+            }
+            let mut ended = manager.receive_job_removed().await.map_err(|error| fail(error.to_string()))?;
+            let job = start(manager.clone()).await.map_err(|error| fail(error.to_string()))?;
+            while let Some(signal) = ended.next().await {
+                let Ok(arguments) = signal.args() else { continue };
+                if arguments.job.as_str() == job.as_str() {
+                    return match arguments.result.as_str() {
+                        "done" => Ok(()),
+                        other => Err(fail(format!("the job ended with {other:?}; see journalctl -u {name}"))),
+                    };
+                }
+            }
+            Err(fail("the bus connection ended".into()))
+        };
+        match tokio::time::timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(fail(format!("no end within {}s", limit.as_secs()))),
+        }
+    }
+
+    async fn properties(
+        &self,
+        path: &OwnedObjectPath,
+        interface: &str,
+    ) -> zbus_systemd::zbus::Result<Properties> {
+        let reply = self
+            .bus
+            .call_method(
+                Some("org.freedesktop.systemd1"),
+                path,
+                Some("org.freedesktop.DBus.Properties"),
+                "GetAll",
+                &(interface,),
+            )
+            .await?;
+        reply.body().deserialize()
+    }
+}
+
+fn live(unit: &Properties, service: &Properties) -> UnitLive {
+    let mut fields = BTreeMap::new();
+    let mut put = |name: &str, value: String| fields.insert(name.to_owned(), value);
+    put("exec", exec(service, "ExecStart").first().map_or_else(String::new, |command| command.1.join(" ")));
+    let mut fingerprint = None;
+    for entry in list(service, "Environment") {
+        match entry.split_once('=') {
+            Some((HASH_VARIABLE, value)) => fingerprint = Some(value.to_owned()),
+            Some((key, value)) => {
+                put(&format!("env.{key}"), value.to_owned());
+            }
+            None => {}
+        }
+    }
+    let or = |value: String, default: &str| if value.is_empty() { default.to_owned() } else { value };
+    put("user", or(text(service, "User"), "root"));
+    put("netns", or(text(service, "NetworkNamespacePath"), "host"));
+    put("writable", list(service, "ReadWritePaths").join(" "));
+    put("notifies", (text(service, "Type") == "notify").to_string());
+    let reload = exec(service, "ExecReload");
+    let signal = reload.first().and_then(|command| command.1.get(1)?.strip_prefix('-').map(str::to_owned));
+    put("reload_signal", signal.unwrap_or_else(|| "none".into()));
+    put("capabilities", capability_names(get(service, "CapabilityBoundingSet").unwrap_or(u64::MAX)));
+    let pid: u32 = get(service, "MainPID").unwrap_or(0);
+    let netns = (pid != 0).then(|| ployz_netns::namespace::id_of_process(pid).ok().flatten()).flatten();
+    let state = match text(unit, "ActiveState").as_str() {
+        "active" | "reloading" => ActiveState::Active,
+        "activating" | "deactivating" => ActiveState::Changing,
+        _ => ActiveState::Inactive,
+    };
+    UnitLive { identity: Identity::new(fields), fingerprint, state, pid, netns }
+}
+
+fn properties(spec: &UnitSpec) -> Vec<(String, OwnedVariant)> {
+    let mut list: Vec<(String, OwnedVariant)> = Vec::new();
+    let mut put = |name: &str, value: Variant<'_>| {
+        let value = value.try_to_owned().expect("plain data holds no file descriptor");
+        list.push((name.to_owned(), value));
+    };
+    let mut environment = vec![format!("{HASH_VARIABLE}={}", spec.identity().fingerprint())];
+    environment.extend(spec.environment.iter().map(|(key, value)| format!("{key}={value}")));
+    let program = spec.exec.first().cloned().unwrap_or_default();
+    put("Description", Variant::new(spec.description.clone()));
+    put("Type", Variant::new(if spec.notifies { "notify" } else { "exec" }));
+    put("ExecStart", Variant::new(vec![(program, spec.exec.clone(), false)]));
+    if let Some(signal) = spec.reload_signal {
+        let kill = "/bin/kill".to_owned();
+        let arguments = vec![kill.clone(), format!("-{signal}"), "$MAINPID".to_owned()];
+        put("ExecReload", Variant::new(vec![(kill, arguments, false)]));
+    }
+    put("Environment", Variant::new(environment));
+    if let Some(user) = &spec.user {
+        put("User", Variant::new(user.clone()));
+    }
+    if let Some(netns) = &spec.netns {
+        put("NetworkNamespacePath", Variant::new(netns.display().to_string()));
+    }
+    let writable: Vec<String> = spec.writable.iter().map(|path| path.display().to_string()).collect();
+    put("ReadWritePaths", Variant::new(writable));
+    let mask = capability_mask(&spec.capabilities);
+    put("CapabilityBoundingSet", Variant::new(mask));
+    put("AmbientCapabilities", Variant::new(if spec.user.is_some() { mask } else { 0 }));
+    put("Slice", Variant::new("ployz.slice"));
+    put("Restart", Variant::new("always"));
+    put("RestartUSec", Variant::new(1_000_000u64));
+    // It never gives up: a namespace that is gone for a while must not leave a unit dead for good.
+    put("StartLimitIntervalUSec", Variant::new(0u64));
+    put("TimeoutStopUSec", Variant::new(spec.stop_seconds * 1_000_000));
+    put("LimitNOFILE", Variant::new(65_536u64));
+    put("OOMScoreAdjust", Variant::new(-500i32));
+    put("CollectMode", Variant::new("inactive-or-failed"));
+    list
+}
+
+fn exec(properties: &Properties, name: &str) -> Vec<ExecTuple> {
+    get(properties, name).unwrap_or_default()
+}
+
+fn list(properties: &Properties, name: &str) -> Vec<String> {
+    get(properties, name).unwrap_or_default()
+}
+
+fn text(properties: &Properties, name: &str) -> String {
+    get(properties, name).unwrap_or_default()
+}
+
+fn get<T: TryFrom<OwnedVariant>>(properties: &Properties, name: &str) -> Option<T> {
+    properties.get(name).and_then(|value| T::try_from(value.clone()).ok())
+}
+
+fn file(name: &UnitName) -> String {
+    format!("{name}.service")
+}
+
+fn is_named(error: &zbus_systemd::zbus::Error, name: &str) -> bool {
+    matches!(error, zbus_systemd::zbus::Error::MethodError(found, ..) if found.as_str() == name)
+}
+
+fn capability_mask(names: &[&str]) -> u64 {
+    CAPABILITIES.iter().filter(|(name, _)| names.contains(name)).map(|(_, bit)| 1u64 << bit).sum()
+}
+
+fn capability_names(mask: u64) -> String {
+    let known =
+        CAPABILITIES.iter().filter(|(_, bit)| mask & (1 << bit) != 0).map(|(name, _)| (*name).to_owned());
+    let rest = mask & !CAPABILITIES.iter().map(|(_, bit)| 1u64 << bit).sum::<u64>();
+    let mut names: Vec<String> = known.collect();
+    if rest != 0 {
+        names.push(format!("{rest:#x}"));
+    }
+    names.join(" ")
+}
+
+/// The capabilities our units use, with their numbers (linux/capability.h), in alphabetical order.
+const CAPABILITIES: [(&str, u32); 4] =
+    [("CAP_DAC_OVERRIDE", 1), ("CAP_NET_ADMIN", 12), ("CAP_NET_BIND_SERVICE", 10), ("CAP_SYS_ADMIN", 21)];
+const INSPECT: Duration = Duration::from_secs(2);
+const START: Duration = Duration::from_secs(30);
+const STOP: Duration = Duration::from_secs(60);

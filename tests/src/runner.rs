@@ -1,0 +1,240 @@
+//! Runs scenarios one after another, in labs that are shared where that is safe, and tells what happened.
+//!
+//! Scenarios of one shape run in one lab. In between, lane `vm` restores a snapshot; lane `ns` purges our package, looks that
+//! nothing of it is left, and installs it again. A lab that does not come clean is thrown away for a fresh one.
+
+use std::fmt;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::lab::{Lab, Lane, Shape, artifact_dir};
+use crate::scenario::{Ctx, Need, Scenario};
+
+/// What to run, and where.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The lane of every lab.
+    pub lane: Lane,
+    /// Our package, for scenarios that need it.
+    pub deb: Option<PathBuf>,
+    /// Only scenarios whose name contains one of these; none means all.
+    pub filter: Vec<String>,
+    /// Stop at the first failure and let its nodes run, for `lab sh`.
+    pub keep: bool,
+}
+
+/// How many scenarios ended how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Scenarios that ran to their end.
+    pub passed: usize,
+    /// Scenarios that failed.
+    pub failed: usize,
+    /// Scenarios that need what this run does not have.
+    pub skipped: usize,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+impl Plan {
+    /// The scenarios that the filter leaves.
+    pub fn select(&self, mut scenarios: Vec<Scenario>) -> Vec<Scenario> {
+        let wanted = |name: &str| {
+            self.filter.is_empty() || self.filter.iter().any(|part| name.contains(part.as_str()))
+        };
+        scenarios.retain(|scenario| wanted(scenario.name));
+        scenarios
+    }
+
+    /// Runs them, printing a line for each and the tally as the last line.
+    pub fn run(&self, scenarios: Vec<Scenario>) -> Result<Tally> {
+        if let Some(deb) = &self.deb {
+            fs::metadata(deb).with_context(|| deb.display().to_string())?;
+        }
+        let (mut tally, mut ready) = (Tally::default(), Vec::new());
+        for scenario in self.select(scenarios) {
+            match scenario.unmet(self.lane, self.deb.as_deref()) {
+                None => ready.push(scenario),
+                Some(Need::Package) => {
+                    tally.skipped += 1;
+                    println!("{} ... not for this run: needs package (--deb FILE)", scenario.name);
+                }
+                Some(need) => {
+                    tally.skipped += 1;
+                    println!("{} ... not for this lane: needs {need}", scenario.name);
+                }
+            }
+        }
+        ready.sort_by_key(|scenario| self.bench(scenario)); // stable: the order within a shape stays
+        let mut spare = None;
+        for (at, scenario) in ready.iter().enumerate() {
+            let again = ready.get(at + 1).is_some_and(|next| self.bench(next) == self.bench(scenario));
+            let start = Instant::now();
+            match self.one(scenario, &mut spare, again) {
+                Ok(()) => {
+                    tally.passed += 1;
+                    println!("{} ... ok ({:.1} s)", scenario.name, start.elapsed().as_secs_f64());
+                }
+                Err(error) => {
+                    tally.failed += 1;
+                    println!(
+                        "{} ... FAILED ({:.1} s)\n{error:#}",
+                        scenario.name,
+                        start.elapsed().as_secs_f64()
+                    );
+                    if self.keep {
+                        break;
+                    }
+                }
+            }
+        }
+        drop(spare);
+        println!("{tally}");
+        Ok(tally)
+    }
+
+    fn one(&self, scenario: &Scenario, spare: &mut Option<Ready>, again: bool) -> Result<()> {
+        let ready = self.ready(scenario, spare.take(), again)?;
+        let limit = scenario.deadline(self.lane);
+        ready.lab.set_deadline(Some(Instant::now() + limit));
+        let mut ctx = Ctx { lab: ready.lab, deb: self.deb.clone(), scenario: scenario.name };
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            if scenario.needs.contains(&Need::Docker) {
+                ctx.lab.each(|node| node.sh("systemctl start docker")).context("start Docker")?;
+            }
+            (scenario.run)(&mut ctx)
+        }))
+        .unwrap_or_else(|panic| Err(anyhow!("panicked: {}", panic_text(&*panic))));
+        let lab = ctx.lab;
+        lab.set_deadline(None);
+        match result {
+            Ok(()) if again => *spare = Some(Ready { lab, ..ready }),
+            Ok(()) => {}
+            Err(error) => {
+                tell(&lab, scenario.name);
+                if self.keep {
+                    println!("kept: {} (`lab sh 1`, `lab down`)", lab.keep()?.display());
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// A lab of the right shape with the package installed if that is needed: the spare one made clean, or a fresh one.
+    fn ready(&self, scenario: &Scenario, spare: Option<Ready>, again: bool) -> Result<Ready> {
+        let bench = self.bench(scenario);
+        if let Some(spare) = spare.filter(|spare| spare.bench == bench) {
+            match self.reset(&spare) {
+                Ok(()) => return Ok(spare),
+                Err(error) => println!(
+                    "    a fresh lab for {}, because the last one is not clean: {error:#}",
+                    scenario.name
+                ),
+            }
+        }
+        let lab = Lab::start_shape(bench.shape)?;
+        if bench.package {
+            self.install(&lab)?;
+        }
+        let saved = again && self.lane == Lane::Vm;
+        if saved {
+            lab.snapshot(READY)?;
+        }
+        Ok(Ready { lab, bench, saved })
+    }
+
+    fn reset(&self, ready: &Ready) -> Result<()> {
+        let lab = &ready.lab;
+        if ready.saved {
+            lab.restore(READY)?;
+            return lab.heal_all();
+        }
+        if ready.bench.docker {
+            bail!("Docker ran in it");
+        }
+        lab.heal_all()?;
+        lab.each(|node| {
+            if !node.is_up() {
+                node.boot()?;
+            }
+            node.sh(PURGE)?;
+            match node.sh(LEFT)? {
+                left if left.is_empty() => Ok(()),
+                left => bail!("left after the purge:\n{left}"),
+            }
+        })?;
+        if ready.bench.package { self.install(lab) } else { Ok(()) }
+    }
+
+    fn install(&self, lab: &Lab) -> Result<()> {
+        let deb = self.deb.as_deref().context("no package was given")?;
+        lab.each(|node| node.install(deb)).context("install the package").map(drop)
+    }
+
+    fn bench(&self, scenario: &Scenario) -> Bench {
+        let needs = |need| scenario.needs.contains(&need);
+        let shape = Shape {
+            lane: self.lane,
+            nodes: scenario.nodes,
+            underlays: scenario.underlays,
+            power_cut: needs(Need::PowerCut),
+        };
+        Bench { shape, package: needs(Need::Package), docker: needs(Need::Docker) }
+    }
+}
+
+/// What two scenarios must have in common to share a lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Bench {
+    shape: Shape,
+    package: bool,
+    docker: bool,
+}
+
+struct Ready {
+    lab: Lab,
+    bench: Bench,
+    saved: bool,
+}
+
+fn tell(lab: &Lab, name: &str) {
+    let dir: &Path = &artifact_dir(name);
+    match lab.collect(dir) {
+        Err(error) => println!("    could not collect from the nodes: {error:#}"),
+        Ok(tails) => {
+            for (node, tail) in tails {
+                println!("    --- {node}: journal of ployzd\n{}", tail.trim_end());
+            }
+        }
+    }
+    println!("    journals and network state: {}", dir.display());
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
+}
+
+const READY: &str = "ready";
+
+const PURGE: &str =
+    "p=$(dpkg-query -W -f '${Package}\\n' 'ployz*' 2>/dev/null); [ -z \"$p\" ] || dpkg --purge $p";
+
+/// Prints whatever a purge should not have left.
+const LEFT: &str = "systemctl daemon-reload
+ls -d /etc/ployz /etc/systemd/system/ployz* /var/lib/ployz /run/ployz* 2>/dev/null
+ip netns list | sed 's/^/netns /'
+systemctl list-units --all --plain --no-legend 'ployz*' | sed 's/^/unit /'
+nft list tables | grep ployz
+ip -br link | grep -vE '^(lo|eth[0-9]|docker0)' | sed 's/^/link /'
+ps -eo pid,comm,args | awk '$2 ~ /^ployz|^nats-server/ { print \"process\", $0 }'
+true";
