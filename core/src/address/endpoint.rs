@@ -114,10 +114,9 @@ pub const MIN_UNDERLAY_MTU: u32 = 1280 + 80;
 /// More would only slow rotation down.
 const MAX_CANDIDATES: usize = 8;
 
-/// Links that lead into containers or other tunnels. A bridge is judged by its name: on many servers the
-/// machine's own address lives on `br0`.
-const HELPER_KINDS: [&str; 13] = [
-    "veth",
+/// Links that lead into containers or other tunnels. Bridges and veth links are judged by their names: on many
+/// servers the machine's own address lives on `br0`, and `eth0` of a system container is one end of a veth pair.
+const HELPER_KINDS: [&str; 12] = [
     "wireguard",
     "tun",
     "dummy",
