@@ -23,8 +23,8 @@ die() { tail -25 "$1" >&2; exit 1; }
 # shellcheck disable=SC2016
 mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -1)}
 [ -n "$mirror" ] || { echo 'no Debian mirror is known: run apt-get update, or set MIRROR' >&2; exit 1; }
-# What older versions of this script made goes, unless a lab may be running on it.
-if ! ls "$lab"/run/* >/dev/null 2>&1; then find "$lab/img" -mindepth 1 -maxdepth 1 -name "$suite-*" ! -name "$suite-$hash" -exec rm -rf {} +; fi
+# What older versions of this script made goes, unless a lab (of anyone) may be running on it.
+if ! ip netns list | grep -q '^ployz-lab-'; then find "$lab/img" -mindepth 1 -maxdepth 1 -name "$suite-*" ! -name "$suite-$hash" -exec rm -rf {} +; fi
 new=$img.new; rm -rf "$new"; mkdir -p "$new"; root=$new/rootfs
 
 # 1. Packages. The kernel is unpacked, not installed: that keeps initramfs-tools out (step 3 makes a 1 MB initrd instead).
@@ -77,7 +77,7 @@ while :; do
   t=$((t + 1)); [ $t -lt 300 ] || exit 1
   sleep 0.1
 done
-ip link set "$dev" netns "$1"
+nsenter -t 1 -n ip link set "$dev" netns "$1"      # we run in sshd's own network namespace
 nsenter -t "$1" -n sh -c "ip link set lo up; ip addr add 10.79.0.1$i/24 dev $dev; ip link set $dev up"
 I
 chmod 755 "$root/usr/local/sbin/lab-command-link"
@@ -103,7 +103,7 @@ sc disable docker.service docker.socket containerd.service ssh.service || true
 sc mask systemd-networkd-wait-online.service systemd-logind.service modprobe@.service systemd-network-generator.service \
   systemd-networkd-persistent-storage.service systemd-random-seed.service systemd-pcrphase.service systemd-hwdb-update.service \
   apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer e2scrub_reap.service \
-  getty@tty1.service ssh.service
+  getty@tty1.service serial-getty@ttyS0.service ssh.service
 mkdir -p "$root/etc/systemd/system-generators" "$root/etc/systemd/journald.conf.d" "$root/var/log/journal"
 ln -sf /dev/null "$root/etc/systemd/system-generators/systemd-ssh-generator"
 printf '[Journal]\nStorage=persistent\nSystemMaxUse=64M\nRateLimitIntervalSec=0\n' >"$root/etc/systemd/journald.conf.d/lab.conf"

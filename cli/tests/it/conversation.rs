@@ -120,6 +120,29 @@ fn progress_is_not_shown_when_piped() {
     assert_eq!(parts(&once(script, &["mesh", "start", "prod"], "")), (Some(0), "running\n", ""));
 }
 
+/// On a terminal, which `script` (bsdutils, part of every Debian) plays.
+fn on_a_terminal(delay: Duration, mode: &str) -> String {
+    let stage = Stage::new();
+    let progress = "{\"event\":\"progress\",\"message\":\"making wg0\"}\n";
+    let result = "{\"event\":\"result\",\"ok\":true,\"code\":\"OK\",\"message\":\"running\"}\n";
+    let fake = Fake::start(stage.path(), Script::pieces(&[progress, result]).after(delay));
+    let line = format!("{} mesh start prod {mode}", env!("CARGO_BIN_EXE_ployzctl"));
+    let mut script = std::process::Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("PLOYZ_SOCKET", &fake.socket).stdin(Stdio::null());
+    let output = script.output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().replace('\r', "")
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_when_it_takes_over_a_second() {
+    let slow = on_a_terminal(Duration::from_millis(1500), "");
+    assert_eq!(slow, "... waiting for ployzd\n... making wg0\nrunning\n");
+    assert_eq!(on_a_terminal(Duration::ZERO, ""), "running\n");
+    assert_eq!(on_a_terminal(Duration::from_millis(1500), "--quiet"), "");
+    assert!(on_a_terminal(Duration::from_millis(1500), "--json").starts_with('{'));
+}
+
 #[test]
 fn a_daemon_that_dies_in_between_leaves_a_way_on() {
     let progress = "{\"event\":\"progress\",\"message\":\"making wg0\"}\n";

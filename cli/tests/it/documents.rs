@@ -5,7 +5,7 @@ use ployz_core::config::{Config, Layer, Origin};
 use ployz_core::wire::v1::api::ErrorCode;
 use std::path::{Path, PathBuf};
 
-fn project(path: &str) -> PathBuf {
+pub(crate) fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 

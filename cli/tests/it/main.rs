@@ -10,6 +10,7 @@ mod documents;
 mod fake;
 mod generated;
 mod help;
+mod packaging;
 mod rendering;
 mod stage;
 mod usage;

@@ -119,7 +119,7 @@ impl Store {
 
     /// One read through to the founder.
     pub async fn ping(&self) -> Result<()> {
-        self.machines.status().await.map(|_| ()).map_err(|error| away("read", error))
+        count(&self.machines).await.map(|_| ())
     }
 
     /// A member.
@@ -234,9 +234,14 @@ async fn get<T: DeserializeOwned>(bucket: &kv::Store, key: &str) -> Result<Optio
     }
 }
 
+/// How many values a bucket holds, as the server says now (`status` would answer from memory).
+async fn count(bucket: &kv::Store) -> Result<u64> {
+    let info = bucket.stream.get_info().await.map_err(|error| away("ask", error))?;
+    Ok(info.state.messages)
+}
+
 async fn keys(bucket: &kv::Store) -> Result<Vec<String>> {
-    let status = bucket.status().await.map_err(|error| away("list", error))?;
-    if status.values() == 0 {
+    if count(bucket).await? == 0 {
         return Ok(Vec::new());
     }
     let mut listed = bucket.keys().await.map_err(|error| away("list", error))?;
@@ -273,7 +278,7 @@ async fn update<T: Serialize>(bucket: &kv::Store, key: &str, value: &T, revision
 async fn watch<T: DeserializeOwned + Send + 'static>(
     bucket: &kv::Store,
 ) -> Result<impl Stream<Item = Change<T>> + use<T>> {
-    let empty = bucket.status().await.map_err(|error| away("watch", error))?.values() == 0;
+    let empty = count(bucket).await? == 0;
     let changes = bucket.watch_with_history(">").await.map_err(|error| away("watch", error))?;
     let first = futures_util::stream::iter(empty.then_some(Change::Caught));
     let mut caught = empty;

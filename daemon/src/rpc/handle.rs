@@ -54,11 +54,11 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
         }
         Request::MeshInit { network } => {
             let file = daemon.init(&network, say).await?;
-            done(format!("network {network} is running"), Some(brief(&file, "running")))
+            done(format!("network {network} is running"), Some(now(daemon, &file).await))
         }
         Request::MeshStart { network } => {
             let file = daemon.start(&network, say).await?;
-            done(format!("network {network} is running"), Some(brief(&file, "running")))
+            done(format!("network {network} is running"), Some(now(daemon, &file).await))
         }
         Request::MeshStop { force } => {
             done(format!("network {} is stopped", daemon.stop(force).await?), None)
@@ -217,6 +217,14 @@ fn file_status(file: &NetworkFile, lifecycle: &str) -> MeshStatus {
         service_ip: IpAddr::V4(file.subnet().service()),
         cluster_cidr: file.plan.cluster_cidr.to_string(),
         peers: Vec::new(),
+    }
+}
+
+/// The network as it is after an operation.
+async fn now(daemon: &Daemon, file: &NetworkFile) -> Payload {
+    match daemon.current() {
+        Some(mesh) => Payload::MeshStatus(running_status(&mesh).await),
+        None => brief(file, "stopped"),
     }
 }
 

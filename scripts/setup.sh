@@ -1,0 +1,34 @@
+#!/bin/sh
+# Installs the Debian packages that building, `make demo` and `make test` need; nothing when all are there.
+# With an argument `test` also what booting real nodes needs (tests/vm/setup-host.sh).
+set -eu
+here=$(cd "$(dirname "$0")/.." && pwd)
+
+missing=
+need() { # $1: program, $2: package
+    command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"
+}
+need cc gcc
+need make make
+need ip iproute2
+need nft nftables
+need ping iputils-ping
+need wg wireguard-tools
+need python3 python3
+need unshare util-linux
+need dpkg-shlibdeps dpkg-dev
+need curl curl
+need jq jq
+python3 -m pip --version >/dev/null 2>&1 || command -v pip >/dev/null 2>&1 || missing="$missing python3-pip"
+
+if [ -n "$missing" ]; then
+    [ "$(id -u)" = 0 ] || { echo "setup: as root: apt-get install$missing" >&2; exit 1; }
+    echo "setup: installing$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get -q update >/dev/null
+    # shellcheck disable=SC2086 # a list of packages
+    apt-get -q install -y --no-install-recommends $missing >/dev/null
+fi
+if [ "${1:-}" = test ]; then
+    sh -c "exec bash '$here/tests/vm/setup-host.sh'"
+fi
