@@ -96,8 +96,8 @@ pub fn wireguard(spec: &WireguardSpec, live: &WireguardLive) -> Verdict {
         return Verdict::Hold(format!("not ours: link {} is marked {:?}", spec.name, text(alias)));
     }
     if live.backend != spec.backend {
-        let (have, want) = (format!("{:?}", live.backend), format!("{:?}", spec.backend));
-        return Verdict::Recreate(Cause::Drift(vec![Drift::new("backend", &have, &want)]));
+        let drift = Drift::new("backend", live.backend.as_str(), spec.backend.as_str());
+        return Verdict::Recreate(Cause::Drift(vec![drift]));
     }
     converge(wireguard_drift(spec, live))
 }
@@ -379,7 +379,7 @@ fn cascade<T>(parent: Parent, seen: &Seen<T>, present: impl FnOnce(&T) -> Verdic
 fn cascade_soft<T>(parent: Parent, seen: &Seen<T>, present: impl FnOnce(&T) -> Verdict) -> Verdict {
     match cascade(parent, seen, present) {
         Verdict::Recreate(Cause::Parent(parent)) => {
-            Verdict::Converge(vec![Drift::change("netns", format!("{parent} is made anew"))])
+            Verdict::Converge(vec![Drift::change("table", format!("{parent} is made anew"))])
         }
         other => other,
     }

@@ -42,3 +42,13 @@ pub struct NodeSpec {
     /// The store.
     pub nats: NatsSpec,
 }
+
+impl TunnelBackend {
+    /// As an operator writes it in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Userspace => "userspace",
+        }
+    }
+}

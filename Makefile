@@ -1,0 +1,50 @@
+# The commands of README.md and CONTRIBUTING.md. `make help` lists them.
+SHELL := /bin/bash
+PROFILE ?= release
+DEB_ARCH := amd64
+
+.PHONY: help setup build demo deb deb-dev test test-fast test-ns test-vm lint bench fuzz clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install the Debian packages that building needs
+	@scripts/setup.sh
+
+build: setup ## build everything (release)
+	cargo build --release
+	packaging/fetch-nats.sh
+
+demo: setup ## a three-node mesh on this machine: init, join, kill ployzd under a ping, adopted, clean up
+	cargo build --profile $(if $(filter dev,$(PROFILE)),dev,$(PROFILE)) -p ployzd -p ployzctl -p ployz-netns --bins
+	PLOYZ_PROFILE=$(PROFILE) scripts/demo.sh
+
+deb: setup ## dist/ployz_<version>_amd64.deb
+	packaging/build-deb.sh
+
+deb-dev: setup
+	PLOYZ_PROFILE=dev packaging/build-deb.sh
+
+lint: ## formatting, clippy, shellcheck, dependency rules
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	scripts/check-tree.sh
+
+test-fast: setup ## unit, property, golden and contract tests: minutes, no nodes
+	scripts/test-fast.sh
+
+test-ns: deb-dev ## every scenario on native nodes (lane ns)
+	scripts/test-nodes.sh ns
+
+test-vm: deb-dev ## the core scenarios on virtual machines (lane vm)
+	scripts/test-nodes.sh vm
+
+test: ## everything CI runs
+	scripts/test.sh
+
+bench: build ## measurements, with the machine's description
+	scripts/bench.sh
+
+clean: ## remove what was built
+	cargo clean
+	rm -rf dist

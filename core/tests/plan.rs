@@ -1,0 +1,320 @@
+//! The drift table: what is found, and the whole plan as an operator reads it.
+
+mod node;
+
+use node::{NS, live, network, peer_key, spec};
+use ployz_core::adopt::{Component, Plan, Seen, plan};
+use ployz_core::id::NetworkId;
+use ployz_core::live::*;
+use ployz_core::spec::netns::owner_alias;
+use ployz_core::spec::{NodeSpec, TunnelBackend};
+use proptest::prelude::*;
+
+const KERNEL: TunnelBackend = TunnelBackend::Kernel;
+const USERSPACE: TunnelBackend = TunnelBackend::Userspace;
+
+fn drifted(backend: TunnelBackend, change: impl FnOnce(&mut NodeSpec, &mut NodeLive)) -> String {
+    let mut spec = spec(backend);
+    let mut live = live(&spec);
+    change(&mut spec, &mut live);
+    plan(&spec, &live).to_string()
+}
+
+fn golden(name: &str, got: &str) {
+    let path =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.txt"));
+    if std::env::var_os("PLOYZ_BLESS").is_some() {
+        std::fs::write(&path, got).unwrap();
+    }
+    let want = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(got, want, "{name}: PLOYZ_BLESS=1 writes the golden file anew");
+}
+
+macro_rules! present {
+    ($seen:expr) => {
+        match &mut $seen {
+            Seen::Present(live) => live,
+            other => panic!("not present: {other:?}"),
+        }
+    };
+}
+
+/// Every row of the drift table, as one text a person can read through.
+#[test]
+fn drift_table() {
+    let mut text = String::new();
+    let mut row = |title: &str, plan: String| text += &format!("# {title}\n{plan}\n");
+
+    row("all right", drifted(KERNEL, |_, _| {}));
+    row("all right, userspace tunnel", drifted(USERSPACE, |_, _| {}));
+    row("nothing there", drifted(KERNEL, |_, live| *live = nothing()));
+    row("nothing there, userspace tunnel", drifted(USERSPACE, |_, live| *live = nothing()));
+    row(
+        "namespace deleted, the rest as it was left",
+        drifted(KERNEL, |_, live| {
+            live.netns = Seen::Absent;
+            live.wireguard = Seen::Absent;
+            let link = present!(live.link);
+            (link.host_end, link.netns_end) = (None, None);
+            link.routes.clear();
+            present!(live.firewall).netns = None;
+        }),
+    );
+    row(
+        "namespace deleted under a userspace tunnel",
+        drifted(USERSPACE, |_, live| {
+            live.netns = Seen::Absent;
+            live.wireguard = Seen::Absent;
+            present!(live.tunnel).state = ActiveState::Changing;
+            present!(live.nats).unit.state = ActiveState::Changing;
+        }),
+    );
+    row(
+        "namespace of another network",
+        drifted(KERNEL, |_, live| {
+            present!(live.netns).alias = Some(owner_alias(&NetworkId::from_bytes([9; 16])));
+        }),
+    );
+    row("namespace without our mark", drifted(KERNEL, |_, live| present!(live.netns).alias = None));
+    row(
+        "namespace cannot be inspected",
+        drifted(KERNEL, |_, live| {
+            live.netns = Seen::Unknown("no answer within 2s".into());
+        }),
+    );
+    row("wg0 deleted", drifted(KERNEL, |_, live| live.wireguard = Seen::Absent));
+    row(
+        "peer removed by hand",
+        drifted(KERNEL, |_, live| {
+            present!(live.wireguard).peers.remove(&peer_key(2));
+        }),
+    );
+    row(
+        "foreign peer added",
+        drifted(KERNEL, |_, live| {
+            let device = present!(live.wireguard);
+            let copy = device.peers[&peer_key(2)].clone();
+            device.peers.insert(peer_key(66), copy);
+        }),
+    );
+    row(
+        "allowed IPs and keepalive of a peer changed by hand",
+        drifted(KERNEL, |_, live| {
+            let peer = present!(live.wireguard).peers.get_mut(&peer_key(3)).unwrap();
+            peer.allowed_ips.clear();
+            peer.keepalive = 0;
+        }),
+    );
+    row(
+        "a peer roamed",
+        drifted(KERNEL, |_, live| {
+            let peer = present!(live.wireguard).peers.get_mut(&peer_key(3)).unwrap();
+            peer.stats = PeerStats { endpoint: Some(([192, 0, 2, 9], 7).into()), ..Default::default() };
+        }),
+    );
+    row("port changed in the configuration", drifted(KERNEL, |spec, _| spec.wireguard.listen_port = 51821));
+    row(
+        "wg0 left unconfigured by a start cut short",
+        drifted(KERNEL, |_, live| {
+            let device = present!(live.wireguard);
+            (device.alias, device.public_key, device.up) = (None, None, false);
+            device.peers.clear();
+            device.addresses.clear();
+        }),
+    );
+    row(
+        "somebody else's wg0 in our namespace",
+        drifted(KERNEL, |_, live| present!(live.wireguard).alias = None),
+    );
+    row(
+        "backend changed from userspace to kernel",
+        drifted(KERNEL, |_, live| {
+            present!(live.wireguard).backend = USERSPACE;
+        }),
+    );
+    row(
+        "userspace tunnel process ended",
+        drifted(USERSPACE, |_, live| {
+            live.tunnel = Seen::Absent;
+            live.wireguard = Seen::Absent;
+        }),
+    );
+    row(
+        "routes, an address and forwarding changed by hand",
+        drifted(KERNEL, |_, live| {
+            let link = present!(live.link);
+            link.routes.pop_first();
+            link.host_end.as_mut().unwrap().addresses.pop_first();
+            link.netns_sysctls.insert("ipv4/ip_forward".into(), "0".into());
+        }),
+    );
+    row(
+        "somebody else's link with our name",
+        drifted(KERNEL, |_, live| {
+            let bridge = present!(live.link).bridge.as_mut().unwrap();
+            (bridge.alias, bridge.ports) = (None, 2);
+        }),
+    );
+    row("nft flush ruleset in the host", drifted(KERNEL, |_, live| present!(live.firewall).host = None));
+    row(
+        "a rule added and a rule removed by hand",
+        drifted(KERNEL, |_, live| {
+            let firewall = present!(live.firewall);
+            firewall.host.as_mut().unwrap().chains[0].rules.push("drop".into());
+            firewall.netns.as_mut().unwrap().chains[0].rules.remove(0);
+        }),
+    );
+    row("members changed", drifted(KERNEL, |spec, _| spec.nats.revision = "beefbeefbeef".into()));
+    row("NATS gone", drifted(KERNEL, |_, live| live.nats = Seen::Absent));
+    row(
+        "NATS stopped for good",
+        drifted(KERNEL, |_, live| present!(live.nats).unit.state = ActiveState::Inactive),
+    );
+    row(
+        "NATS being restarted by its supervisor",
+        drifted(KERNEL, |_, live| {
+            present!(live.nats).unit.state = ActiveState::Changing;
+        }),
+    );
+    row(
+        "NATS in another namespace",
+        drifted(KERNEL, |_, live| {
+            present!(live.nats).unit.netns = Some(NsId { inode: 4026532999, ..NS });
+        }),
+    );
+    row(
+        "a unit property changed",
+        drifted(KERNEL, |spec, live| {
+            let mut other = spec.nats.unit.clone();
+            other.user = None;
+            other.environment.insert("EXTRA".into(), "1".into());
+            present!(live.nats).unit = node::unit(&other);
+        }),
+    );
+    row(
+        "an older fingerprint version, every field equal",
+        drifted(KERNEL, |_, live| {
+            present!(live.nats).unit.fingerprint = Some("v0:deadbeef".into());
+        }),
+    );
+    row(
+        "an older fingerprint version, a field differs",
+        drifted(KERNEL, |spec, live| {
+            spec.nats.unit.environment.insert("PLOYZ_NATS_ROLE".into(), "leaf".into());
+            present!(live.nats).unit.fingerprint = Some("v0:deadbeef".into());
+        }),
+    );
+    row(
+        "a foreign unit with our name",
+        drifted(KERNEL, |_, live| {
+            live.nats = Seen::Foreign("unit ployz-nats.service comes from \"/etc/systemd/system\"".into());
+        }),
+    );
+    row("a unit without our mark", drifted(KERNEL, |_, live| present!(live.nats).unit.fingerprint = None));
+    row(
+        "D-Bus hangs",
+        drifted(USERSPACE, |_, live| {
+            live.nats = Seen::Unknown("D-Bus timed out after 2s".into());
+            live.tunnel = Seen::Unknown("D-Bus timed out after 2s".into());
+        }),
+    );
+    row(
+        "netlink hangs",
+        drifted(KERNEL, |_, live| {
+            live.wireguard = Seen::Unknown("no answer within 2s".into());
+            live.link = Seen::Unknown("no answer within 2s".into());
+        }),
+    );
+    row("NATS runs and does not answer", drifted(KERNEL, |_, live| present!(live.nats).loaded = None));
+    golden("drift-table", &text);
+}
+
+#[test]
+fn what_a_daemon_knows_of_itself_is_not_identity() {
+    let mut spec = spec(KERNEL);
+    let found = live(&spec);
+    spec.nats.unit.description = "another text".into();
+    spec.nats.unit.stop_seconds = 99;
+    assert!(plan(&spec, &found).is_all_adopt());
+}
+
+/// The fingerprint of a unit of the first release, for ever.
+#[test]
+fn unit_fingerprint_is_frozen() {
+    let unit = spec(KERNEL).nats.unit;
+    let fields: Vec<String> =
+        unit.identity().fields().iter().map(|(name, value)| format!("{name}={value}")).collect();
+    golden("unit-identity-v1", &format!("{}\n{}\n", fields.join("\n"), unit.identity().fingerprint()));
+}
+
+#[test]
+fn firewall_text() {
+    let spec = spec(KERNEL);
+    golden("firewall-host", &spec.firewall.host.script());
+    golden("firewall-netns", &spec.firewall.netns.script());
+}
+
+fn nothing() -> NodeLive {
+    NodeLive {
+        netns: Seen::Absent,
+        tunnel: Seen::Absent,
+        wireguard: Seen::Absent,
+        link: Seen::Absent,
+        firewall: Seen::Absent,
+        nats: Seen::Absent,
+    }
+}
+
+fn hide(live: &mut NodeLive, which: usize, foreign: bool) {
+    fn put<T>(seen: &mut Seen<T>, foreign: bool) {
+        *seen = if foreign { Seen::Foreign("x".into()) } else { Seen::Unknown("x".into()) };
+    }
+    match which {
+        0 => put(&mut live.netns, foreign),
+        1 => put(&mut live.tunnel, foreign),
+        2 => put(&mut live.wireguard, foreign),
+        3 => put(&mut live.link, foreign),
+        4 => put(&mut live.firewall, foreign),
+        _ => put(&mut live.nats, foreign),
+    }
+}
+
+fn held(plan: &Plan, component: Component) -> bool {
+    plan.verdict(component).is_none_or(|verdict| verdict.word() == "hold")
+}
+
+proptest! {
+    /// Unknown is not absent: whatever else is wrong, what could not be inspected is held, and so is all that
+    /// lives in it.
+    #[test]
+    fn unknown_and_foreign_are_never_written(which in 0usize..6, foreign: bool, empty: bool, userspace: bool) {
+        let spec = spec(if userspace { USERSPACE } else { KERNEL });
+        let mut live = if empty { nothing() } else { live(&spec) };
+        hide(&mut live, which, foreign);
+        let plan = plan(&spec, &live);
+        let component = Component::ALL[which];
+        prop_assert!(held(&plan, component), "{plan}");
+        if component == Component::Netns {
+            prop_assert!(plan.is_silent(), "{plan}");
+        }
+    }
+
+    /// Once everything was made as planned, there is nothing left to do.
+    #[test]
+    fn a_node_made_from_its_spec_is_adopted_whole(port in 1u16.., mtu in 1280u32..9000, userspace: bool) {
+        let mut spec = spec(if userspace { USERSPACE } else { KERNEL });
+        spec.wireguard.listen_port = port;
+        spec.wireguard.mtu = mtu;
+        spec.link.mtu = mtu;
+        let plan = plan(&spec, &live(&spec));
+        prop_assert!(plan.is_all_adopt() && plan.is_silent(), "{plan}");
+    }
+}
+
+#[test]
+fn the_network_id_is_in_every_mark() {
+    let spec = spec(KERNEL);
+    for alias in [spec.netns.alias(), spec.wireguard.alias(), spec.link.alias()] {
+        assert_eq!(alias, format!("ployz:v1:{}", network()));
+    }
+}
