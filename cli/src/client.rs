@@ -77,7 +77,7 @@ fn judge(line: &[u8], status: hyper::StatusCode, progress: &mut Progress) -> Res
             progress.say(&message);
             Ok(None)
         }
-        Ok(Event::Result { envelope }) => Ok(Some(Answer { envelope, foreign: None })),
+        Ok(Event::Result { envelope }) => Ok(Some(Answer { envelope: *envelope, foreign: None })),
         Err(error) => match foreign(line) {
             Some(answer) => Ok(Some(answer)),
             None => {

@@ -70,7 +70,13 @@ fn drift_table() {
         }),
     );
     row(
-        "namespace of another network",
+        "namespace of another daemon's network",
+        drifted(KERNEL, |_, live| {
+            present!(live.netns).alias = Some(owner_alias(&NetworkId::from_bytes([8; 16])));
+        }),
+    );
+    row(
+        "namespace left by another network of this machine",
         drifted(KERNEL, |_, live| {
             present!(live.netns).alias = Some(owner_alias(&NetworkId::from_bytes([9; 16])));
         }),

@@ -5,7 +5,7 @@ use crate::disk::{Backend, Founder, Keys, NetworkFile, PeersFile, Stored};
 use crate::failure::{Failure, Result};
 use crate::membership::{issue, join};
 use crate::mesh::remote::{self, Command};
-use crate::mesh::{Mesh, Shared, teardown};
+use crate::mesh::{Mesh, Shared, desired, teardown};
 use crate::random;
 use ployz_core::address::{NodeSubnet, OverlayPrefix, candidates};
 use ployz_core::config::{BackendChoice, Config, Origin};
@@ -59,6 +59,9 @@ impl Daemon {
     /// better left alone with a daemon that can say so.
     pub async fn resume(self: &Arc<Self>) {
         let _alone = self.exclusive.lock().await;
+        if let Err(failure) = join::clear_leftover(&self.shared).await {
+            tracing::error!("{failure}: {}", failure.causes.join(": "));
+        }
         let active = match self.shared.disk.active() {
             Ok(Some(name)) => name,
             Ok(None) => return,
@@ -72,7 +75,13 @@ impl Daemon {
     async fn resume_network(self: &Arc<Self>, name: &NetworkName) -> Result<()> {
         let (network, keys) = self.load(name)?;
         if network.lifecycle == Stored::Stopped {
-            return Ok(());
+            // A stop that was cut short: the record said so first, the data plane follows.
+            let peers = self.shared.disk.peers(name)?;
+            let spec =
+                desired::node(&self.shared.around, &self.shared.disk, &network, &keys, &peers, clock::now());
+            let left = teardown::run(&self.shared.reconciler, &spec).await;
+            left.iter().for_each(|error| tracing::warn!("finishing the stop: {error}"));
+            return if left.is_empty() { Ok(self.shared.disk.set_active(None)?) } else { Ok(()) };
         }
         let joining = matches!(network.lifecycle, Stored::Joining { .. });
         let mesh = self.bring_up(network, keys, "daemon start").await?;
@@ -250,7 +259,10 @@ impl Daemon {
 
     async fn remove_local(&self, name: &NetworkName, mesh: Option<Arc<Mesh>>) -> Result<()> {
         let left = match &mesh {
-            Some(mesh) => self.take_down(mesh).await,
+            Some(mesh) => {
+                mesh.change_network(|network| network.lifecycle = Stored::Stopped)?;
+                self.take_down(mesh).await
+            }
             None => Vec::new(),
         };
         if !left.is_empty() {

@@ -277,6 +277,26 @@ impl Disk {
         }
     }
 
+    /// Notes a join whose tunnel is about to be opened, or that it is over. Whatever finds the note at its start
+    /// knows that the tunnel is a leftover to be taken down.
+    pub fn set_pending(&self, file: Option<&NetworkFile>) -> Result<(), DiskError> {
+        let path = self.root.join(PENDING);
+        match file {
+            Some(file) => write(&path, file, 0o600),
+            None => match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(io_error("remove", &path, error))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    /// The noted join.
+    pub fn pending(&self) -> Result<Option<NetworkFile>, DiskError> {
+        read(&self.root.join(PENDING))
+    }
+
     /// Removes everything of one network.
     pub fn remove_network(&self, name: &NetworkName) -> Result<(), DiskError> {
         let dir = self.network_dir(name);
@@ -343,4 +363,5 @@ fn io_error(operation: &'static str, path: &Path, source: io::Error) -> DiskErro
 const NETWORK: &str = "network.json";
 const KEYS: &str = "keys.json";
 const PEERS: &str = "peers.json";
+const PENDING: &str = "joining.json";
 const ACTIVE: &str = "active_network";

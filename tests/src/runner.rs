@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::lab::{Lab, Lane, Shape, artifact_dir};
+use crate::package::purge;
 use crate::scenario::{Ctx, Need, Scenario};
 
 /// What to run, and where.
@@ -166,11 +167,7 @@ impl Plan {
             if !node.is_up() {
                 node.boot()?;
             }
-            node.sh(PURGE)?;
-            match node.sh(LEFT)? {
-                left if left.is_empty() => Ok(()),
-                left => bail!("left after the purge:\n{left}"),
-            }
+            purge(node)
         })?;
         if ready.bench.package { self.install(lab) } else { Ok(()) }
     }
@@ -225,16 +222,3 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 const READY: &str = "ready";
-
-const PURGE: &str =
-    "p=$(dpkg-query -W -f '${Package}\\n' 'ployz*' 2>/dev/null); [ -z \"$p\" ] || dpkg --purge $p";
-
-/// Prints whatever a purge should not have left.
-const LEFT: &str = "systemctl daemon-reload
-ls -d /etc/ployz /etc/systemd/system/ployz* /var/lib/ployz /run/ployz* 2>/dev/null
-ip netns list | sed 's/^/netns /'
-systemctl list-units --all --plain --no-legend 'ployz*' | sed 's/^/unit /'
-nft list tables | grep ployz
-ip -br link | grep -vE '^(lo|eth[0-9]|docker0)' | sed 's/^/link /'
-ps -eo pid,comm,args | awk '$2 ~ /^ployz|^nats-server/ { print \"process\", $0 }'
-true";

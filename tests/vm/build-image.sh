@@ -10,13 +10,17 @@ set -euo pipefail
 vm=1; while getopts r f; do case $f in r) vm=0 ;; *) exit 2 ;; esac; done
 lab=${PLOYZ_LAB:-${XDG_CACHE_HOME:-$HOME/.cache}/ployz-lab}; suite=${PLOYZ_LAB_SUITE:-trixie}
 hash=$({ cat "$0"; echo "$suite"; } | sha256sum | cut -c1-12)
-img=$lab/img/$suite-$hash
-done_for() { [ -f "$img/complete-vm" ] || { [ "$1" = 0 ] && [ -f "$img/complete-rootfs" ]; }; }
-if done_for $vm; then echo "$img"; exit 0; fi
+full=$lab/img/$suite-$hash; small=$full-rootfs              # apart: a running lab may use the one while the other is built
+[ $vm = 1 ] && img=$full || img=$small
+print_if_complete() {
+  if [ -f "$full/complete" ]; then echo "$full"; exit 0; fi
+  if [ $vm = 0 ] && [ -f "$small/complete" ]; then echo "$small"; exit 0; fi
+}
+print_if_complete
 
 [ "$(id -u)" = 0 ] || { echo 'build-image.sh: must be root' >&2; exit 1; }
 mkdir -p "$lab/img"; exec 9>"$lab/img/lock"; flock 9          # one build at a time
-if done_for $vm; then echo "$img"; exit 0; fi
+print_if_complete
 
 say() { printf 'build-image %4ds %s\n' $SECONDS "$*" >&2; }
 die() { tail -25 "$1" >&2; exit 1; }
@@ -24,7 +28,7 @@ die() { tail -25 "$1" >&2; exit 1; }
 mirror=${MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -1)}
 [ -n "$mirror" ] || { echo 'no Debian mirror is known: run apt-get update, or set MIRROR' >&2; exit 1; }
 # What older versions of this script made goes, unless a lab (of anyone) may be running on it.
-if ! ip netns list | grep -q '^ployz-lab-'; then find "$lab/img" -mindepth 1 -maxdepth 1 -name "$suite-*" ! -name "$suite-$hash" -exec rm -rf {} +; fi
+if ! ip netns list | grep -q '^ployz-lab-'; then find "$lab/img" -mindepth 1 -maxdepth 1 -name "$suite-*" ! -name "$suite-$hash*" -exec rm -rf {} +; fi
 new=$img.new; rm -rf "$new"; mkdir -p "$new"; root=$new/rootfs
 
 # 1. Packages. The kernel is unpacked, not installed: that keeps initramfs-tools out (step 3 makes a 1 MB initrd instead).
@@ -134,7 +138,6 @@ I
   truncate -s 6G "$new/root.img"     # with a journal: a power cut must find the file system that a real machine has
   mke2fs -q -F -t ext4 -J size=32 -E lazy_itable_init=1 -m 0 -d "$root" "$new/root.img"
   say "image: kernel $kver, $(du -m "$new/root.img" | cut -f1) MB"
-  touch "$new/complete-vm"
 fi
-touch "$new/complete-rootfs"
+touch "$new/complete"
 rm -rf "$img"; mv "$new" "$img"; echo "$img"

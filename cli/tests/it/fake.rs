@@ -39,7 +39,7 @@ impl Script {
 
     /// One result.
     pub(crate) fn envelope(envelope: Envelope) -> Self {
-        let line = serde_json::to_string(&Event::Result { envelope }).unwrap();
+        let line = serde_json::to_string(&Event::Result { envelope: Box::new(envelope) }).unwrap();
         Self::pieces(&[&format!("{line}\n")])
     }
 

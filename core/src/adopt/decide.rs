@@ -7,7 +7,7 @@ use crate::live::{
     WireguardLive,
 };
 use crate::spec::firewall::Table;
-use crate::spec::netns::owned_by_us;
+use crate::spec::netns::{owned_by_us, owner_alias};
 use crate::spec::unit::HASH_VARIABLE;
 use crate::spec::{
     FirewallSpec, LinkSpec, NatsSpec, NetnsSpec, NodeSpec, PeerSpec, TunnelBackend, UnitSpec, WireguardSpec,
@@ -77,14 +77,18 @@ pub(super) fn node(spec: &NodeSpec, live: &NodeLive) -> Plan {
     Plan { steps }
 }
 
-/// The namespace: ours and for this network, or not.
+/// The namespace: ours and for this network, left by another network of this machine, or not ours.
 pub fn netns(spec: &NetnsSpec, live: &NetnsLive) -> Verdict {
-    match live.alias.as_deref() {
-        alias if alias == Some(&spec.alias()) => Verdict::Adopt,
-        alias if owned_by_us(alias) => {
-            Verdict::Recreate(Cause::Drift(vec![Drift::new("network", text(alias), &spec.alias())]))
+    let alias = text(live.alias.as_deref());
+    if alias == spec.alias() {
+        return Verdict::Adopt;
+    }
+    match spec.siblings.iter().find(|sibling| alias == owner_alias(sibling)) {
+        Some(sibling) => {
+            let drift = Drift::new("network", &sibling.to_string(), &spec.network.to_string());
+            Verdict::Recreate(Cause::Drift(vec![drift]))
         }
-        alias => Verdict::Hold(format!("not ours: namespace {} is marked {:?}", spec.name, text(alias))),
+        None => Verdict::Hold(format!("not ours: namespace {} is marked {alias:?}", spec.name)),
     }
 }
 
@@ -105,9 +109,9 @@ pub fn wireguard(spec: &WireguardSpec, live: &WireguardLive) -> Verdict {
 /// Every configured field of the tunnel that differs.
 pub fn wireguard_drift(spec: &WireguardSpec, live: &WireguardLive) -> Vec<Drift> {
     let mut drift = Vec::new();
-    differ(&mut drift, "owner", text(live.alias.as_deref()), &spec.alias());
+    differ(&mut drift, "owner", text(live.alias.as_deref()), spec.alias());
     let public = live.public_key.map_or_else(|| "none".to_owned(), |key| key.short());
-    differ(&mut drift, "public_key", &public, &spec.private_key.public().short());
+    differ(&mut drift, "public_key", &public, spec.private_key.public().short());
     differ(&mut drift, "listen_port", live.listen_port, spec.listen_port);
     differ(&mut drift, "mtu", live.mtu, spec.mtu);
     differ(&mut drift, "up", live.up, true);
@@ -231,7 +235,7 @@ fn end_drift(
     end: &EndLive,
     want: &BTreeSet<ipnet::IpNet>,
 ) {
-    differ(drift, &format!("{name}.owner"), text(end.alias.as_deref()), &spec.alias());
+    differ(drift, &format!("{name}.owner"), text(end.alias.as_deref()), spec.alias());
     differ(drift, &format!("{name}.mtu"), end.mtu, spec.mtu);
     differ(drift, &format!("{name}.up"), end.up, true);
     sets(drift, &format!("{name}.addresses"), &end.addresses, want);

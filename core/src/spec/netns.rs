@@ -9,6 +9,9 @@ pub struct NetnsSpec {
     pub name: String,
     /// The network it serves.
     pub network: NetworkId,
+    /// Other networks on this machine's disk: a namespace left by one of them may be replaced. One of a network that
+    /// is not on this disk belongs to another daemon.
+    pub siblings: Vec<NetworkId>,
 }
 
 impl NetnsSpec {

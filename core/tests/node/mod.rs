@@ -67,7 +67,11 @@ pub fn spec(backend: TunnelBackend) -> NodeSpec {
         ..nats.clone()
     };
     NodeSpec {
-        netns: NetnsSpec { name: "ployz".into(), network: network() },
+        netns: NetnsSpec {
+            name: "ployz".into(),
+            network: network(),
+            siblings: vec![NetworkId::from_bytes([9; 16])],
+        },
         tunnel: (backend == TunnelBackend::Userspace).then_some(tunnel),
         wireguard: WireguardSpec {
             name: "wg0".into(),

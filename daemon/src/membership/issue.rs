@@ -39,7 +39,7 @@ pub async fn create(mesh: &Arc<Mesh>, ttl_secs: u64) -> Result<(Zeroizing<String
     };
     store.create_invite(&record).await?;
     take_in(mesh, &record).await?;
-    tracing::info!(invite = %record.id, expires_at = record.expires_at, "audit: invite created");
+    tracing::info!("audit: invite {} created, expires at {}", record.id, record.expires_at);
     let token = Token {
         version: 1,
         invite_id: record.id.clone(),
@@ -90,7 +90,7 @@ pub async fn revoke(mesh: &Arc<Mesh>, id: &InviteId) -> Result<()> {
             Err(StoreError::Conflict(_)) => continue,
             other => other?,
         };
-        tracing::info!(invite = %id, "audit: invite revoked");
+        tracing::info!("audit: invite {id} revoked");
         if let Some(joiner) = reserved {
             release(&store, &joiner).await?;
         }
@@ -120,7 +120,12 @@ pub async fn redeem(mesh: &Arc<Mesh>, from: Ipv6Addr, request: RedeemRequest) ->
         let changed = InviteRecord { state: state.clone(), ..stored.value };
         match store.update_invite(&changed, stored.revision).await {
             Ok(_) => {
-                tracing::info!(invite = %changed.id, machine = %joiner.id, key = %joiner.public_key, "audit: invite redeemed");
+                tracing::info!(
+                    "audit: invite {} redeemed by {} with key {}",
+                    changed.id,
+                    joiner.id,
+                    joiner.public_key
+                );
                 take_in(mesh, &changed).await?;
                 return answer(mesh, &store, &state).await;
             }
@@ -159,7 +164,7 @@ pub async fn confirm(mesh: &Arc<Mesh>, from: Ipv6Addr, request: ConfirmRequest) 
         let changed = InviteRecord { state: state.clone(), ..stored.value };
         match store.update_invite(&changed, stored.revision).await {
             Ok(_) => {
-                tracing::info!(invite = %changed.id, key = %key, "audit: invite consumed, machine is a member");
+                tracing::info!("audit: invite {} consumed, key {key} is a member", changed.id);
                 let answer = answer(mesh, &store, &state).await?;
                 until_known(mesh, |peers| peers.machines.iter().any(|machine| machine.public_key == key))
                     .await?;
@@ -186,7 +191,7 @@ pub async fn lapse_loop(mesh: Arc<Mesh>) {
         };
         for id in due {
             if let Err(error) = lapse(&mesh, &store, &id).await {
-                tracing::warn!(invite = %id, "cannot close the invite: {error}");
+                tracing::warn!("cannot close the invite {id}: {error}");
             }
         }
     }
@@ -209,7 +214,7 @@ async fn lapse(mesh: &Arc<Mesh>, store: &Store, id: &InviteId) -> Result<()> {
         Err(StoreError::Conflict(_)) => return Ok(()), // looked at again soon
         other => other?,
     };
-    tracing::info!(invite = %id, "audit: invite expired");
+    tracing::info!("audit: invite {id} expired");
     if let Some(joiner) = reserved {
         release(store, &joiner).await?;
     }

@@ -37,7 +37,10 @@ pub async fn redeem(
     say: crate::daemon::Say<'_>,
 ) -> Result<NetworkFile> {
     let prefix = OverlayPrefix::of(&token.network_id);
-    let spec = one_time_spec(shared, token, keys, prefix).await?;
+    let mut file = placeholder(token, keys)?;
+    file.backend = Some(crate::daemon::backend(&shared.around.config).await);
+    let spec = one_time_spec(shared, token, keys, &file, prefix);
+    shared.disk.set_pending(Some(&file))?;
     say("opening the one-time tunnel");
     let result = async {
         open_tunnel(shared, &spec).await?;
@@ -54,6 +57,8 @@ pub async fn redeem(
         let left = teardown::run(&shared.reconciler, &spec).await;
         left.iter().for_each(|error| tracing::warn!("rolling the join back: {error}"));
     }
+    // From here on the network's own record says what is to be there.
+    shared.disk.set_pending(None)?;
     result
 }
 
@@ -92,16 +97,15 @@ pub fn keys_for(shared: &Shared, token: &Token) -> Result<Keys> {
 }
 
 /// A tunnel with the one-time key to the issuer and nobody else.
-async fn one_time_spec(
+fn one_time_spec(
     shared: &Shared,
     token: &Token,
     keys: &Keys,
+    file: &NetworkFile,
     prefix: OverlayPrefix,
-) -> Result<NodeSpec> {
-    let mut file = placeholder(token, keys)?;
-    file.backend = Some(crate::daemon::backend(&shared.around.config).await);
+) -> NodeSpec {
     let mut spec =
-        desired::node(&shared.around, &shared.disk, &file, keys, &PeersFile::default(), clock::now());
+        desired::node(&shared.around, &shared.disk, file, keys, &PeersFile::default(), clock::now());
     let address = prefix.address(&token.one_time_key.public());
     let issuer = PeerSpec {
         name: token.issuer.clone(),
@@ -117,7 +121,25 @@ async fn one_time_spec(
         peers: BTreeMap::from([(token.issuer_public_key, issuer)]),
         ..spec.wireguard
     };
-    Ok(spec)
+    spec
+}
+
+/// Takes down the tunnel of a join that an earlier daemon did not get to end.
+pub async fn clear_leftover(shared: &Shared) -> Result<()> {
+    let Some(file) = shared.disk.pending()? else { return Ok(()) };
+    let resumed = shared.disk.active()?.is_some_and(|active| active == file.name);
+    if !resumed {
+        tracing::warn!(network = %file.name, "a join was cut short: taking its tunnel down");
+        let keys = shared.disk.keys(&file.name)?.unwrap_or_else(|| random::keys(None));
+        let spec =
+            desired::node(&shared.around, &shared.disk, &file, &keys, &PeersFile::default(), clock::now());
+        let left = teardown::run(&shared.reconciler, &spec).await;
+        left.iter().for_each(|error| tracing::warn!("a join was cut short: {error}"));
+        if !left.is_empty() {
+            return Ok(()); // tried again by the next start
+        }
+    }
+    Ok(shared.disk.set_pending(None)?)
 }
 
 /// Namespace and tunnel only; links, firewall and store come with the membership.

@@ -4,6 +4,7 @@ use crate::disk::{Disk, Keys, NetworkFile, PeersFile};
 use crate::nats::config::Settings;
 use ipnet::IpNet;
 use ployz_core::config::Config;
+use ployz_core::id::NetworkId;
 use ployz_core::key::PublicKey;
 use ployz_core::spec::link::WG_DEVICE;
 use ployz_core::spec::wireguard::{KEEPALIVE_SECONDS, tunnel_mtu};
@@ -44,7 +45,11 @@ pub fn node(
     let backend: TunnelBackend = network.backend.map_or(TunnelBackend::Kernel, Into::into);
     let own = &network.machine;
     NodeSpec {
-        netns: NetnsSpec { name: NETNS.to_owned(), network: network.id.clone() },
+        netns: NetnsSpec {
+            name: NETNS.to_owned(),
+            network: network.id.clone(),
+            siblings: siblings(disk, network),
+        },
         tunnel: (backend == TunnelBackend::Userspace).then(|| tunnel_unit(&around.libexec)),
         wireguard: WireguardSpec {
             name: WG_DEVICE.to_owned(),
@@ -63,6 +68,16 @@ pub fn node(
         firewall: FirewallSpec::of(prefix, own.overlay_ip, &network.plan),
         nats: nats(around, disk, network, keys, peers).spec(),
     }
+}
+
+/// Ids of the other networks on this disk. One that cannot be read is simply not named: then it is held, not replaced.
+fn siblings(disk: &Disk, network: &NetworkFile) -> Vec<NetworkId> {
+    let names = disk.networks().unwrap_or_default();
+    let files = names
+        .iter()
+        .filter(|name| **name != network.name)
+        .filter_map(|name| disk.network(name).ok().flatten());
+    files.map(|file| file.id).collect()
 }
 
 /// The store's settings.

@@ -113,11 +113,11 @@ async fn move_to(
     to: SocketAddr,
 ) {
     let from = from.map_or_else(|| "none".to_owned(), |endpoint| endpoint.to_string());
-    tracing::info!(peer = %peer.id, "path is dead, endpoint {from} -> {to}");
+    tracing::info!("path to {} is dead, endpoint {from} -> {to}", peer.id);
     let change = DeviceChange::endpoint(peer.public_key, to);
     debug_assert!(matches!(change.peers.as_slice(), [PeerChange::Set { update_only: true, .. }]));
     if let Err(error) = wireguard::configure(device.backend, WG_DEVICE, netns, &change).await {
-        tracing::warn!(peer = %peer.id, "cannot move: {}", ployz_netns::chain(&error));
+        tracing::warn!("cannot move the endpoint of {}: {}", peer.id, ployz_netns::chain(&error));
     }
 }
 

@@ -114,16 +114,16 @@ impl Reconciler {
         let lines: Vec<String> = outcome.plan.steps.iter().map(ToString::to_string).collect();
         let silent = outcome.plan.is_all_adopt();
         let adopted = outcome.plan.count("adopt");
-        // Looking around and finding nothing is not news.
-        let news = !(silent && trigger == "look around");
-        for line in lines.iter().filter(|_| news) {
-            tracing::info!(target: "plan", trigger, "{line}");
+        // Looking around and finding all right is not news; a daemon's start is, whatever it found.
+        let told = !silent || trigger == "daemon start";
+        for line in lines.iter().filter(|_| told) {
+            tracing::info!(target: "plan", "{line}");
         }
         for (component, error) in &outcome.failures {
-            tracing::error!(target: "plan", trigger, "{component} failed: {error}");
+            tracing::error!(target: "plan", "{component} failed: {error}");
         }
-        if news {
-            tracing::info!(target: "plan", trigger, "adopted {adopted} of {} in {} ms", lines.len(), took.as_millis());
+        if told {
+            tracing::info!(target: "plan", "{trigger}: adopted {adopted} of {} in {} ms", lines.len(), took.as_millis());
         }
         let run = ExplainRun {
             at: crate::clock::now(),

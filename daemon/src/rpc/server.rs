@@ -83,7 +83,7 @@ async fn call(State(daemon): State<Arc<Daemon>>, body: Bytes) -> Response {
             let _ = progress.send(Event::Progress { message: message.to_owned() });
         };
         let envelope = handle::run(&daemon, request, &say).await;
-        let _ = events.send(Event::Result { envelope });
+        let _ = events.send(Event::Result { envelope: Box::new(envelope) });
     });
     let lines = UnboundedReceiverStream::new(stream).map(|event| {
         let mut line = serde_json::to_vec(&event)?;

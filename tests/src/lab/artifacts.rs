@@ -35,15 +35,9 @@ impl Lab {
 
 /// `target/lab-artifacts/NAME` of the checkout that this was built from.
 pub fn artifact_dir(name: &str) -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
-    let target = target.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"));
-    let dir = target.join("lab-artifacts").join(name);
-    dir.parent()
-        .and_then(|parent| {
-            fs::create_dir_all(parent).ok()?;
-            parent.canonicalize().ok()
-        })
-        .map_or(dir.clone(), |parent| parent.join(name))
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(checkout, PathBuf::from);
+    target.join("lab-artifacts").join(name)
 }
 
 fn ask(node: &Node, cmd: &str) -> String {

@@ -5,6 +5,8 @@
 //! left is known as such and removed at the next start. Dropping a [`Lab`] removes it.
 
 mod artifacts;
+mod background;
+mod booted;
 mod capture;
 mod cgroup;
 mod host;
@@ -28,9 +30,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::json;
 
 pub use artifacts::artifact_dir;
+pub use background::Background;
 pub use capture::{Capture, Captured};
 pub use host::{Output, quote};
-pub use node::{Background, Node};
+pub use node::Node;
 pub use poll::{OutOfTime, poll};
 pub use registry::{kept, remove_kept, remove_leftovers};
 
@@ -132,7 +135,7 @@ impl Lab {
         });
         claim.write("lab.json", &format!("{state:#}\n"))?;
         let lab = Self::assemble(shape, claim, net, &image);
-        lab.each(|node| node.boot())?;
+        lab.each(Node::first_boot)?;
         Ok(lab)
     }
 

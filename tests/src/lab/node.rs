@@ -5,13 +5,12 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::sys::signal::Signal;
 
 use super::Lane;
+use super::background::Background;
 use super::host::{Input, Output, Running, quote};
 use super::net::Net;
 use super::ns::NsMachine;
@@ -103,11 +102,7 @@ impl Node {
 
     /// Starts a bash command in a session of its own and returns at once.
     pub fn spawn(&self, cmd: &str) -> Result<Background> {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let mark = format!("/run/lab-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let script = format!("exec setsid -w bash -c 'echo $$ >{mark}; exec bash -c \"$0\"' {}", quote(cmd));
-        let running = Running::start(&mut self.enter(&script, Entry::Unlimited)?, Input::Nothing)?;
-        Ok(Background { node: self.clone(), cmd: cmd.to_owned(), mark, running: Some(running) })
+        Background::start(self, cmd)
     }
 
     /// Writes a file with these contents and this mode (such as 0o600), making its directory.
@@ -179,6 +174,16 @@ impl Node {
         }
         .with_context(|| format!("boot {}", self.name()))?;
         self.wait_ready()
+    }
+
+    /// The first boot of a new lab: the same as [`Self::boot`], from a kept state where there is one.
+    pub(super) fn first_boot(&self) -> Result<()> {
+        let Some(machine) = self.vm() else { return self.boot() };
+        if machine.boot_kept()? {
+            return self.wait_ready();
+        }
+        self.boot()?;
+        machine.keep_booted().context("keep the booted machine")
     }
 
     /// Whether the machine exists; a frozen one does.
@@ -264,6 +269,14 @@ impl Node {
         bail!("{}: {state}\n--- failed units\n{failed}\n--- console\n{tail}", self.name())
     }
 
+    pub(super) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.0.lane
+    }
+
     fn hold(&self, frozen: bool) -> Result<()> {
         match &self.0.machine {
             Machine::Ns(machine) => machine.hold(frozen),
@@ -283,7 +296,7 @@ impl Node {
         self.power_cut()
     }
 
-    fn enter(&self, script: &str, entry: Entry) -> Result<Command> {
+    pub(super) fn enter(&self, script: &str, entry: Entry) -> Result<Command> {
         match &self.0.machine {
             Machine::Ns(machine) => machine.enter(script, entry),
             Machine::Vm(machine) => machine.enter(script, entry),
@@ -322,69 +335,6 @@ impl Node {
         }
         let text = output.stdout;
         Ok(text.strip_suffix('\n').map(str::to_owned).unwrap_or(text))
-    }
-}
-
-/// A command that runs in a node meanwhile. Dropping it stops it.
-pub struct Background {
-    node: Node,
-    cmd: String,
-    mark: String,
-    running: Option<Running>,
-}
-
-impl Background {
-    /// What it printed to standard output so far.
-    pub fn stdout(&self) -> String {
-        self.running.as_ref().map(Running::stdout).unwrap_or_default()
-    }
-
-    /// What it printed to standard error so far.
-    pub fn stderr(&self) -> String {
-        self.running.as_ref().map(Running::stderr).unwrap_or_default()
-    }
-
-    /// Waits for its end.
-    pub fn wait(mut self, limit: Duration) -> Result<Output> {
-        let limit = self.node.0.clock.limit(limit)?;
-        let what = format!("{}: `{}`", self.node.name(), self.cmd);
-        let mut running = self.running.take().context("already stopped")?;
-        if let Some(status) = running.wait(limit)? {
-            return Ok(running.output(status));
-        }
-        self.running = Some(running);
-        let output = self.stop().with_context(|| what.clone())?;
-        bail!("{what} did not end within {limit:.1?}: {}", output.describe())
-    }
-
-    /// Ends it: SIGTERM to its session, SIGKILL two seconds later; returns all it printed.
-    pub fn stop(mut self) -> Result<Output> {
-        self.end()
-    }
-
-    fn end(&mut self) -> Result<Output> {
-        let mut running = self.running.take().context("already stopped")?;
-        for signal in ["TERM", "KILL"] {
-            if let Some(status) = running.wait(Duration::ZERO)? {
-                return Ok(running.output(status));
-            }
-            let cmd = format!("kill -{signal} -- -$(cat {0})", self.mark);
-            let _ = self.node.run_for(Duration::from_secs(5), &cmd);
-            let limit = self.node.0.lane.scale(Duration::from_secs(2));
-            if let Some(status) = running.wait(limit)? {
-                return Ok(running.output(status));
-            }
-        }
-        running.kill(Signal::SIGKILL); // the node is frozen or gone: end our side of it
-        running.finish(Duration::from_secs(1))
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        if self.running.is_some() {
-            let _ = self.end();
-        }
     }
 }
 

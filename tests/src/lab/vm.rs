@@ -54,7 +54,7 @@ impl VmMachine {
     /// Starts QEMU; with `snapshot` the machine comes up paused in that state, to be continued with [`Self::hold_cpu`].
     pub(crate) fn boot(&self, snapshot: Option<&str>) -> Result<()> {
         fs::create_dir_all(&self.dir)?;
-        let disk = self.dir.join("root.qcow2");
+        let disk = self.disk();
         if !disk.exists() {
             let mut create = Command::new("qemu-img");
             create.args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"]).arg(self.image.file("root.img"));
@@ -62,19 +62,17 @@ impl VmMachine {
         }
         let cards = self.net.plug_tap(self.index)?;
         let mut command = self.net.command("qemu-system-x86_64");
-        command.args(["-name", &self.name, "-machine", "q35,usb=off,vmport=off"]);
-        command.args(["-accel", "tcg,thread=multi,tb-size=256", "-cpu", &CPU, "-smp", "2", "-m", &memory()]);
-        command.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        command.args(["-name", &self.name, "-accel", "tcg,thread=multi,tb-size=256"]).args(self.hardware());
         command.arg("-kernel").arg(self.image.file("vmlinuz")).arg("-initrd").arg(self.image.file("initrd"));
-        let (i, machine) = (self.index, format!("7777{:028}", self.index));
-        command.args(["-append", &format!("{APPEND} systemd.hostname=n{i} systemd.machine_id={machine}")]);
         let cache = if self.power_cut { "none" } else { "unsafe" };
         command.args(["-drive", &format!("file={},if=virtio,discard=unmap,cache={cache}", disk.display())]);
         for (n, (tap, mac)) in cards.iter().enumerate() {
             command.args(["-netdev", &format!("tap,id=c{n},ifname={tap},script=no,downscript=no,vhost=off")]);
             command.args(["-device", &format!("virtio-net-pci,netdev=c{n},mac={mac},romfile=")]);
         }
-        command.args(["-device", "virtio-rng-pci", "-daemonize", "-pidfile"]).arg(self.dir.join("pid"));
+        command
+            .args(["-device", "virtio-rng-pci", "-device", "vmgenid,guid=auto", "-daemonize", "-pidfile"])
+            .arg(self.dir.join("pid"));
         command.args(["-chardev", &format!("file,id=s,path={},append=on", self.path("console.log"))]);
         command.args([
             "-serial",
@@ -86,6 +84,30 @@ impl VmMachine {
             command.args(["-S", "-loadvm", name]);
         }
         host::sh(&mut command).map(drop)
+    }
+
+    /// What the machine is, without what differs from lab to lab.
+    pub(super) fn hardware(&self) -> Vec<String> {
+        let (i, k, id) = (self.index, self.net.underlays(), format!("7777{:028}", self.index));
+        let append = format!("{APPEND} lab.underlays={k} systemd.hostname=n{i} systemd.machine_id={id}");
+        let (cpu, memory) = (CPU.as_str(), memory());
+        ["-machine", "q35,usb=off,vmport=off", "-cpu", cpu, "-smp", "2", "-m", &memory, "-append", &append]
+            .into_iter()
+            .chain(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .map(str::to_owned)
+            .collect()
+    }
+
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(super) fn disk(&self) -> PathBuf {
+        self.dir.join("root.qcow2")
+    }
+
+    pub(super) fn image(&self) -> &Image {
+        &self.image
     }
 
     pub(crate) fn alive(&self) -> bool {
@@ -153,14 +175,14 @@ impl VmMachine {
 
     /// Sets the clock, which stood still between a snapshot and its restore.
     pub(crate) fn set_clock(&self) -> Result<()> {
+        let run = |script: &str| -> Result<()> {
+            let mut command = self.enter(script, Entry::Limited(Duration::from_secs(40)))?;
+            let output = Running::start(&mut command, Input::Nothing)?.finish(Duration::from_secs(45))?;
+            if output.ok() { Ok(()) } else { bail!("set the clock: {}", output.describe()) }
+        };
+        run("true")?; // opens the connection: its key exchange takes seconds, which the clock would lag behind
         let now = std::time::UNIX_EPOCH.elapsed().context("the clock")?.as_secs_f64();
-        let mut command =
-            self.enter(&format!("date -s @{now:.2}"), Entry::Limited(Duration::from_secs(20)))?;
-        let output = Running::start(&mut command, Input::Nothing)?.finish(Duration::from_secs(25))?;
-        if !output.ok() {
-            bail!("set the clock: {}", output.describe());
-        }
-        Ok(())
+        run(&format!("date -s @{:.2}", now + 0.1))
     }
 
     fn pid(&self) -> Option<Pid> {

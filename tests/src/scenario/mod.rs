@@ -2,7 +2,10 @@
 //!
 //! A scenario is a function in a file of this directory and an entry in [`all`].
 
+mod killed;
 mod lab_self_test;
+mod product;
+mod three;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -110,5 +113,9 @@ impl Ctx {
 
 /// Every scenario, in the order in which they run.
 pub fn all() -> Vec<Scenario> {
-    [lab_self_test::SCENARIOS.as_slice()].into_iter().flatten().copied().collect()
+    [lab_self_test::SCENARIOS.as_slice(), three::SCENARIOS.as_slice(), killed::SCENARIOS.as_slice()]
+        .into_iter()
+        .flatten()
+        .copied()
+        .collect()
 }

@@ -94,7 +94,7 @@ pub enum Event {
     Result {
         /// The answer.
         #[serde(flatten)]
-        envelope: Envelope,
+        envelope: Box<Envelope>,
     },
 }
 

@@ -44,7 +44,7 @@ pub(super) fn snapshot(ctx: &mut Ctx) -> Result<()> {
         node.sh("[ $(cat /srv/state) = before ] && [ $(cat /run/state) = before ] && [ ! -e /srv/more ]")?;
         let clock: f64 = node.sh("date +%s.%N")?.parse()?;
         let now = std::time::UNIX_EPOCH.elapsed()?.as_secs_f64();
-        ensure!((now - clock).abs() < 3.0, "its clock is {:.1} s off", now - clock);
+        ensure!((now - clock).abs() < 2.0, "its clock is {:.1} s off", now - clock);
         node.sh("ping -c1 -W5 10.77.0.1")
     })?;
     Ok(())

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::scenario::Ctx;
 
@@ -30,7 +30,8 @@ fn commands(ctx: &Ctx) -> Result<()> {
     let n1 = ctx.node(1);
     let output = n1.run("echo out; echo err >&2; exit 7")?;
     ensure!((output.code, output.stdout.as_str(), output.stderr.as_str()) == (7, "out\n", "err\n"));
-    ensure!(format!("{:#}", n1.sh("echo out; false").unwrap_err()).contains("--- stdout\nout"));
+    let failure = n1.sh("echo out; false").err().context("`false` succeeded")?;
+    ensure!(format!("{failure:#}").contains("--- stdout\nout"));
     ensure!(n1.run_for(Duration::from_secs(1), "sleep 4321").is_err());
     gone(ctx, "sleep 4321")?;
 

@@ -3,11 +3,12 @@
 mod disks;
 mod lifecycle;
 mod network;
+mod package;
 mod systemd;
 
 use super::{Need, Scenario};
 
-pub(super) const SCENARIOS: [Scenario; 9] = [
+pub(super) const SCENARIOS: [Scenario; 10] = [
     Scenario {
         name: "lab-self-test-systemd",
         needs: &[Need::Systemd],
@@ -25,6 +26,13 @@ pub(super) const SCENARIOS: [Scenario; 9] = [
     Scenario { name: "lab-self-test-cuts", needs: &[], nodes: 3, underlays: 2, run: network::cuts },
     Scenario { name: "lab-self-test-capture", needs: &[], nodes: 3, underlays: 2, run: network::capture },
     Scenario { name: "lab-self-test-lifecycle", needs: &[], nodes: 3, underlays: 2, run: lifecycle::all },
+    Scenario {
+        name: "lab-self-test-package",
+        needs: &[Need::Package],
+        nodes: 1,
+        underlays: 1,
+        run: package::installs_and_purges,
+    },
     Scenario {
         name: "lab-self-test-wireguard",
         needs: &[Need::KernelWireguard],
