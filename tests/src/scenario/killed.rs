@@ -141,7 +141,7 @@ fn writes_nothing(ctx: &mut Ctx) -> Result<()> {
         let monitors = MONITORS.map(|(name, cmd)| node.spawn(cmd).map(|monitor| (name, monitor)));
         let monitors = monitors.into_iter().collect::<Result<Vec<_>>>()?;
         seen_by_all(ctx, node, &monitors)?;
-        let heard: Vec<usize> = monitors.iter().map(|(_, m)| m.stdout().len()).collect();
+        let heard = silence(ctx, &monitors)?;
         for round in 1..=3 {
             node.sh("systemctl kill -s KILL ployzd")?;
             ctx.wait(20, "ployzd to be back", || {
@@ -169,7 +169,7 @@ fn writes_nothing(ctx: &mut Ctx) -> Result<()> {
 fn seen_by_all(ctx: &Ctx, node: &Node, monitors: &[(&str, Background)]) -> Result<()> {
     ctx.wait(20, "all monitors to hear", || {
         node.sh(concat!(
-            "for n in 'ip' 'ip -n ployz'; do $n link add probe0 type dummy; $n link del probe0; done; ",
+            "for n in 'ip' 'ip -n ployz'; do $n link add probe0 type veth peer name probe1; $n link del probe0; done; ",
             "for n in '' 'ip netns exec ployz'; do $n nft add table inet probe; $n nft delete table inet probe; done; ",
             "busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 org.freedesktop.systemd1.Manager ResetFailed"
         ))?;
@@ -181,10 +181,17 @@ fn seen_by_all(ctx: &Ctx, node: &Node, monitors: &[(&str, Background)]) -> Resul
         ensure!(deaf.is_empty(), "{deaf:?}");
         Ok(Some(()))
     })?;
-    // What these changes cause (udev, networkd) must be through before the silence begins.
-    node.sh("udevadm settle; busctl call org.freedesktop.systemd1 /org/freedesktop/systemd1 \
-             org.freedesktop.systemd1.Manager GetDefaultTarget >/dev/null; udevadm settle")
-        .map(drop)
+    Ok(())
+}
+
+/// Waits until the monitors hear nothing new; returns how much each has heard.
+fn silence(ctx: &Ctx, monitors: &[(&str, Background)]) -> Result<Vec<usize>> {
+    let mut last = (Vec::new(), 0);
+    ctx.wait(30, "silence", || {
+        let heard: Vec<usize> = monitors.iter().map(|(_, m)| m.stdout().len()).collect();
+        last = if heard == last.0 { (heard, last.1 + 1) } else { (heard, 0) };
+        Ok((last.1 == 10).then(|| last.0.clone()))
+    })
 }
 
 /// Nothing is planned any more: the last run adopted all and no invite is open.
