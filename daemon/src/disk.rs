@@ -365,3 +365,67 @@ const KEYS: &str = "keys.json";
 const PEERS: &str = "peers.json";
 const PENDING: &str = "joining.json";
 const ACTIVE: &str = "active_network";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(name: &str) -> (Disk, PathBuf) {
+        let root = std::env::temp_dir().join(format!("ployz-disk-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&root);
+        (Disk::open(&root).unwrap(), root)
+    }
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn keys_are_readable_by_nobody_else_and_read_back() {
+        let (disk, root) = disk("keys");
+        let name: NetworkName = "prod".parse().unwrap();
+        let keys = crate::random::keys(None);
+        disk.put_keys(&name, &keys).unwrap();
+        assert_eq!(mode(&root.join("networks/prod/keys.json")), 0o600);
+        assert_eq!(mode(&root.join("networks/prod")), 0o711);
+        let back = disk.keys(&name).unwrap().unwrap();
+        assert!(back.wireguard.as_bytes() == keys.wireguard.as_bytes());
+        assert_eq!(back.nats_seed.expose(), keys.nats_seed.expose());
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_directory_without_a_record_is_no_network() {
+        let (disk, root) = disk("record");
+        disk.put_keys(&"half".parse().unwrap(), &crate::random::keys(None)).unwrap();
+        std::fs::create_dir(root.join("networks/Not_A_Name")).unwrap();
+        assert_eq!(disk.networks().unwrap(), []);
+        assert_eq!(disk.network(&"half".parse().unwrap()).unwrap(), None);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn damage_names_the_file() {
+        let (disk, root) = disk("damage");
+        let name: NetworkName = "prod".parse().unwrap();
+        disk.put_peers_of_new(&name, &PeersFile::default()).unwrap();
+        let path = root.join("networks/prod/peers.json");
+        std::fs::write(&path, "{\"machines\": [").unwrap();
+        let error = disk.peers(&name).unwrap_err();
+        assert_eq!(error.to_string(), format!("{} is damaged", path.display()));
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_leftover_temporary_file_does_not_matter() {
+        let (disk, root) = disk("temporary");
+        std::fs::write(root.join("active_network.tmp"), "garbage").unwrap();
+        assert_eq!(disk.active().unwrap(), None);
+        disk.set_active(Some(&"prod".parse().unwrap())).unwrap();
+        assert_eq!(disk.active().unwrap().unwrap().as_str(), "prod");
+        disk.set_active(None).unwrap();
+        disk.set_active(None).unwrap();
+        assert_eq!(disk.active().unwrap(), None);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+}

@@ -215,3 +215,88 @@ pub const REVISION_KEY: &str = "ployz_config";
 const SEED_FILE: &str = "leaf-seed.conf";
 const HEADER: &str = "# Written by ployzd from this machine's network.json and the members it knows.\n\
                       # Changes made here are lost; `ployzctl explain nats` shows what is wanted and why.\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ployz_core::address::{AddressPlan, OverlayPrefix};
+    use ployz_core::key::PublicKey;
+    use ployz_core::wire::v1::record::{Lifecycle, RegionRole, StorageParticipation};
+
+    fn machine(n: u8) -> MachineMembership {
+        let key = PublicKey::from_bytes([n; 32]);
+        let plan = AddressPlan::new("10.101.0.0/16".parse().unwrap(), 24).unwrap();
+        MachineMembership {
+            id: format!("n{n}").parse().unwrap(),
+            public_key: key,
+            overlay_ip: OverlayPrefix::of(&NetworkId::from_bytes([7; 16])).address(&key),
+            subnet: plan.slice(usize::from(n)).unwrap(),
+            endpoints: Vec::new(),
+            nats_key: format!("U{n}"),
+            verify_key: String::new(),
+            lifecycle: Lifecycle::Active,
+            storage: StorageParticipation::Candidate,
+            region_role: RegionRole::Compute,
+            topology: Default::default(),
+            labels: Default::default(),
+            created_at: 0,
+            updated_at: 0,
+        }
+    }
+
+    fn spec(role: NatsRole, machines: &[MachineMembership]) -> NatsSpec {
+        let network = NetworkId::from_bytes([7; 16]);
+        let settings = Settings {
+            network: &network,
+            machine: &machines[0],
+            role,
+            machines,
+            dir: "/var/lib/ployz/networks/prod/nats".into(),
+            program: "/usr/lib/ployz/nats-server".into(),
+            netns: "/run/netns/ployz".into(),
+            user: Some("ployz-nats".into()),
+            seed: "SUSECRET",
+        };
+        settings.spec()
+    }
+
+    fn golden(name: &str, got: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+        if std::env::var_os("PLOYZ_BLESS").is_some() {
+            std::fs::write(&path, got).unwrap();
+        }
+        assert_eq!(
+            got,
+            std::fs::read_to_string(&path).unwrap_or_default(),
+            "PLOYZ_BLESS=1 writes {name} anew"
+        );
+    }
+
+    #[test]
+    fn founder_and_leaf_texts() {
+        let machines = [machine(1), machine(2)];
+        golden("nats-founder.conf", &spec(NatsRole::Founder, &machines).config);
+        let founder = machines[0].overlay_ip;
+        golden("nats-leaf.conf", &spec(NatsRole::Leaf { founder }, &machines[1..]).config);
+    }
+
+    #[test]
+    fn members_change_the_revision_but_not_the_identity() {
+        let machines = [machine(1), machine(2), machine(3)];
+        let (two, three) = (spec(NatsRole::Founder, &machines[..2]), spec(NatsRole::Founder, &machines));
+        assert_ne!(two.revision, three.revision);
+        assert_eq!(two.unit.identity(), three.unit.identity());
+        let reordered = [machine(1), machine(3), machine(2)];
+        assert_eq!(three.config, spec(NatsRole::Founder, &reordered).config, "order is not a change");
+    }
+
+    #[test]
+    fn no_seed_is_in_the_configuration() {
+        let machines = [machine(1)];
+        for role in [NatsRole::Founder, NatsRole::Leaf { founder: machines[0].overlay_ip }] {
+            let spec = spec(role, &machines);
+            assert!(!spec.config.contains("SUSECRET"));
+            assert!(!spec.unit.environment.values().any(|value| value.contains("SUSECRET")));
+        }
+    }
+}

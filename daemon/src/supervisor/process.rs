@@ -201,3 +201,76 @@ const REST: &str = "PLOYZ_UNIT_SETTINGS";
 const INSPECT: Duration = Duration::from_secs(2);
 const START: Duration = Duration::from_secs(5);
 const STOP: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ends what a test started, also when it fails.
+    struct Cleanup(Processes, PathBuf);
+
+    impl Drop for Cleanup {
+        fn drop(&mut self) {
+            for name in UnitName::ALL {
+                if let Ok(Some(live)) = self.0.find(&name) {
+                    let _ = kill(Pid::from_raw(live.pid.cast_signed()), Signal::SIGKILL);
+                }
+            }
+            let _ = std::fs::remove_dir_all(&self.1);
+        }
+    }
+
+    fn hands(name: &str) -> Cleanup {
+        let dir = std::env::temp_dir().join(format!("ployz-process-{}-{name}", std::process::id()));
+        Cleanup(Processes::new(&dir), dir)
+    }
+
+    fn spec(seconds: u32) -> UnitSpec {
+        UnitSpec {
+            name: UnitName::NATS,
+            description: "a test".into(),
+            exec: vec!["/bin/sleep".into(), seconds.to_string()],
+            environment: BTreeMap::from([("PLOYZ_TEST".into(), "a=b c".into())]),
+            user: None,
+            netns: None,
+            writable: Vec::new(),
+            notifies: false,
+            reload_signal: Some(nix::libc::SIGCONT),
+            capabilities: Vec::new(),
+            stop_seconds: 1,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_started_is_adopted_by_the_next_daemon() {
+        let first = hands("adopt");
+        assert_eq!(first.0.inspect(&UnitName::NATS).await, Seen::Absent);
+        first.0.start(&spec(300)).await.unwrap();
+        // Another daemon of the same data directory, with nothing but /proc to go by.
+        let next = Processes::new(&first.1);
+        let Seen::Present(live) = next.inspect(&UnitName::NATS).await else { panic!("not found") };
+        assert_eq!(ployz_core::adopt::decide::unit(&spec(300), &live, None).word(), "adopt");
+        let other = ployz_core::adopt::decide::unit(&spec(301), &live, None);
+        assert_eq!(other.why(), "exec: /bin/sleep 300 -> /bin/sleep 301");
+        next.reload(&spec(300)).await.unwrap();
+        next.stop(&UnitName::NATS).await.unwrap();
+        assert_eq!(next.inspect(&UnitName::NATS).await, Seen::Absent);
+        next.stop(&UnitName::NATS).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn daemons_with_other_directories_do_not_see_each_others_processes() {
+        let (one, two) = (hands("one"), hands("two"));
+        one.0.start(&spec(300)).await.unwrap();
+        assert_eq!(two.0.inspect(&UnitName::NATS).await, Seen::Absent);
+        assert_eq!(one.0.inspect(&UnitName::WIREGUARD).await, Seen::Absent);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_ends_at_once_is_an_error_that_names_its_log() {
+        let hands = hands("ends");
+        let broken = UnitSpec { exec: vec!["/bin/false".into()], ..spec(0) };
+        let error = hands.0.start(&broken).await.unwrap_err().to_string();
+        assert!(error.contains("cannot start ployz-nats") && error.contains("ployz-nats.log"), "{error}");
+    }
+}

@@ -236,7 +236,10 @@ const READS: [&str; 9] = [
 /// The monitors. `ip monitor` without neighbours, which change by themselves.
 const MONITORS: [(&str, &str); 5] = [
     ("netlink-host", "exec stdbuf -oL ip monitor link address route rule netconf nexthop"),
-    ("netlink-netns", "exec ip netns exec ployz stdbuf -oL ip monitor link address route rule netconf nexthop"),
+    (
+        "netlink-netns",
+        "exec ip netns exec ployz stdbuf -oL ip monitor link address route rule netconf nexthop",
+    ),
     ("nft-host", "exec stdbuf -oL nft monitor"),
     ("nft-netns", "exec ip netns exec ployz stdbuf -oL nft monitor"),
     (
