@@ -313,7 +313,10 @@ impl Disk {
 pub fn make_dir(path: &Path, mode: u32) -> Result<(), DiskError> {
     let result = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
     result.map_err(|source| io_error("create", path, source))?;
-    // The umask took bits away that the store's own user needs to pass through.
+    // The umask took bits away that the store's own user needs to pass through. A mode that is right is not written.
+    if std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o7777 == mode) {
+        return Ok(());
+    }
     let set = std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode));
     set.map_err(|source| io_error("set the mode of", path, source))
 }

@@ -69,7 +69,7 @@ fn main() -> ExitCode {
 async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> anyhow::Result<()> {
     log();
     let disk = Disk::open(&config.data_dir)?;
-    let supervisor = supervisor(mode, &config.data_dir).await?;
+    let supervisor = supervisor(mode, &config.data_dir);
     let nats_user = matches!(supervisor, Supervisor::Systemd(_)).then(|| NATS_USER.to_owned());
     let seen = ployz_netns::underlay::observe().await.context("cannot read this machine's addresses")?;
     let offered = ployz_core::address::candidates(&seen, &[], config.wireguard_listen_port, |_| false);
@@ -100,19 +100,16 @@ async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> any
     Ok(())
 }
 
-async fn supervisor(mode: args::ServiceMode, data_dir: &std::path::Path) -> anyhow::Result<Supervisor> {
+fn supervisor(mode: args::ServiceMode, data_dir: &std::path::Path) -> Supervisor {
     let system = match mode {
         args::ServiceMode::System => true,
         args::ServiceMode::User => false,
         args::ServiceMode::Auto => Systemd::is_init(),
     };
     if system {
-        let hands = Systemd::connect()
-            .await
-            .context("cannot reach systemd over D-Bus; `--service-mode user` does without")?;
-        Ok(Supervisor::Systemd(hands))
+        Supervisor::Systemd(Systemd::default())
     } else {
-        Ok(Supervisor::Process(Processes::new(data_dir)))
+        Supervisor::Process(Processes::new(data_dir))
     }
 }
 

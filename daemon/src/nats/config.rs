@@ -119,10 +119,14 @@ impl Settings<'_> {
         text.push_str("  ]\n}\n");
     }
 
-    /// Writes the seed of the leaf connection; it never changes.
+    /// Writes the seed of the leaf connection unless it is there: it never changes.
     pub fn install_seed(&self) -> Result<(), DiskError> {
+        let (path, text) = (self.dir.join(SEED_FILE), format!("nkey: {}\n", self.seed));
+        if std::fs::read(&path).is_ok_and(|found| found == text.as_bytes()) {
+            return Ok(());
+        }
         prepare(&self.dir, self.user.as_deref())?;
-        put(&self.dir.join(SEED_FILE), &format!("nkey: {}\n", self.seed), self.user.as_deref())
+        put(&path, &text, self.user.as_deref())
     }
 }
 

@@ -11,14 +11,17 @@ use ployz_core::live::{ActiveState, UnitLive};
 use ployz_core::spec::unit::HASH_VARIABLE;
 use ployz_core::spec::{UnitName, UnitSpec};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 use zbus_systemd::systemd1::ManagerProxy;
 use zbus_systemd::zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 
-/// A connection to the system manager.
-#[derive(Clone)]
+/// The system manager. Its bus is connected to when it is needed, and anew after it failed: a bus that hangs or
+/// restarts must not keep the daemon from starting and saying so.
+#[derive(Clone, Default)]
 pub struct Systemd {
-    bus: Connection,
+    bus: Arc<Mutex<Option<Connection>>>,
 }
 
 type Properties = HashMap<String, OwnedVariant>;
@@ -30,28 +33,42 @@ impl Systemd {
         std::path::Path::new("/run/systemd/system").is_dir()
     }
 
-    /// Connects to the system bus.
-    pub async fn connect() -> Result<Self, zbus_systemd::zbus::Error> {
-        Ok(Self { bus: Connection::system().await? })
-    }
-
-    pub(super) async fn inspect(&self, name: &UnitName) -> Seen<UnitLive> {
-        match tokio::time::timeout(INSPECT, self.find(name)).await {
-            Ok(Ok(seen)) => seen,
-            Ok(Err(error)) => Seen::Unknown(format!("D-Bus: {error}")),
-            Err(_) => Seen::Unknown(format!("D-Bus timed out after {}s", INSPECT.as_secs())),
+    async fn bus(&self) -> zbus_systemd::zbus::Result<Connection> {
+        let mut bus = self.bus.lock().await;
+        match &*bus {
+            Some(open) => Ok(open.clone()),
+            None => Ok(bus.insert(Connection::system().await?).clone()),
         }
     }
 
+    /// After a failure the next call connects anew.
+    fn forget(&self) {
+        // While somebody else connects there is nothing to forget.
+        if let Ok(mut bus) = self.bus.try_lock() {
+            *bus = None;
+        }
+    }
+
+    pub(super) async fn inspect(&self, name: &UnitName) -> Seen<UnitLive> {
+        let why = match tokio::time::timeout(INSPECT, self.find(name)).await {
+            Ok(Ok(seen)) => return seen,
+            Ok(Err(error)) => format!("D-Bus: {error}"),
+            Err(_) => format!("D-Bus timed out after {}s", INSPECT.as_secs()),
+        };
+        self.forget();
+        Seen::Unknown(why)
+    }
+
     async fn find(&self, name: &UnitName) -> zbus_systemd::zbus::Result<Seen<UnitLive>> {
-        let manager = ManagerProxy::new(&self.bus).await?;
+        let bus = self.bus().await?;
+        let manager = ManagerProxy::new(&bus).await?;
         let path = match manager.get_unit(file(name)).await {
             Ok(path) => path,
             Err(error) if is_named(&error, "org.freedesktop.systemd1.NoSuchUnit") => return Ok(Seen::Absent),
             Err(error) => return Err(error),
         };
-        let unit = self.properties(&path, "org.freedesktop.systemd1.Unit").await?;
-        let service = self.properties(&path, "org.freedesktop.systemd1.Service").await?;
+        let unit = properties_of(&bus, &path, "org.freedesktop.systemd1.Unit").await?;
+        let service = properties_of(&bus, &path, "org.freedesktop.systemd1.Service").await?;
         if text(&unit, "LoadState") == "not-found" && text(&unit, "ActiveState") == "inactive" {
             return Ok(Seen::Absent);
         }
@@ -79,7 +96,9 @@ impl Systemd {
             other => other?,
         }
         // A failed unit stays loaded until it is reset; `CollectMode` unloads it then.
-        if let Ok(manager) = ManagerProxy::new(&self.bus).await {
+        if let Ok(bus) = self.bus().await
+            && let Ok(manager) = ManagerProxy::new(&bus).await
+        {
             let _ = manager.reset_failed_unit(file(name)).await;
         }
         Ok(())
@@ -105,7 +124,8 @@ impl Systemd {
     {
         let fail = |detail: String| UnitError { operation, unit: name.clone(), detail };
         let work = async {
-            let manager = ManagerProxy::new(&self.bus).await.map_err(|error| fail(error.to_string()))?;
+            let bus = self.bus().await.map_err(|error| fail(error.to_string()))?;
+            let manager = ManagerProxy::new(&bus).await.map_err(|error| fail(error.to_string()))?;
             match manager.subscribe().await {
                 Err(error) if !is_named(&error, "org.freedesktop.systemd1.AlreadySubscribed") => {
                     return Err(fail(error.to_string()));
@@ -130,24 +150,18 @@ impl Systemd {
             Err(_) => Err(fail(format!("no end within {}s", limit.as_secs()))),
         }
     }
+}
 
-    async fn properties(
-        &self,
-        path: &OwnedObjectPath,
-        interface: &str,
-    ) -> zbus_systemd::zbus::Result<Properties> {
-        let reply = self
-            .bus
-            .call_method(
-                Some("org.freedesktop.systemd1"),
-                path,
-                Some("org.freedesktop.DBus.Properties"),
-                "GetAll",
-                &(interface,),
-            )
-            .await?;
-        reply.body().deserialize()
-    }
+async fn properties_of(
+    bus: &Connection,
+    path: &OwnedObjectPath,
+    interface: &str,
+) -> zbus_systemd::zbus::Result<Properties> {
+    let service = Some("org.freedesktop.systemd1");
+    let reply = bus
+        .call_method(service, path, Some("org.freedesktop.DBus.Properties"), "GetAll", &(interface,))
+        .await?;
+    reply.body().deserialize()
 }
 
 fn live(unit: &Properties, service: &Properties) -> UnitLive {
