@@ -213,6 +213,24 @@ impl Disk {
         Ok(names)
     }
 
+    /// Removes directories without a record whose keys nobody has come back for in a day: joins whose outcome was
+    /// never learnt.
+    pub fn sweep(&self) -> Result<(), DiskError> {
+        let dir = self.root.join("networks");
+        for entry in std::fs::read_dir(&dir).map_err(|source| io_error("list", &dir, source))?.flatten() {
+            let keys = entry.path().join(KEYS);
+            let age = std::fs::metadata(&keys)
+                .and_then(|meta| meta.modified())
+                .ok()
+                .and_then(|at| at.elapsed().ok());
+            if !entry.path().join(NETWORK).exists() && age.is_some_and(|age| age > FORGOTTEN) {
+                let removed = std::fs::remove_dir_all(entry.path());
+                removed.map_err(|source| io_error("remove", &entry.path(), source))?;
+            }
+        }
+        Ok(())
+    }
+
     /// A network's record; `None` when there is none.
     pub fn network(&self, name: &NetworkName) -> Result<Option<NetworkFile>, DiskError> {
         read(&self.network_dir(name).join(NETWORK))
@@ -363,6 +381,7 @@ fn io_error(operation: &'static str, path: &Path, source: io::Error) -> DiskErro
     DiskError::Io { operation, path: path.to_owned(), source }
 }
 
+const FORGOTTEN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 const NETWORK: &str = "network.json";
 const KEYS: &str = "keys.json";
 const PEERS: &str = "peers.json";

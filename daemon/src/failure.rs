@@ -14,6 +14,8 @@ pub struct Failure {
     pub causes: Vec<String>,
     /// What to do, when there is something better to say than the code's own hint.
     pub hint: Option<String>,
+    /// Whether what was asked for may have happened all the same.
+    pub unknown: bool,
 }
 
 /// Result of a request.
@@ -22,7 +24,7 @@ pub type Result<T> = std::result::Result<T, Failure>;
 impl Failure {
     /// With a code and a message.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), causes: Vec::new(), hint: None }
+        Self { code, message: message.into(), causes: Vec::new(), hint: None, unknown: false }
     }
 
     /// With the chain of an error as causes.

@@ -69,6 +69,7 @@ fn main() -> ExitCode {
 async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> anyhow::Result<()> {
     log();
     let disk = Disk::open(&config.data_dir)?;
+    disk.sweep()?;
     let supervisor = supervisor(mode, &config.data_dir);
     let nats_user = matches!(supervisor, Supervisor::Systemd(_)).then(|| NATS_USER.to_owned());
     let seen = ployz_netns::underlay::observe().await.context("cannot read this machine's addresses")?;

@@ -41,6 +41,23 @@ impl OverlayPrefix {
         if octets[6..15].iter().all(|b| *b == 0) {
             octets[6] = 1; // keeps the low addresses (the host's own, HOST_SUFFIX) free
         }
+        if octets[6..8] == ONE_TIME {
+            octets[6] = 0xfe; // keeps the guests' /64 free
+        }
+        Ipv6Addr::from(octets)
+    }
+
+    /// The /64 of machines that are not members (yet): what comes from here may redeem a token and nothing else.
+    pub fn guests(&self) -> Ipv6Net {
+        let mut octets = self.0.network().octets();
+        octets[6..8].copy_from_slice(&ONE_TIME);
+        Ipv6Net::new_assert(Ipv6Addr::from(octets), 64)
+    }
+
+    /// The address that goes with an invite's one-time key.
+    pub fn guest(&self, key: &PublicKey) -> Ipv6Addr {
+        let mut octets = self.guests().network().octets();
+        octets[8..].copy_from_slice(&self.address(key).octets()[8..]);
         Ipv6Addr::from(octets)
     }
 
@@ -57,6 +74,9 @@ impl fmt::Display for OverlayPrefix {
         self.0.fmt(f)
     }
 }
+
+/// The fourth group of a guest's address; no member's address has it.
+const ONE_TIME: [u8; 2] = [0xff, 0xff];
 
 /// Last octet of the host's own address in the overlay prefix (all other low bits are zero).
 pub const HOST_SUFFIX: u8 = 1;
@@ -85,6 +105,9 @@ mod tests {
             prop_assert!(prefix.net().contains(&address));
             prop_assert_ne!(address, prefix.host());
             prop_assert_eq!(address.octets()[0], 0xfd);
+            prop_assert!(!prefix.guests().contains(&address));
+            let guest = prefix.guest(&PublicKey::from_bytes(key));
+            prop_assert!(prefix.guests().contains(&guest) && prefix.net().contains(&guest));
         }
     }
 }

@@ -36,6 +36,12 @@ impl InviteRecord {
         now < self.expires_at && matches!(self.state, InviteState::Active | InviteState::Redeemed { .. })
     }
 
+    /// Whether the one-time tunnel is kept: until the token's time is over, so that whoever presents it late hears
+    /// why it is refused.
+    pub fn is_heard(&self, now: u64) -> bool {
+        now < self.expires_at && self.state != InviteState::Expired
+    }
+
     /// The machine that is being let in, if any.
     pub fn joiner(&self) -> Option<&MachineMembership> {
         match &self.state {

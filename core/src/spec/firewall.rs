@@ -4,6 +4,7 @@
 
 use crate::address::{AddressPlan, OverlayPrefix};
 use crate::spec::link::{BRIDGE, HOST_END, NETNS_END, WG_DEVICE};
+use crate::wire::v1::join::PORT;
 use std::net::Ipv6Addr;
 
 /// The wanted tables.
@@ -94,7 +95,7 @@ fn host_table(prefix: OverlayPrefix, plan: &AddressPlan) -> Table {
 }
 
 fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr) -> Table {
-    let (v6, host) = (prefix.net(), prefix.host());
+    let (v6, host, guests) = (prefix.net(), prefix.host(), prefix.guests());
     Table {
         chains: vec![
             Chain {
@@ -103,6 +104,9 @@ fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr) -> Table {
                 rules: vec![
                     "iifname \"lo\" accept".into(),
                     "ct state established,related accept".into(),
+                    // Whoever holds a token may redeem it, through the tunnel, and do nothing else.
+                    format!("ip6 saddr {guests} tcp dport {PORT} accept"),
+                    format!("ip6 saddr {guests} drop"),
                     format!("ip6 saddr {v6} accept"),
                     "tcp dport { 4222, 6222, 7422, 8222 } drop".into(),
                 ],
@@ -110,7 +114,10 @@ fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr) -> Table {
             Chain {
                 name: "forward".into(),
                 hook: "type filter hook forward priority mangle; policy accept;".into(),
-                rules: vec!["tcp flags syn tcp option maxseg size set rt mtu".into()],
+                rules: vec![
+                    format!("ip6 saddr {guests} drop"),
+                    "tcp flags syn tcp option maxseg size set rt mtu".into(),
+                ],
             },
             Chain {
                 name: "from_host".into(),

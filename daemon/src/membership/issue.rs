@@ -104,7 +104,7 @@ pub async fn redeem(mesh: &Arc<Mesh>, from: Ipv6Addr, request: RedeemRequest) ->
     for _ in 0..CAS_TRIES {
         let stored = find(&store, &request.invite_id).await?;
         let network = mesh.network();
-        let one_time = network.prefix().address(&stored.value.one_time_key);
+        let one_time = network.prefix().guest(&stored.value.one_time_key);
         let own = network.prefix().address(&request.public_key);
         if stored.value.issuer != network.machine.id || (from != one_time && from != own) {
             return Err(Failure::new(ErrorCode::InvalidToken, "the invite does not belong to this tunnel"));
@@ -331,10 +331,9 @@ async fn answer(mesh: &Mesh, store: &Store, state: &InviteState) -> Result<Redee
 /// Returns when the invite's peers are part of the tunnel. The watch brings the change, as to everybody else: one
 /// writer of what is known, no older news over newer.
 async fn take_in(mesh: &Arc<Mesh>, invite: &InviteRecord) -> Result<()> {
-    let open = matches!(invite.state, InviteState::Active | InviteState::Redeemed { .. });
     until_known(mesh, |peers| {
         let known = peers.invites.iter().find(|known| known.id == invite.id);
-        if open { known == Some(invite) } else { known.is_none() }
+        known == Some(invite) || (known.is_none() && !invite.is_heard(clock::now()))
     })
     .await?;
     let outcome = mesh.reconcile("invite").await;

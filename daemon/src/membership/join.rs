@@ -80,9 +80,10 @@ pub async fn confirm(mesh: &Mesh) -> Result<NetworkFile> {
     Ok(mesh.change_network(|network| network.lifecycle = Stored::Running)?)
 }
 
-/// Whether a failed confirmation is final, so that the join must be undone.
+/// Whether a failed step is final, so that the join must be undone. After a request that was sent and not answered
+/// the machine may have been let in, and must come back with the same keys.
 pub fn is_final(failure: &Failure) -> bool {
-    !matches!(failure.code, ErrorCode::IssuerUnreachable | ErrorCode::StoreUnavailable | ErrorCode::IoError)
+    !failure.unknown && !matches!(failure.code, ErrorCode::StoreUnavailable | ErrorCode::IoError)
 }
 
 /// The machine's keys for this invite: those of an earlier attempt with the same token if there are any.
@@ -106,7 +107,7 @@ fn one_time_spec(
 ) -> NodeSpec {
     let mut spec =
         desired::node(&shared.around, &shared.disk, file, keys, &PeersFile::default(), clock::now());
-    let address = prefix.address(&token.one_time_key.public());
+    let address = prefix.guest(&token.one_time_key.public());
     let issuer = PeerSpec {
         name: token.issuer.clone(),
         allowed_ips: BTreeSet::from([IpNet::from(IpAddr::V6(token.issuer_overlay_ip))]),
@@ -239,9 +240,9 @@ async fn post<T: DeserializeOwned>(
     deadline: Instant,
 ) -> Result<T> {
     let mut last = "no answer".to_owned();
-    let mut tried = 0;
+    let (mut tried, mut sent) = (0, false);
     while Instant::now() < deadline {
-        match tokio::time::timeout(ATTEMPT, once(to, path, body)).await {
+        match tokio::time::timeout(ATTEMPT, once(to, path, body, &mut sent)).await {
             Ok(Ok((status, body))) => match parse(status, &body) {
                 // The issuer is there, but its store is not for the moment.
                 Err(failure) if failure.code == ErrorCode::StoreUnavailable => {
@@ -272,9 +273,11 @@ async fn once(
     to: SocketAddrV6,
     path: &str,
     body: &impl Serialize,
+    sent: &mut bool,
 ) -> std::result::Result<(StatusCode, Bytes), String> {
     let stream =
         reach::connect(&namespace::path(NETNS), SocketAddr::V6(to)).await.map_err(|e| e.to_string())?;
+    *sent = true;
     http::exchange(stream, Method::POST, path, Some(body)).await.map_err(|error| ployz_netns::chain(&error))
 }
 

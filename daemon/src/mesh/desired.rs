@@ -127,7 +127,7 @@ fn peer_specs(network: &NetworkFile, peers: &PeersFile, now: u64) -> BTreeMap<Pu
     let own = network.machine.public_key;
     let mut specs = BTreeMap::new();
     for invite in peers.invites.iter().filter(|invite| invite.issuer == network.machine.id) {
-        if invite.is_open(now) {
+        if invite.is_heard(now) {
             specs.insert(invite.one_time_key, one_time(network, invite));
         }
         if let Some(joiner) = invite.joiner() {
@@ -152,7 +152,7 @@ fn member(machine: &MachineMembership) -> PeerSpec {
 }
 
 fn one_time(network: &NetworkFile, invite: &InviteRecord) -> PeerSpec {
-    let address: Ipv6Addr = network.prefix().address(&invite.one_time_key);
+    let address: Ipv6Addr = network.prefix().guest(&invite.one_time_key);
     let name = format!("invite-{}", invite.id);
     PeerSpec {
         name: name.parse().expect("an invite id is hexadecimal"),

@@ -121,9 +121,9 @@ async fn next<T>(stream: &mut (impl Stream<Item = Change<T>> + Unpin)) -> Result
     stream.next().await.ok_or_else(|| "the watch ended".into())
 }
 
+/// Nothing depends on it any more: not a machine being let in, not somebody to be told why not.
 fn is_over(invite: &InviteRecord) -> bool {
-    use ployz_core::wire::v1::record::InviteState;
-    !matches!(invite.state, InviteState::Active | InviteState::Redeemed { .. })
+    invite.joiner().is_none() && !invite.is_heard(clock::now())
 }
 
 async fn wait_until_back(mesh: &Mesh, store: &Store, first: StoreError) {

@@ -2,10 +2,15 @@
 //!
 //! A scenario is a function in a file of this directory and an entry in [`all`].
 
+mod drift_network;
+mod drift_units;
+mod held;
+mod joins;
 mod killed;
 mod lab_self_test;
 mod product;
 mod three;
+mod tokens;
 
 use std::fmt;
 use std::path::{Path, PathBuf};

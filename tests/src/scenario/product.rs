@@ -210,6 +210,17 @@ pub(super) fn gone(ctx: &Ctx, node: &Node) -> Result<()> {
     })
 }
 
+/// [`gone`] after a join that may be tried again with the same token: the keys made for it may wait for that.
+pub(super) fn gone_but_keys(ctx: &Ctx, node: &Node) -> Result<()> {
+    ctx.wait(20, &format!("nothing but keys to be left on {}", node.name()), || {
+        let left = traces(node)?;
+        let files = node.sh("find /var/lib/ployz/networks -type f")?;
+        let only_keys = left.lines().all(|line| line == format!("network {NETWORK}"));
+        ensure!(only_keys && files.lines().all(|file| file.ends_with("/keys.json")), "left: {left}\n{files}");
+        Ok(Some(()))
+    })
+}
+
 const TRACES: &str = "ls -A /var/lib/ployz/networks 2>/dev/null | sed 's/^/network /'
 [ ! -e /var/lib/ployz/active_network ] || echo active $(cat /var/lib/ployz/active_network)
 ls -A /run/netns 2>/dev/null | sed 's/^/netns /'

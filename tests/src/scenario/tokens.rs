@@ -1,0 +1,138 @@
+//! Tokens that are not good: each refused with its own code, and nothing half done on either side.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::product::{self, NETWORK, join_refused};
+use super::{Ctx, Need, Scenario};
+use crate::lab::Node;
+
+pub(super) const SCENARIOS: [Scenario; 2] =
+    [scenario("tokens-refused", 3, refused), scenario("tokens-for-another-network", 2, elsewhere)];
+
+const fn scenario(name: &'static str, nodes: usize, run: fn(&mut Ctx) -> Result<()>) -> Scenario {
+    Scenario { name, needs: &[Need::Systemd, Need::Package], nodes, underlays: 1, run }
+}
+
+fn refused(ctx: &mut Ctx) -> Result<()> {
+    product::init(ctx)?;
+    let (n1, n2, n3) = (ctx.node(1), ctx.node(2), ctx.node(3));
+
+    let token = product::token(ctx)?;
+    for (what, bad) in spoiled(&token)? {
+        join_refused(n2, &bad, "INVALID_TOKEN").with_context(|| what)?;
+    }
+    product::gone(ctx, n2)?;
+
+    let expired = n1.sh("ployzctl machine invite create --plain --ttl-secs 1")?;
+    wait_for(ctx, "expired", 1)?;
+    join_refused(n2, &expired, "TOKEN_EXPIRED")?;
+    product::gone(ctx, n2)?;
+
+    let (revoked, id) = invite(n1)?;
+    n1.sh(&format!("ployzctl machine invite revoke {id}"))?;
+    n1.sh(&format!("ployzctl machine invite revoke {id}")).context("revoking twice is no error")?;
+    wait_for(ctx, "revoked", 1)?;
+    join_refused(n2, &revoked, "TOKEN_REVOKED")?;
+    product::gone(ctx, n2)?;
+    product::refused(n1, "ployzctl machine invite revoke 0123456789abcdef", "INVITE_NOT_FOUND")?;
+
+    // No failure has reserved anything: the untouched token still works and gets the next slice.
+    only_founder(n1)?;
+    product::join_with(n2, &token)?;
+    ensure!(product::addresses(n2)?[1] == "10.101.1.2", "{:?}", product::addresses(n2)?);
+
+    join_refused(n3, &token, "TOKEN_CONSUMED")?;
+    product::gone(ctx, n3)?;
+    n2.sh(&format!("ployzctl mesh destroy {NETWORK} --local"))?;
+    join_refused(n2, &token, "TOKEN_CONSUMED").context("replayed by the machine that used it")?;
+    product::gone(ctx, n2)?;
+
+    product::join(ctx, 3)?;
+    ensure!(product::addresses(n3)?[1] == "10.101.2.2", "{:?}", product::addresses(n3)?);
+    product::ready(ctx, 3)?;
+    let names = n1.sh("ployzctl --plain machine ls | cut -f1")?;
+    ensure!(names == "n1\nn2\nn3", "members: {names}");
+    let rows = n1.sh("ployzctl --plain machine invite list | cut -f2 | sort | uniq -c | tr -s ' '")?;
+    ensure!(rows == " 2 consumed\n 1 expired\n 1 revoked", "{rows}");
+    Ok(())
+}
+
+/// Another network runs or is known here, another range is configured, the range is in use here.
+fn elsewhere(ctx: &mut Ctx) -> Result<()> {
+    product::init(ctx)?;
+    let (n1, n2) = (ctx.node(1), ctx.node(2));
+    let token = product::token(ctx)?;
+    n2.sh("ployzctl -q mesh init other")?;
+    let before = product::identity(n2)?;
+    join_refused(n2, &token, "NETWORK_ALREADY_RUNNING")?;
+    product::unchanged(n2, &before)?;
+    n2.sh("ployzctl -q mesh destroy other && ployzctl -q mesh create prod")?;
+    join_refused(n2, &token, "NETWORK_ALREADY_EXISTS")?;
+    n2.sh("ployzctl -q mesh destroy prod")?;
+    product::gone(ctx, n2)?;
+
+    for line in ["cluster_cidr = \"10.102.0.0/16\"", "subnet_prefix_len = 25"] {
+        n2.sh(&format!("cp -p /etc/ployz/config.toml /run/config; echo '{line}' >>/etc/ployz/config.toml; systemctl restart ployzd"))?;
+        let told = join_refused(n2, &token, "CIDR_MISMATCH")?;
+        ensure!(told.contains("10.101.0.0/16"), "{told}");
+        n2.sh("cp -p /run/config /etc/ployz/config.toml; systemctl restart ployzd")?;
+    }
+    n2.sh("ip addr add 10.101.77.1/32 dev lo")?;
+    let told = join_refused(n2, &token, "ADDRESS_CONFLICT")?;
+    ensure!(told.contains("10.101.77.1"), "{told}");
+    n2.sh("ip addr del 10.101.77.1/32 dev lo")?;
+    product::gone(ctx, n2)?;
+
+    only_founder(n1)?;
+    product::join_with(n2, &token)?;
+    product::meets(ctx, 1, 1)?;
+    ensure!(product::addresses(n2)?[1] == "10.101.1.2");
+    let again = product::token(ctx)?;
+    join_refused(n2, &again, "NETWORK_ALREADY_RUNNING").map(drop)
+}
+
+/// The founder knows nobody but itself.
+fn only_founder(n1: &Node) -> Result<()> {
+    let names = n1.sh("ployzctl --plain machine ls | cut -f1")?;
+    ensure!(names == "n1", "half-members: {names}");
+    Ok(())
+}
+
+fn invite(node: &Node) -> Result<(String, String)> {
+    let made = product::json(node, "machine invite create")?;
+    let text = |key: &str| made[key].as_str().map(str::to_owned).with_context(|| format!("no {key}: {made}"));
+    ensure!(made["expires_at"].as_u64().is_some(), "{made}");
+    Ok((text("token")?, text("invite_id")?))
+}
+
+fn wait_for(ctx: &Ctx, status: &str, count: usize) -> Result<()> {
+    ctx.wait(20, &format!("an invite to be {status}"), || {
+        let invites = product::json(ctx.node(1), "machine invite list")?;
+        let list: &Vec<Value> = invites["invites"].as_array().context("invites")?;
+        let found = list.iter().filter(|invite| invite["status"] == status).count();
+        ensure!(found == count, "{invites}");
+        Ok(Some(()))
+    })
+}
+
+/// The token with one character changed in its claims or signature, cut short, doubled, emptied, and swapped signatures.
+fn spoiled(token: &str) -> Result<Vec<(&'static str, String)>> {
+    ensure!(token.starts_with("eyJ"), "a token begins with eyJ");
+    let (claims, signature) = token.split_once('.').context("a token has two parts")?;
+    let flip = |text: &str, at: usize| {
+        let new = if &text[at..=at] == "A" { "B" } else { "A" };
+        format!("{}{new}{}", &text[..at], &text[at + 1..])
+    };
+    Ok(vec![
+        ("claims changed", format!("{}.{signature}", flip(claims, claims.len() / 2))),
+        ("signature changed", format!("{claims}.{}", flip(signature, 10))),
+        ("cut in the claims", claims[..claims.len() / 2].to_owned()),
+        ("without a signature", claims.to_owned()),
+        ("with an empty signature", format!("{claims}.")),
+        ("cut in the signature", token[..token.len() - 8].to_owned()),
+        ("twice", format!("{token}{token}")),
+        ("no token", "hello".to_owned()),
+        ("empty", String::new()),
+    ])
+}
