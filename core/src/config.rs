@@ -359,7 +359,9 @@ fn unknown_key(name: &str) -> String {
     let known = KEYS.iter().map(|key| key.name);
     let near = known.map(|key| (strsim::damerau_levenshtein(key, name), key)).min();
     match near {
-        Some((distance, key)) if distance <= 4 => format!("unknown key {name}; did you mean {key}?"),
+        Some((distance, key)) if distance <= name.len().div_ceil(3).min(4) => {
+            format!("unknown key {name}; did you mean {key}?")
+        }
         _ => {
             let all: Vec<&str> = KEYS.iter().map(|key| key.name).collect();
             format!("unknown key {name}; the keys are {}", all.join(", "))

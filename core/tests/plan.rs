@@ -66,7 +66,8 @@ fn drift_table() {
             live.netns = Seen::Absent;
             live.wireguard = Seen::Absent;
             present!(live.tunnel).state = ActiveState::Changing;
-            present!(live.nats).unit.state = ActiveState::Changing;
+            let nats = present!(live.nats);
+            (nats.unit.state, nats.loaded) = (ActiveState::Changing, None);
         }),
     );
     row(
@@ -229,6 +230,22 @@ fn drift_table() {
         drifted(KERNEL, |_, live| {
             live.wireguard = Seen::Unknown("no answer within 2s".into());
             live.link = Seen::Unknown("no answer within 2s".into());
+        }),
+    );
+    row(
+        "wg0 held and a route gone",
+        drifted(USERSPACE, |_, live| {
+            present!(live.tunnel).state = ActiveState::Changing;
+            live.wireguard = Seen::Absent;
+            present!(live.link).routes.pop_last();
+        }),
+    );
+    row(
+        "namespace deleted, NATS left running in it",
+        drifted(KERNEL, |_, live| {
+            live.netns = Seen::Absent;
+            live.wireguard = Seen::Absent;
+            present!(live.nats).loaded = None;
         }),
     );
     row("NATS runs and does not answer", drifted(KERNEL, |_, live| present!(live.nats).loaded = None));

@@ -48,11 +48,9 @@ impl Events {
         }
     }
 
-    /// Forgets what has been said so far.
-    pub fn drain(&mut self) {
-        for source in &self.sources {
-            source.read();
-        }
+    /// Takes in all that has been said so far; whether any of it matters.
+    pub fn drain(&mut self) -> bool {
+        self.sources.iter().fold(false, |matters, source| source.read() | matters)
     }
 }
 

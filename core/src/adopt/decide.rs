@@ -172,6 +172,8 @@ fn link_verdict(spec: &NodeSpec, live: &NodeLive, in_netns: Parent, on_wireguard
         (Verdict::Adopt, Parent::Anew(parent)) => {
             Verdict::Converge(vec![Drift::change("routes", format!("{parent} is made anew"))])
         }
+        // Its routes lead through wg0: without it there is nothing to set them on.
+        (verdict, Parent::Held(parent)) if verdict.writes() => Verdict::Hold(format!("{parent} is held")),
         _ => verdict,
     }
 }
@@ -348,6 +350,8 @@ pub fn nats(spec: &NatsSpec, live: &NatsLive, parent: Parent) -> Verdict {
         _ => None,
     };
     match unit(&spec.unit, &settled(&live.unit, parent), netns) {
+        // In a namespace that is made anew nobody can be asked, and nobody needs to be.
+        Verdict::Adopt if matches!(parent, Parent::Anew(_)) => Verdict::Adopt,
         Verdict::Adopt => match &live.loaded {
             None => Verdict::Hold("runs, but does not answer on its monitoring port".into()),
             Some(loaded) if *loaded == spec.revision => Verdict::Adopt,

@@ -192,6 +192,11 @@ impl Mesh {
         lock(&self.reflected)
     }
 
+    /// Identity of the namespace that the last run found or left in place.
+    pub fn netns_id(&self) -> Option<NsId> {
+        self.outcome.borrow().as_ref()?.live.netns.present().map(|netns| netns.id)
+    }
+
     /// Identity of the namespace that the last run left in place, if the overlay can be used there.
     pub fn usable_netns(&self) -> Option<NsId> {
         let outcome = self.outcome.borrow().clone()?;
@@ -272,6 +277,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 const DETACH: Duration = Duration::from_secs(3);
 const LOOK_AROUND: Duration = Duration::from_secs(30);
-const RETRY: Duration = Duration::from_secs(3);
+const RETRY: Duration = Duration::from_secs(1);
 /// Several changes at once (twenty joiners) become one run.
 const SETTLE: Duration = Duration::from_millis(50);

@@ -1,6 +1,7 @@
 //! Drift is noticed when it happens: link, address, route and nftables changes ask for a reconciliation.
 
 use crate::mesh::Mesh;
+use ployz_netns::watch::Events;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +10,9 @@ pub async fn run(mesh: Arc<Mesh>) {
     loop {
         match ployz_netns::watch::open(crate::mesh::desired::NETNS) {
             Ok(mut events) => {
-                let id = mesh.usable_netns();
-                while let Some(what) = events.next().await {
-                    mesh.nudge(what);
-                    // The burst of one change, and what our own run causes, is one event.
-                    tokio::time::sleep(BURST).await;
-                    events.drain();
-                    if mesh.usable_netns() != id {
-                        break;
-                    }
-                }
+                // What happened before the subscription is for one look.
+                mesh.nudge("watching");
+                listen(&mesh, &mut events).await;
             }
             Err(error) => tracing::debug!("cannot watch: {}", ployz_netns::chain(&error)),
         }
@@ -26,5 +20,28 @@ pub async fn run(mesh: Arc<Mesh>) {
     }
 }
 
+/// Passes changes on until the namespace is another one.
+async fn listen(mesh: &Mesh, events: &mut Events) {
+    let id = mesh.netns_id();
+    while let Some(what) = events.next().await {
+        mesh.nudge(what);
+        // What our own repair causes comes in now, and perhaps somebody else's next change with it: look once more,
+        // and ever less often while it does not stop.
+        let mut pause = BURST;
+        loop {
+            tokio::time::sleep(pause).await;
+            if !events.drain() {
+                break;
+            }
+            mesh.nudge(what);
+            pause = (pause * 2).min(LONGEST);
+        }
+        if mesh.netns_id() != id {
+            return;
+        }
+    }
+}
+
 const BURST: Duration = Duration::from_millis(300);
-const AGAIN: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(500);

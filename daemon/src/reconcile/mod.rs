@@ -114,8 +114,11 @@ impl Reconciler {
         let lines: Vec<String> = outcome.plan.steps.iter().map(ToString::to_string).collect();
         let silent = outcome.plan.is_all_adopt();
         let adopted = outcome.plan.count("adopt");
-        // Looking around and finding all right is not news; a daemon's start is, whatever it found.
-        let told = !silent || trigger == "daemon start";
+        // News is what was written, what reads otherwise than the last time, and a daemon's start. Looking around and
+        // finding the same as before is not.
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = history.back().map_or(silent, |last| last.lines == lines);
+        let told = !outcome.plan.is_silent() || !same || trigger == "daemon start";
         for line in lines.iter().filter(|_| told) {
             tracing::info!(target: "plan", "{line}");
         }
@@ -132,13 +135,8 @@ impl Reconciler {
             lines,
             components,
         };
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        // Silent look-arounds must not push out the runs that did something.
-        if silent
-            && history.back().is_some_and(|last| {
-                last.trigger == trigger && last.components.iter().all(|c| c.verdict == "adopt")
-            })
-        {
+        // Runs that found the same and did nothing must not push out those that did something.
+        if outcome.plan.is_silent() && same && history.len() > 1 {
             history.pop_back();
         }
         history.push_back(run);
