@@ -1,5 +1,7 @@
 //! The drift table: what is found, and the whole plan as an operator reads it.
 
+#![allow(clippy::unwrap_used)]
+
 mod node;
 
 use node::{NS, live, network, peer_key, spec};
@@ -194,7 +196,7 @@ fn drift_table() {
         drifted(KERNEL, |spec, live| {
             let mut other = spec.nats.unit.clone();
             other.user = None;
-            other.environment.insert("EXTRA".into(), "1".into());
+            other.environment.insert("PLOYZ_EXTRA".into(), "1".into());
             present!(live.nats).unit = node::unit(&other);
         }),
     );

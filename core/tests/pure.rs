@@ -1,6 +1,8 @@
 //! `ployz-core` decides and does nothing else: no runtime, no system calls, no files. Read from its manifest and its
 //! sources, so that the rule fails where somebody breaks it.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 #[test]

@@ -8,6 +8,7 @@ use crate::mesh::remote::{self, Command};
 use crate::mesh::{Mesh, Shared, desired, teardown};
 use crate::random;
 use ployz_core::address::{NodeSubnet, OverlayPrefix, candidates};
+use ployz_core::adopt::Seen;
 use ployz_core::config::{BackendChoice, Config, Origin};
 use ployz_core::id::{MachineId, NetworkId, NetworkName};
 use ployz_core::wire::v1::api::{ErrorCode, Phase};
@@ -74,27 +75,36 @@ impl Daemon {
 
     async fn resume_network(self: &Arc<Self>, name: &NetworkName) -> Result<()> {
         let (network, keys) = self.load(name)?;
-        if network.lifecycle == Stored::Stopped {
-            // A stop that was cut short: the record said so first, the data plane follows.
-            let peers = self.shared.disk.peers(name)?;
-            let spec =
-                desired::node(&self.shared.around, &self.shared.disk, &network, &keys, &peers, clock::now());
-            let left = teardown::run(&self.shared.reconciler, &spec).await;
-            left.iter().for_each(|error| tracing::warn!("finishing the stop: {error}"));
-            return if left.is_empty() { Ok(self.shared.disk.set_active(None)?) } else { Ok(()) };
+        match network.lifecycle {
+            // A stop or a destruction that was cut short: the record said so first, the data plane follows.
+            Stored::Stopped => self.finish_stop(&network, &keys).await,
+            Stored::Leaving => {
+                self.finish_stop(&network, &keys).await?;
+                Ok(self.shared.disk.remove_network(name)?)
+            }
+            Stored::Running => self.bring_up(network, keys, "daemon start").await.map(|_| ()),
+            Stored::Joining { .. } => {
+                let mesh = self.bring_up(network, keys, "daemon start").await?;
+                tokio::spawn(self.clone().finish_join(mesh));
+                Ok(())
+            }
         }
-        let joining = matches!(network.lifecycle, Stored::Joining { .. });
-        let mesh = self.bring_up(network, keys, "daemon start").await?;
-        if joining {
-            let daemon = self.clone();
-            tokio::spawn(async move { daemon.finish_join(mesh).await });
-        }
-        Ok(())
     }
 
-    /// A join that an earlier daemon began: finished, or undone when the issuer says no or its time is over.
+    /// Takes down what a network that is not running any more has left, from what is on disk.
+    async fn finish_stop(&self, network: &NetworkFile, keys: &Keys) -> Result<()> {
+        let peers = self.shared.disk.peers(&network.name)?;
+        let spec = desired::node(&self.shared.around, &self.shared.disk, network, keys, &peers, clock::now());
+        let left = teardown::run(&self.shared.reconciler, &spec).await;
+        if left.is_empty() {
+            return Ok(self.shared.disk.set_active(None)?);
+        }
+        Err(Failure::new(ErrorCode::NetworkStopFailed, "some parts could not be taken down").with(left))
+    }
+
+    /// A join that is not confirmed yet: finished, or undone when the issuer says no or its time is over.
     async fn finish_join(self: Arc<Self>, mesh: Arc<Mesh>) {
-        loop {
+        while !mesh.cancel.is_cancelled() {
             let failure = match join::confirm(&mesh).await {
                 Ok(_) => return tracing::info!("the join was finished"),
                 Err(failure) => failure,
@@ -106,20 +116,27 @@ impl Daemon {
             tracing::warn!("the join is not finished: {failure}");
             if over || join::is_final(&failure) {
                 let _alone = self.exclusive.lock().await;
-                let left = self.take_down(&mesh).await;
-                left.iter().for_each(|error| tracing::error!("undoing the join: {error}"));
-                let gone = self
-                    .shared
-                    .disk
-                    .set_active(None)
-                    .and_then(|()| self.shared.disk.remove_network(&mesh.network().name));
-                return match gone {
-                    Ok(()) => tracing::warn!("the join was undone"),
-                    Err(error) => tracing::error!("{}", ployz_netns::chain(&error)),
-                };
+                if self.is_current(&mesh) {
+                    self.undo_join(&mesh).await;
+                }
+                return;
             }
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
+    }
+
+    async fn undo_join(&self, mesh: &Arc<Mesh>) {
+        let left = self.take_down(mesh).await;
+        left.iter().for_each(|error| tracing::error!("undoing the join: {error}"));
+        let gone = self.shared.disk.set_active(None);
+        match gone.and_then(|()| self.shared.disk.remove_network(&mesh.network().name)) {
+            Ok(()) => tracing::warn!("the join was undone"),
+            Err(error) => tracing::error!("{}", ployz_netns::chain(&error)),
+        }
+    }
+
+    fn is_current(&self, mesh: &Arc<Mesh>) -> bool {
+        self.current().is_some_and(|current| Arc::ptr_eq(&current, mesh))
     }
 
     /// `mesh create`.
@@ -135,9 +152,10 @@ impl Daemon {
         let network = self.found(name).await?;
         match self.activate(network, say).await {
             Ok(network) => Ok(network),
+            // What could not be taken down needs its record: `mesh destroy` is the way then.
+            Err(failure) if self.shared.disk.active()?.is_some() => Err(failure),
             Err(failure) => {
-                let _ = self.shared.disk.set_active(None);
-                let _ = self.shared.disk.remove_network(name);
+                self.shared.disk.remove_network(name)?;
                 Err(failure)
             }
         }
@@ -155,22 +173,41 @@ impl Daemon {
         self.activate(network, say).await
     }
 
-    /// `mesh stop`.
+    /// `mesh stop`. A stop that failed can be repeated.
     pub async fn stop(&self, force: bool) -> Result<NetworkName> {
         let _alone = self.exclusive.lock().await;
-        let mesh = self.running()?;
-        let count = workloads(&mesh);
-        if count > 0 && !force {
-            let message = format!("{count} workloads of this machine depend on the overlay");
-            return Err(Failure::new(ErrorCode::WorkloadsRunning, message));
+        let Some(mesh) = self.current() else {
+            let half = self.shared.disk.active()?;
+            let name = half.ok_or_else(|| {
+                Failure::new(ErrorCode::NoRunningNetwork, "no network is running on this machine")
+            })?;
+            let (network, keys) = self.load(&name)?;
+            self.finish_stop(&network, &keys).await?;
+            return Ok(name);
+        };
+        if !force {
+            self.no_workloads(&mesh).await?;
+        }
+        if matches!(mesh.network().lifecycle, Stored::Joining { .. }) {
+            self.undo_join(&mesh).await;
+            return Ok(mesh.network().name);
         }
         let network = mesh.change_network(|network| network.lifecycle = Stored::Stopped)?;
         let left = self.take_down(&mesh).await;
-        self.shared.disk.set_active(None)?;
         if left.is_empty() {
+            self.shared.disk.set_active(None)?;
             return Ok(network.name);
         }
         Err(Failure::new(ErrorCode::NetworkStopFailed, "some parts could not be taken down").with(left))
+    }
+
+    async fn no_workloads(&self, mesh: &Mesh) -> Result<()> {
+        let message = match workloads(mesh).await {
+            Some(0) => return Ok(()),
+            Some(count) => format!("{count} workloads of this machine depend on the overlay"),
+            None => "it cannot be told whether workloads of this machine depend on the overlay".to_owned(),
+        };
+        Err(Failure::new(ErrorCode::WorkloadsRunning, message))
     }
 
     /// `mesh join`.
@@ -180,33 +217,44 @@ impl Daemon {
         let token = read_token(text)?;
         self.acceptable(&token).await?;
         let keys = join::keys_for(&self.shared, &token)?;
-        let network = match join::redeem(&self.shared, &token, &keys, say).await {
-            Ok(network) => network,
-            Err(failure) => {
-                if join::is_final(&failure) {
-                    let _ = self.shared.disk.remove_network(&token.network_name);
-                }
-                return Err(failure);
-            }
+        // An earlier attempt with this token may have got further than its answer.
+        let earlier = self.shared.disk.network(&token.network_name)?.filter(|file| is_joining(file, &token));
+        let network = match earlier {
+            Some(file) => file,
+            None => self.redeem(&token, &keys, say).await?,
         };
+        self.shared.disk.set_active(Some(&network.name))?;
         say("starting the data plane");
         let mesh = self.bring_up(network, keys, "join").await?;
         say("confirming with this machine's own key");
         match join::confirm(&mesh).await {
             Ok(network) => {
                 say("waiting for the store");
-                self.until_usable(&mesh).await?;
+                if let Err(failure) = self.until_usable(&mesh).await {
+                    tracing::warn!("joined, but {failure}");
+                }
                 Ok(network)
             }
-            Err(failure) => {
-                let left = self.take_down(&mesh).await;
-                self.shared.disk.set_active(None)?;
-                if join::is_final(&failure) {
-                    self.shared.disk.remove_network(&token.network_name)?;
-                }
-                Err(failure.with(left))
+            Err(failure) if join::is_final(&failure) => {
+                self.undo_join(&mesh).await;
+                Err(failure)
+            }
+            Err(mut failure) => {
+                tokio::spawn(self.clone().finish_join(mesh));
+                failure.hint = Some("the join goes on by itself; `ployzctl mesh ready` tells, `ployzctl mesh stop` gives it up".into());
+                Err(failure)
             }
         }
+    }
+
+    async fn redeem(&self, token: &Token, keys: &Keys, say: Say<'_>) -> Result<NetworkFile> {
+        let redeemed = join::redeem(&self.shared, token, keys, say).await;
+        if let Err(failure) = &redeemed
+            && join::is_final(failure)
+        {
+            self.shared.disk.remove_network(&token.network_name)?;
+        }
+        redeemed
     }
 
     /// `mesh destroy`.
@@ -215,6 +263,7 @@ impl Daemon {
         let (network, _) = self.load(name)?;
         let mesh = self.current().filter(|mesh| mesh.network().name == *name);
         if let (Some(mesh), false) = (&mesh, local) {
+            self.no_workloads(mesh).await?;
             destroy_peers(mesh, say).await?;
         } else if !local && self.shared.disk.peers(name)?.machines.iter().any(|m| m.id != network.machine.id)
         {
@@ -231,6 +280,9 @@ impl Daemon {
         // The answer to the peer must be out before the tunnel is gone.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let _alone = self.exclusive.lock().await;
+        if !self.is_current(&mesh) {
+            return;
+        }
         let name = mesh.network().name;
         match self.remove_local(&name, Some(mesh)).await {
             Ok(()) => tracing::warn!(network = %name, "the network was destroyed"),
@@ -257,28 +309,31 @@ impl Daemon {
         }
     }
 
+    /// Removes a network from this machine. The record says so first and goes last, so that what is cut short is
+    /// finished by the next start, and what failed can be repeated.
     async fn remove_local(&self, name: &NetworkName, mesh: Option<Arc<Mesh>>) -> Result<()> {
-        let left = match &mesh {
+        match &mesh {
             Some(mesh) => {
-                mesh.change_network(|network| network.lifecycle = Stored::Stopped)?;
-                self.take_down(mesh).await
+                mesh.change_network(|network| network.lifecycle = Stored::Leaving)?;
+                let left = self.take_down(mesh).await;
+                if !left.is_empty() {
+                    let message = "some parts could not be taken down";
+                    return Err(Failure::new(ErrorCode::NetworkDestroyFailed, message).with(left));
+                }
+                self.shared.disk.set_active(None)?;
             }
-            None => Vec::new(),
-        };
-        if !left.is_empty() {
-            return Err(Failure::new(ErrorCode::NetworkDestroyFailed, "some parts could not be taken down")
-                .with(left));
-        }
-        if mesh.is_some() {
-            self.shared.disk.set_active(None)?;
+            None if self.shared.disk.active()?.as_ref() == Some(name) => {
+                let (network, keys) = self.load(name)?;
+                self.finish_stop(&network, &keys).await?;
+            }
+            None => {}
         }
         Ok(self.shared.disk.remove_network(name)?)
     }
 
     async fn take_down(&self, mesh: &Arc<Mesh>) -> Vec<String> {
         mesh.phase.send_replace(Phase::Stopping);
-        mesh.detach().await;
-        let left = teardown::run(&self.shared.reconciler, &mesh.spec()).await;
+        let left = mesh.tear_down().await;
         mesh.phase.send_replace(Phase::Stopped);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
         self.shared.reconciler.forget();
@@ -314,7 +369,9 @@ impl Daemon {
         let mut stopped = network;
         stopped.lifecycle = Stored::Stopped;
         self.shared.disk.put_network(&stopped)?;
-        self.shared.disk.set_active(None)?;
+        if left.is_empty() {
+            self.shared.disk.set_active(None)?;
+        }
         Err(failure.with(left))
     }
 
@@ -355,7 +412,7 @@ impl Daemon {
             return Err(Failure::new(ErrorCode::NetworkAlreadyExists, format!("network {name} exists")));
         }
         let plan = self.shared.around.config.plan;
-        self.no_conflict(plan.cluster_cidr, None).await?;
+        self.no_conflict(plan.cluster_cidr).await?;
         let id = NetworkId::from_bytes(random::bytes());
         let keys = random::keys(None);
         let subnet =
@@ -402,11 +459,11 @@ impl Daemon {
                 return Err(Failure::new(ErrorCode::NetworkAlreadyExists, message));
             }
         }
-        self.no_conflict(token.plan.cluster_cidr, Some(&token.network_id)).await
+        self.no_conflict(token.plan.cluster_cidr).await
     }
 
     /// The cluster's range must not hide an address that the machine already has.
-    async fn no_conflict(&self, cidr: ipnet::Ipv4Net, _network: Option<&NetworkId>) -> Result<()> {
+    async fn no_conflict(&self, cidr: ipnet::Ipv4Net) -> Result<()> {
         let seen = underlay::observe().await.map_err(|error| {
             Failure::because(ErrorCode::IoError, "cannot read this machine's addresses", &error)
         })?;
@@ -465,10 +522,18 @@ impl Daemon {
     }
 }
 
-/// How many workloads of this machine use the overlay: the ports of the bridge.
-pub fn workloads(mesh: &Mesh) -> usize {
-    let outcome = mesh.outcome.borrow().clone();
-    outcome.and_then(|o| o.live.link.present()?.bridge.as_ref().map(|bridge| bridge.ports)).unwrap_or(0)
+/// How many workloads of this machine use the overlay: the ports of the bridge now. `None` when that cannot be told.
+pub async fn workloads(mesh: &Mesh) -> Option<usize> {
+    let spec = mesh.spec();
+    match ployz_netns::link::inspect(&spec.link, &ployz_netns::namespace::path(&spec.netns.name)).await {
+        Seen::Absent => Some(0),
+        Seen::Present(link) => Some(link.bridge.map_or(0, |bridge| bridge.ports)),
+        Seen::Foreign(_) | Seen::Unknown(_) => None,
+    }
+}
+
+fn is_joining(file: &NetworkFile, token: &Token) -> bool {
+    matches!(&file.lifecycle, Stored::Joining { invite, .. } if *invite == token.invite_id)
 }
 
 /// The machine's record as its keys give it.
@@ -555,8 +620,10 @@ async fn destroy_peers(mesh: &Arc<Mesh>, say: Say<'_>) -> Result<()> {
     let command = Command::ExecuteDestroy { network: network.id.clone() };
     let mut failed = Vec::new();
     for peer in &peers {
-        if let Err(error) = remote::ask(&store, &peer.id, &command).await {
-            failed.push(format!("{}: {error}", peer.id));
+        match remote::ask(&store, &peer.id, &command).await {
+            Ok(answer) if answer.ok => {}
+            Ok(answer) => failed.push(format!("{}: {}", peer.id, answer.message)),
+            Err(error) => failed.push(format!("{}: {error}", peer.id)),
         }
     }
     if failed.is_empty() {

@@ -3,6 +3,7 @@
 //! Files are replaced by temporary file + fsync + rename + fsync of the directory, so a power cut leaves the old or
 //! the new content and never half of one.
 
+use nix::unistd::Gid;
 use ployz_core::address::{AddressPlan, NodeSubnet, OverlayPrefix};
 use ployz_core::id::{InviteId, MachineId, NetworkId, NetworkName};
 use ployz_core::key::{PrivateKey, stored};
@@ -78,6 +79,8 @@ pub enum Stored {
     Running,
     /// Should not.
     Stopped,
+    /// Is being destroyed: whatever finds it so finishes that.
+    Leaving,
     /// Redeemed, not confirmed yet.
     Joining {
         /// Under this invite.
@@ -341,15 +344,23 @@ pub fn make_dir(path: &Path, mode: u32) -> Result<(), DiskError> {
 
 /// Replaces a file so that a power cut leaves the old or the new content.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), DiskError> {
+    replace_for(path, content, mode, None)
+}
+
+/// As [`replace`], readable by a group: owner and mode are right before the file has its name.
+pub fn replace_for(path: &Path, content: &[u8], mode: u32, group: Option<Gid>) -> Result<(), DiskError> {
     let temporary = path.with_extension("tmp");
     let fail = |source| io_error("write", path, source);
+    let _ = std::fs::remove_file(&temporary);
     let mut file = std::fs::OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
+        .create_new(true)
+        .mode(0o600)
         .open(&temporary)
         .map_err(fail)?;
+    if let Some(gid) = group {
+        nix::unistd::fchown(&file, None, Some(gid)).map_err(|errno| fail(errno.into()))?;
+    }
     file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(fail)?;
     file.write_all(content).map_err(fail)?;
     file.sync_all().map_err(fail)?;

@@ -104,9 +104,13 @@ pub async fn create(spec: &NetnsSpec) -> Result<()> {
 /// Takes the name away; the namespace ends with its last process and socket. The caller has proven it is ours.
 pub fn remove(name: &str) -> Result<()> {
     let file = path(name);
-    match umount2(&file, MntFlags::MNT_DETACH) {
-        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-        Err(errno) => return Err(errno).doing("unmount namespace", file.display().to_string()),
+    loop {
+        // Several may lie on top of each other.
+        match umount2(&file, MntFlags::MNT_DETACH) {
+            Ok(()) => {}
+            Err(nix::Error::EINVAL | nix::Error::ENOENT) => break,
+            Err(errno) => return Err(errno).doing("unmount namespace", file.display().to_string()),
+        }
     }
     match std::fs::remove_file(&file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -10,11 +10,26 @@ use std::net::Ipv4Addr;
 
 /// How `cluster_cidr` is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RawPlan")]
 pub struct AddressPlan {
     /// The whole range, equal on every machine of a network.
     pub cluster_cidr: Ipv4Net,
     /// Prefix length of one node's slice.
     pub subnet_prefix_len: u8,
+}
+
+/// A plan as written, not judged yet.
+#[derive(Deserialize)]
+struct RawPlan {
+    cluster_cidr: Ipv4Net,
+    subnet_prefix_len: u8,
+}
+
+impl TryFrom<RawPlan> for AddressPlan {
+    type Error = InvalidPlan;
+    fn try_from(raw: RawPlan) -> Result<Self, InvalidPlan> {
+        Self::new(raw.cluster_cidr, raw.subnet_prefix_len)
+    }
 }
 
 /// A `cluster_cidr` and `subnet_prefix_len` that cannot serve.
@@ -177,6 +192,14 @@ mod tests {
         assert!(matches!(plan("10.101.0.0/16", 16), Err(InvalidPlan::NoNode { .. })));
         assert!(matches!(plan("10.101.0.0/16", 30), Err(InvalidPlan::NoNode { .. })));
         assert!(matches!(plan("8.8.0.0/16", 24), Err(InvalidPlan::NotPrivate(_))));
+    }
+
+    #[test]
+    fn a_plan_that_is_read_is_judged_too() {
+        for bad in ["0.0.0.0/0\",\"subnet_prefix_len\":24", "10.0.0.0/16\",\"subnet_prefix_len\":8"] {
+            let text = format!("{{\"cluster_cidr\":\"{bad}}}");
+            assert!(serde_json::from_str::<AddressPlan>(&text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -34,12 +34,15 @@ impl Identity {
         format!("v1:{}", crate::id::hex(&hash.finalize()))
     }
 
-    /// Every field in which `live` differs, named. Fields that only `live` has count too.
+    /// Every field in which `live` differs, named. Fields that only `live` has count too, but for environment
+    /// variables that are not ours: an operator's drop-in may add those.
     pub fn drift(&self, live: &Self) -> Vec<Drift> {
         let names: std::collections::BTreeSet<&String> =
             self.fields.keys().chain(live.fields.keys()).collect();
+        let theirs = |name: &str| name.starts_with("env.") && !name.starts_with("env.PLOYZ_");
         names
             .into_iter()
+            .filter(|name| self.fields.contains_key(*name) || !theirs(name))
             .filter_map(|name| {
                 let (want, have) = (self.fields.get(name), live.fields.get(name));
                 (want != have).then(|| Drift::new(name, have.map_or("-", |v| v), want.map_or("-", |v| v)))
@@ -78,5 +81,7 @@ mod tests {
         let live = identity(&[("a", "1"), ("b", "9"), ("d", "4")]);
         let texts: Vec<String> = want.drift(&live).iter().map(ToString::to_string).collect();
         assert_eq!(texts, ["b: 9 -> 2", "c: - -> 3", "d: 4 -> -"]);
+        let with_theirs = identity(&[("a", "1"), ("b", "2"), ("c", "3"), ("env.HTTP_PROXY", "x")]);
+        assert_eq!(want.drift(&with_theirs), []);
     }
 }

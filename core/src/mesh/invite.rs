@@ -31,11 +31,6 @@ pub enum Next {
 }
 
 impl InviteRecord {
-    /// Whether a machine that holds the token can still do anything with it.
-    pub fn is_open(&self, now: u64) -> bool {
-        now < self.expires_at && matches!(self.state, InviteState::Active | InviteState::Redeemed { .. })
-    }
-
     /// Whether the one-time tunnel is kept: until the token's time is over, so that whoever presents it late hears
     /// why it is refused.
     pub fn is_heard(&self, now: u64) -> bool {
@@ -72,7 +67,9 @@ impl InviteRecord {
     /// The machine runs with its own key: it becomes a member. Asking again is not an error.
     pub fn confirm(&self, key: &PublicKey, now: u64) -> Result<Next, Refusal> {
         match &self.state {
-            InviteState::Consumed { key: by, .. } if by == key => Ok(Next::Already(self.state.clone())),
+            InviteState::Consumed { joiner, .. } if joiner.public_key == *key => {
+                Ok(Next::Already(self.state.clone()))
+            }
             InviteState::Consumed { .. } => Err(Refusal::Consumed),
             InviteState::Revoked { .. } => Err(Refusal::Revoked),
             InviteState::Expired => Err(Refusal::Expired),
@@ -80,7 +77,7 @@ impl InviteRecord {
                 if now >= self.expires_at + CONFIRM_GRACE {
                     return Err(Refusal::Expired);
                 }
-                Ok(Next::Write(InviteState::Consumed { by: joiner.id.clone(), key: *key, at: now }))
+                Ok(Next::Write(InviteState::Consumed { joiner: joiner.clone(), at: now }))
             }
             InviteState::Redeemed { .. } | InviteState::Active => Err(Refusal::NotRedeemed),
         }
@@ -214,8 +211,8 @@ mod tests {
                     2 => record.revoke(now),
                     _ => record.lapse(now).map(Next::Write).ok_or(Refusal::Expired),
                 };
-                if let Ok(Next::Write(InviteState::Consumed { key, .. })) = &next {
-                    members.insert(*key);
+                if let Ok(Next::Write(InviteState::Consumed { joiner, .. })) = &next {
+                    members.insert(joiner.public_key);
                 }
                 write(&mut record, next);
             }

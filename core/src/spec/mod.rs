@@ -9,7 +9,7 @@ pub mod wireguard;
 
 pub use firewall::FirewallSpec;
 pub use link::{LinkSpec, RouteSpec, RouteVia, Side};
-pub use nats::{NatsRole, NatsSpec, NatsUser};
+pub use nats::{NatsRole, NatsSpec};
 pub use netns::NetnsSpec;
 pub use unit::{UnitName, UnitSpec};
 pub use wireguard::{PeerSpec, WireguardSpec};

@@ -28,10 +28,3 @@ pub enum NatsRole {
         founder: Ipv6Addr,
     },
 }
-
-/// One NATS user.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct NatsUser {
-    /// Public nkey.
-    pub key: String,
-}

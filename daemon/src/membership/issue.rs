@@ -6,6 +6,7 @@ use crate::disk::PeersFile;
 use crate::failure::{Failure, Result};
 use crate::membership::store::{Store, StoreError, Stored};
 use crate::mesh::Mesh;
+use crate::nats::config::is_user_key;
 use ed25519_dalek::SigningKey;
 use ployz_core::address::NodeSubnet;
 use ployz_core::id::{InviteId, MachineId};
@@ -14,10 +15,10 @@ use ployz_core::mesh::invite::{Next, Refusal};
 use ployz_core::wire::v1::api::{ErrorCode, InviteRow};
 use ployz_core::wire::v1::join::{ConfirmRequest, RedeemRequest, RedeemResponse};
 use ployz_core::wire::v1::record::{
-    InviteRecord, InviteState, Lifecycle, MachineMembership, RegionRole, StorageParticipation, SubnetLock,
+    InviteRecord, InviteState, Lifecycle, MachineMembership, NameLock, RegionRole, StorageParticipation,
+    SubnetLock,
 };
-use ployz_core::wire::v1::subject;
-use ployz_core::wire::v1::token::Token;
+use ployz_core::wire::v1::token::{Token, verifying_key};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +68,7 @@ pub async fn list(mesh: &Mesh) -> Result<Vec<InviteRow>> {
         .map(|invite| InviteRow {
             status: invite.status(now).to_owned(),
             consumed_by: match &invite.state {
-                InviteState::Consumed { by, .. } => Some(by.clone()),
+                InviteState::Consumed { joiner, .. } => Some(joiner.id.clone()),
                 _ => None,
             },
             invite_id: invite.id,
@@ -84,16 +85,13 @@ pub async fn revoke(mesh: &Arc<Mesh>, id: &InviteId) -> Result<()> {
         let stored = find(&store, id).await?;
         let next = stored.value.revoke(clock::now()).map_err(refusal)?;
         let Next::Write(state) = next else { return Ok(()) };
-        let reserved = stored.value.joiner().cloned();
         let changed = InviteRecord { state, ..stored.value };
         match store.update_invite(&changed, stored.revision).await {
             Err(StoreError::Conflict(_)) => continue,
             other => other?,
         };
         tracing::info!("audit: invite {id} revoked");
-        if let Some(joiner) = reserved {
-            release(&store, &joiner).await?;
-        }
+        release(&store).await?;
         return take_in(mesh, &changed).await;
     }
 }
@@ -104,17 +102,19 @@ pub async fn redeem(mesh: &Arc<Mesh>, from: Ipv6Addr, request: RedeemRequest) ->
     for _ in 0..CAS_TRIES {
         let stored = find(&store, &request.invite_id).await?;
         let network = mesh.network();
-        let one_time = network.prefix().guest(&stored.value.one_time_key);
-        let own = network.prefix().address(&request.public_key);
-        if stored.value.issuer != network.machine.id || (from != one_time && from != own) {
+        // Only who holds the one-time key can send from its address.
+        if stored.value.issuer != network.machine.id
+            || from != network.prefix().guest(&stored.value.one_time_key)
+        {
             return Err(Failure::new(ErrorCode::InvalidToken, "the invite does not belong to this tunnel"));
         }
-        // Asked first without a subnet: a used or expired invite must not reserve one.
+        // Asked first without reserving anything: a used or expired invite must not take a subnet.
         let trial = || placeholder(mesh, &request);
         match stored.value.redeem(&request.public_key, clock::now(), trial).map_err(refusal)? {
-            Next::Already(state) => return answer(mesh, &store, &state).await,
+            Next::Already(state) => return answer(mesh, &state),
             Next::Write(_) => {}
         }
+        check(mesh, &request)?;
         let joiner = reserve(mesh, &store, &request).await?;
         let state = InviteState::Redeemed { joiner: Box::new(joiner.clone()) };
         let changed = InviteRecord { state: state.clone(), ..stored.value };
@@ -127,24 +127,25 @@ pub async fn redeem(mesh: &Arc<Mesh>, from: Ipv6Addr, request: RedeemRequest) ->
                     joiner.public_key
                 );
                 take_in(mesh, &changed).await?;
-                return answer(mesh, &store, &state).await;
+                return answer(mesh, &state);
             }
-            Err(StoreError::Conflict(_)) => release(&store, &joiner).await?,
+            // What was reserved is either what the winner holds, or is given back when the invite is closed.
+            Err(StoreError::Conflict(_)) => continue,
             Err(error) => return Err(error.into()),
         }
     }
     Err(Failure::new(ErrorCode::StoreUnavailable, "the invite keeps changing"))
 }
 
-/// The machine runs with its own key: its record is made, and with that it is a member.
+/// The machine runs with its own key: the invite is consumed, which decides it, and its record is made. Whoever asks
+/// again, or the issuer itself, makes a record that is missing after a crash between the two.
 pub async fn confirm(mesh: &Arc<Mesh>, from: Ipv6Addr, request: ConfirmRequest) -> Result<RedeemResponse> {
     let store = store(mesh)?;
     for _ in 0..CAS_TRIES {
         let stored = find(&store, &request.invite_id).await?;
         let network = mesh.network();
         let key = match &stored.value.state {
-            InviteState::Redeemed { joiner } => joiner.public_key,
-            InviteState::Consumed { key, .. } => *key,
+            InviteState::Redeemed { joiner } | InviteState::Consumed { joiner, .. } => joiner.public_key,
             _ => {
                 let why = stored.value.confirm(&stored.value.one_time_key, clock::now()).err();
                 return Err(refusal(why.unwrap_or(Refusal::NotRedeemed)));
@@ -154,113 +155,152 @@ pub async fn confirm(mesh: &Arc<Mesh>, from: Ipv6Addr, request: ConfirmRequest) 
             return Err(Failure::new(ErrorCode::InvalidToken, "the invite was redeemed by another machine"));
         }
         let state = match stored.value.confirm(&key, clock::now()).map_err(refusal)? {
-            Next::Already(state) => return answer(mesh, &store, &state).await,
-            Next::Write(state) => state,
+            Next::Already(state) => state,
+            Next::Write(state) => {
+                let changed = InviteRecord { state: state.clone(), ..stored.value };
+                match store.update_invite(&changed, stored.revision).await {
+                    Ok(_) => tracing::info!("audit: invite {} consumed, key {key} is a member", changed.id),
+                    Err(StoreError::Conflict(_)) => continue,
+                    Err(error) => return Err(error.into()),
+                }
+                state
+            }
         };
-        // The record first: dying between the two leaves a member whose repeated confirmation closes the invite.
-        if let Some(joiner) = stored.value.joiner() {
+        if let InviteState::Consumed { joiner, .. } = &state {
             make_member(&store, joiner).await?;
         }
-        let changed = InviteRecord { state: state.clone(), ..stored.value };
-        match store.update_invite(&changed, stored.revision).await {
-            Ok(_) => {
-                tracing::info!("audit: invite {} consumed, key {key} is a member", changed.id);
-                let answer = answer(mesh, &store, &state).await?;
-                until_known(mesh, |peers| peers.machines.iter().any(|machine| machine.public_key == key))
-                    .await?;
-                return Ok(answer);
-            }
-            Err(StoreError::Conflict(_)) => continue,
-            Err(error) => return Err(error.into()),
-        }
+        until_known(mesh, |peers| peers.machines.iter().any(|machine| machine.public_key == key)).await?;
+        return answer(mesh, &state);
     }
     Err(Failure::new(ErrorCode::StoreUnavailable, "the invite keeps changing"))
 }
 
-/// Closes invites whose time has passed and gives back what they reserved.
+/// Closes invites whose time has passed, finishes what a crash left half done, and gives back what was reserved.
 pub async fn lapse_loop(mesh: Arc<Mesh>) {
     loop {
         tokio::time::sleep(LAPSE).await;
         let Ok(store) = store(&mesh) else { continue };
-        let own = mesh.network().machine.id;
-        let due: Vec<InviteId> = {
-            let (peers, now) = (mesh.peers.borrow(), clock::now());
-            let mine =
-                peers.invites.iter().filter(|invite| invite.issuer == own && invite.lapse(now).is_some());
-            mine.map(|invite| invite.id.clone()).collect()
-        };
-        for id in due {
-            if let Err(error) = lapse(&mesh, &store, &id).await {
-                tracing::warn!("cannot close the invite {id}: {error}");
-            }
+        if let Err(error) = tidy(&mesh, &store).await {
+            tracing::warn!("invites: {error}");
         }
     }
+}
+
+async fn tidy(mesh: &Arc<Mesh>, store: &Store) -> Result<()> {
+    let known = mesh.peers.borrow().clone();
+    let now = clock::now();
+    let mut closed = false;
+    for invite in &known.invites {
+        if invite.lapse(now).is_some() {
+            lapse(mesh, store, &invite.id).await?;
+            closed = true;
+        } else if let InviteState::Consumed { joiner, .. } = &invite.state
+            && !known.machines.iter().any(|machine| machine.public_key == joiner.public_key)
+        {
+            make_member(store, joiner).await?;
+        }
+    }
+    if closed { release(store).await } else { Ok(()) }
 }
 
 async fn lapse(mesh: &Arc<Mesh>, store: &Store, id: &InviteId) -> Result<()> {
     let stored = find(store, id).await?;
     let Some(state) = stored.value.lapse(clock::now()) else { return Ok(()) };
-    let reserved = stored.value.joiner().cloned();
-    // A confirmation that made the record but could not close the invite has won.
-    if let Some(joiner) = &reserved
-        && store.machine(&joiner.id).await?.is_some_and(|found| found.value.public_key == joiner.public_key)
-    {
-        let state = InviteState::Consumed { by: joiner.id.clone(), key: joiner.public_key, at: clock::now() };
-        store.update_invite(&InviteRecord { state, ..stored.value }, stored.revision).await?;
-        return Ok(());
-    }
     let changed = InviteRecord { state, ..stored.value };
     match store.update_invite(&changed, stored.revision).await {
         Err(StoreError::Conflict(_)) => return Ok(()), // looked at again soon
         other => other?,
     };
     tracing::info!("audit: invite {id} expired");
-    if let Some(joiner) = reserved {
-        release(store, &joiner).await?;
-    }
     take_in(mesh, &changed).await
 }
 
-/// Reserves a name and a slice for a machine.
+/// Gives back what was reserved under invites that are over, unless its owner became a member.
+async fn release(store: &Store) -> Result<()> {
+    for (key, revision, invite, owner) in store.reservations().await? {
+        let over = match store.invite(&invite).await? {
+            None => true,
+            Some(found) => match &found.value.state {
+                InviteState::Revoked { .. } | InviteState::Expired => true,
+                // Another machine's attempt under the same invite that came too late.
+                InviteState::Redeemed { joiner } | InviteState::Consumed { joiner, .. } => {
+                    joiner.public_key != owner
+                }
+                InviteState::Active => false,
+            },
+        };
+        if over {
+            store.unlock(&key, revision).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What a machine says about itself: keys that are keys, and that nobody else has.
+fn check(mesh: &Mesh, request: &RedeemRequest) -> Result<()> {
+    let bad = |what: &str| Err(Failure::new(ErrorCode::InvalidToken, format!("the machine's {what}")));
+    if !is_user_key(&request.nats_key) {
+        return bad("NATS key is not a user's public key");
+    }
+    if verifying_key(&request.verify_key).is_none() {
+        return bad("signing key is not a key");
+    }
+    let peers = mesh.peers.borrow();
+    let joining = peers.invites.iter().filter_map(InviteRecord::joiner);
+    let mut all = peers.machines.iter().chain(joining);
+    if all.any(|other| other.public_key == request.public_key || other.nats_key == request.nats_key) {
+        return bad("keys are another machine's");
+    }
+    Ok(())
+}
+
+/// Reserves a slice and a name for a machine, each create-only.
 async fn reserve(mesh: &Mesh, store: &Store, request: &RedeemRequest) -> Result<MachineMembership> {
     let plan = mesh.network().plan;
+    let mut machine = placeholder(mesh, request);
+    machine.id = reserve_name(mesh, store, request).await?;
     let held = store.subnet_locks().await?;
-    let mut taken: Vec<NodeSubnet> = held.iter().map(|lock| lock.value.subnet).collect();
-    if let Some(lock) = held.iter().find(|lock| lock.value.owner == request.public_key) {
-        return Ok(MachineMembership { subnet: lock.value.subnet, ..named(mesh, store, request).await? });
+    let mine = |lock: &&Stored<SubnetLock>| {
+        lock.value.owner == request.public_key && lock.value.invite.as_ref() == Some(&request.invite_id)
+    };
+    if let Some(lock) = held.iter().find(mine) {
+        return Ok(MachineMembership { subnet: lock.value.subnet, ..machine });
     }
+    let mut taken: Vec<NodeSubnet> = held.iter().map(|lock| lock.value.subnet).collect();
+    taken.extend(mesh.peers.borrow().machines.iter().map(|machine| machine.subnet));
     loop {
         let Some(subnet) = plan.first_free(|slice| taken.contains(slice)) else {
-            return Err(Failure::new(
-                ErrorCode::SubnetExhausted,
-                format!("all {} node subnets are taken", plan.capacity()),
-            ));
+            let message = format!("all {} node subnets are taken", plan.capacity());
+            return Err(Failure::new(ErrorCode::SubnetExhausted, message));
         };
         let lock = SubnetLock { subnet, owner: request.public_key, invite: Some(request.invite_id.clone()) };
         match store.lock_subnet(&lock).await {
-            Ok(_) => return Ok(MachineMembership { subnet, ..named(mesh, store, request).await? }),
+            Ok(_) => return Ok(MachineMembership { subnet, ..machine }),
             Err(StoreError::Conflict(_)) => taken.push(subnet),
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-/// The name asked for, or one near it when another machine has it (or is about to).
-async fn named(mesh: &Mesh, store: &Store, request: &RedeemRequest) -> Result<MachineMembership> {
-    let mut machine = placeholder(mesh, request);
-    let others: Vec<MachineId> = {
-        let peers = mesh.peers.borrow();
-        let joining = peers.invites.iter().filter_map(InviteRecord::joiner);
-        let all = peers.machines.iter().chain(joining);
-        all.filter(|other| other.public_key != request.public_key).map(|other| other.id.clone()).collect()
-    };
-    let stored = store.machine(&request.name).await?;
-    let taken = stored.is_some_and(|found| found.value.public_key != request.public_key);
-    if taken || others.contains(&request.name) {
-        let suffix = ployz_core::id::hex(&request.public_key.as_bytes()[..3]);
-        machine.id = request.name.with_suffix(&suffix);
+/// The name asked for, or one near it when another machine has it or is about to.
+async fn reserve_name(mesh: &Mesh, store: &Store, request: &RedeemRequest) -> Result<MachineId> {
+    let near = request.name.with_suffix(&ployz_core::id::hex(&request.public_key.as_bytes()[..4]));
+    let lock = NameLock { owner: request.public_key, invite: request.invite_id.clone() };
+    for name in [request.name.clone(), near] {
+        if mesh.peers.borrow().machines.iter().any(|machine| machine.id == name) {
+            continue;
+        }
+        match store.lock_name(&name, &lock).await {
+            Ok(_) => return Ok(name),
+            Err(StoreError::Conflict(_)) => {
+                if store.name_lock(&name).await?.is_some_and(|found| found.value == lock) {
+                    return Ok(name);
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(machine)
+    Err(Failure::new(ErrorCode::InvalidArgument, format!("the name {} is taken", request.name)))
 }
 
 fn placeholder(mesh: &Mesh, request: &RedeemRequest) -> MachineMembership {
@@ -299,32 +339,17 @@ async fn make_member(store: &Store, joiner: &MachineMembership) -> Result<()> {
     }
 }
 
-/// Gives a slice back if it is still held for this machine.
-async fn release(store: &Store, joiner: &MachineMembership) -> Result<()> {
-    let held = store.subnet_lock(&subject::subnet_lock(&joiner.subnet)).await?;
-    if let Some(lock) = held.filter(|lock: &Stored<SubnetLock>| lock.value.owner == joiner.public_key) {
-        store.unlock_subnet(&lock).await?;
-    }
-    Ok(())
-}
-
-async fn answer(mesh: &Mesh, store: &Store, state: &InviteState) -> Result<RedeemResponse> {
-    let membership = match state {
-        InviteState::Redeemed { joiner } => (**joiner).clone(),
-        InviteState::Consumed { by, .. } => match store.machine(by).await? {
-            Some(found) => found.value,
-            None => return Err(Failure::new(ErrorCode::TokenConsumed, "the machine is no longer a member")),
-        },
-        _ => return Err(refusal(Refusal::NotRedeemed)),
+fn answer(mesh: &Mesh, state: &InviteState) -> Result<RedeemResponse> {
+    let (InviteState::Redeemed { joiner } | InviteState::Consumed { joiner, .. }) = state else {
+        return Err(refusal(Refusal::NotRedeemed));
     };
     let network = mesh.network();
-    let machines = store.machine_list().await?;
     Ok(RedeemResponse {
         network_id: network.id,
         network_name: network.name,
         plan: network.plan,
-        membership,
-        machines,
+        membership: (**joiner).clone(),
+        machines: mesh.peers.borrow().machines.clone(),
     })
 }
 

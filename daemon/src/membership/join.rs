@@ -74,8 +74,11 @@ pub async fn confirm(mesh: &Mesh) -> Result<NetworkFile> {
     let known =
         machines.iter().find(|machine| machine.overlay_ip == issuer).map(|machine| machine.endpoints.clone());
     let request = ConfirmRequest { invite_id: invite };
-    let answer: RedeemResponse =
-        post((to, &known.unwrap_or_default()), "/v1/confirm", &request, deadline).await?;
+    let sent = post((to, &known.unwrap_or_default()), "/v1/confirm", &request, deadline).await;
+    // This machine holds a redeemed invite: without a word from the issuer nothing is decided.
+    let silence =
+        |failure: Failure| Failure { unknown: failure.code == ErrorCode::IssuerUnreachable, ..failure };
+    let answer: RedeemResponse = sent.map_err(silence)?;
     let _ = mesh.learn(|peers| peers.machines = answer.machines.clone())?;
     Ok(mesh.change_network(|network| network.lifecycle = Stored::Running)?)
 }
@@ -128,8 +131,14 @@ fn one_time_spec(
 /// Takes down the tunnel of a join that an earlier daemon did not get to end.
 pub async fn clear_leftover(shared: &Shared) -> Result<()> {
     let Some(file) = shared.disk.pending()? else { return Ok(()) };
-    let resumed = shared.disk.active()?.is_some_and(|active| active == file.name);
-    if !resumed {
+    let redeemed = shared
+        .disk
+        .network(&file.name)?
+        .is_some_and(|known| matches!(known.lifecycle, Stored::Joining { .. }));
+    if redeemed {
+        // Cut short between the record and its activation: it is finished as any other start of it.
+        shared.disk.set_active(Some(&file.name))?;
+    } else {
         tracing::warn!(network = %file.name, "a join was cut short: taking its tunnel down");
         let keys = shared.disk.keys(&file.name)?.unwrap_or_else(|| random::keys(None));
         let spec =
@@ -176,7 +185,9 @@ async fn request(shared: &Shared, token: &Token, keys: &Keys) -> Result<RedeemRe
 
 /// Puts the membership on disk.
 fn keep(shared: &Shared, token: &Token, keys: &Keys, answer: &RedeemResponse) -> Result<NetworkFile> {
-    let ours = answer.membership.public_key == keys.wireguard.public();
+    let prefix = OverlayPrefix::of(&answer.network_id);
+    let ours = answer.membership.public_key == keys.wireguard.public()
+        && answer.membership.fits(prefix, &answer.plan);
     if answer.network_id != token.network_id || answer.plan != token.plan || !ours {
         return Err(Failure::new(
             ErrorCode::InvalidToken,
@@ -262,11 +273,8 @@ async fn post<T: DeserializeOwned>(
             }
         }
     }
-    Err(Failure::new(
-        ErrorCode::IssuerUnreachable,
-        format!("the issuing machine does not answer at [{}]", to.ip()),
-    )
-    .with(vec![last]))
+    let message = format!("the issuing machine does not answer at [{}]", to.ip());
+    Err(Failure { unknown: sent, ..Failure::new(ErrorCode::IssuerUnreachable, message).with(vec![last]) })
 }
 
 async fn once(

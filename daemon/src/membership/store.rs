@@ -11,10 +11,11 @@ use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use ployz_core::id::{InviteId, MachineId, NetworkId};
-use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, SubnetLock};
+use ployz_core::key::PublicKey;
+use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, NameLock, SubnetLock};
 use ployz_core::wire::v1::subject::{self, INVITES, LOCKS, MACHINES};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ pub enum Change<T> {
     Put(String, T),
     /// Gone.
     Gone(String),
+    /// There, but this build cannot read it (damage, or a newer release's words): what was known of it stands.
+    Unreadable(String),
     /// Everything there was at the start of the watch has been said.
     Caught,
     /// The watch was interrupted and goes on.
@@ -72,6 +75,14 @@ pub struct Store {
     machines: kv::Store,
     invites: kv::Store,
     locks: kv::Store,
+}
+
+/// What slices' and names' reservations have in common.
+#[derive(Deserialize)]
+struct Reservation {
+    owner: PublicKey,
+    #[serde(default)]
+    invite: Option<InviteId>,
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -127,11 +138,6 @@ impl Store {
         get(&self.machines, id.as_str()).await
     }
 
-    /// All members.
-    pub async fn machine_list(&self) -> Result<Vec<MachineMembership>> {
-        all(&self.machines).await
-    }
-
     /// Makes a member's record; [`StoreError::Conflict`] when the name is taken.
     pub async fn create_machine(&self, machine: &MachineMembership) -> Result<u64> {
         create(&self.machines, machine.id.as_str(), machine).await
@@ -162,31 +168,55 @@ impl Store {
         update(&self.invites, invite.id.as_str(), invite, revision).await
     }
 
-    /// Who holds a slice.
-    pub async fn subnet_lock(&self, key: &str) -> Result<Option<Stored<SubnetLock>>> {
-        get(&self.locks, key).await
-    }
-
     /// Takes a slice; [`StoreError::Conflict`] when it is taken.
     pub async fn lock_subnet(&self, lock: &SubnetLock) -> Result<u64> {
         create(&self.locks, &subject::subnet_lock(&lock.subnet), lock).await
     }
 
-    /// Gives a slice back, if it still is the one that was read.
-    pub async fn unlock_subnet(&self, lock: &Stored<SubnetLock>) -> Result<()> {
-        let key = subject::subnet_lock(&lock.value.subnet);
-        let done = self.locks.delete_expect_revision(&key, Some(lock.revision)).await;
-        done.map_err(|error| away("release a subnet", error))
+    /// Takes a name; [`StoreError::Conflict`] when it is taken.
+    pub async fn lock_name(&self, name: &MachineId, lock: &NameLock) -> Result<u64> {
+        create(&self.locks, &subject::name_lock(name), lock).await
+    }
+
+    /// Who holds a name.
+    pub async fn name_lock(&self, name: &MachineId) -> Result<Option<Stored<NameLock>>> {
+        get(&self.locks, &subject::name_lock(name)).await
+    }
+
+    /// Gives a reservation back, if it still is the one that was read.
+    pub async fn unlock(&self, key: &str, revision: u64) -> Result<()> {
+        let done = self.locks.delete_expect_revision(key, Some(revision)).await;
+        done.map_err(|error| away("release a reservation", error))
+    }
+
+    /// All reservations that were made under an invite: key, revision, invite, owner.
+    pub async fn reservations(&self) -> Result<Vec<(String, u64, InviteId, PublicKey)>> {
+        let mut found = Vec::new();
+        for key in keys(&self.locks).await? {
+            let lock: Option<Stored<Reservation>> = get(&self.locks, &key).await?;
+            if let Some(Stored { value: Reservation { owner, invite: Some(invite) }, revision }) = lock {
+                found.push((key, revision, invite, owner));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Puts a member back that the store has never heard of. One that was deleted stays deleted.
+    pub async fn restore_machine(&self, machine: &MachineMembership) -> Result<bool> {
+        let known = self.machines.entry(machine.id.as_str()).await.map_err(|error| away("read", error))?;
+        if known.is_some() {
+            return Ok(false);
+        }
+        create(&self.machines, machine.id.as_str(), machine).await?;
+        Ok(true)
     }
 
     /// All taken slices.
     pub async fn subnet_locks(&self) -> Result<Vec<Stored<SubnetLock>>> {
         let keys = keys(&self.locks).await?;
-        let mut locks = Vec::new();
-        for key in keys.iter().filter(|key| key.starts_with("subnet.")) {
-            locks.extend(get(&self.locks, key).await?);
-        }
-        Ok(locks)
+        let reads = keys.iter().filter(|key| key.starts_with("subnet.")).map(|key| get(&self.locks, key));
+        let found = futures_util::future::try_join_all(reads).await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// Follows the members: all there are, then [`Change::Caught`], then every change.
@@ -290,7 +320,10 @@ async fn watch<T: DeserializeOwned + Send + 'static>(
                 match entry.operation {
                     Operation::Put => match decode(&entry.key, &entry.value) {
                         Ok(value) => said.push(Change::Put(entry.key, value)),
-                        Err(error) => said.push(Change::Hiccup(error.to_string())),
+                        Err(error) => {
+                            tracing::warn!("{error}");
+                            said.push(Change::Unreadable(entry.key));
+                        }
                     },
                     Operation::Delete | Operation::Purge => said.push(Change::Gone(entry.key)),
                 }

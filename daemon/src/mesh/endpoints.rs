@@ -29,11 +29,19 @@ async fn refresh(mesh: &Arc<Mesh>) -> Result<(), Box<dyn std::error::Error + Sen
     let reflected: Vec<SocketAddr> = mesh.reflected().values().copied().collect();
     let endpoints = current(mesh, &reflected).await?;
     let before = mesh.network().machine.endpoints;
-    if endpoints.is_empty() || endpoints == before {
+    if endpoints.is_empty() {
         return Ok(());
     }
-    tracing::info!("endpoints: {before:?} -> {endpoints:?}");
-    mesh.change_network(|network| network.machine.endpoints = endpoints)?;
+    if endpoints != before {
+        tracing::info!("endpoints: {before:?} -> {endpoints:?}");
+        mesh.change_network(|network| network.machine.endpoints = endpoints.clone())?;
+    }
+    // A publication that failed is repeated until the store says the same.
+    let own = mesh.network().machine.id;
+    let published = mesh.peers.borrow().machines.iter().any(|m| m.id == own && m.endpoints == endpoints);
+    if published {
+        return Ok(());
+    }
     let store = mesh.store.borrow().clone();
     if let Some(store) = store {
         sync::publish(&store, mesh).await?;

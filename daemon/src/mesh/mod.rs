@@ -145,9 +145,15 @@ impl Mesh {
         desired::node(&self.shared.around, &self.shared.disk, &network, &self.keys, &peers, clock::now())
     }
 
-    /// One run of the adopt path. Runs never overlap.
+    /// One run of the adopt path. Runs never overlap, and none begins once the network is being left: the last
+    /// outcome stands then.
     pub async fn reconcile(&self, trigger: &str) -> Arc<Outcome> {
         let _alone = self.running.lock().await;
+        if self.cancel.is_cancelled()
+            && let Some(last) = self.outcome.borrow().clone()
+        {
+            return last;
+        }
         let outcome = Arc::new(self.shared.reconciler.run(trigger, &self.spec()).await);
         self.outcome.send_replace(Some(outcome.clone()));
         outcome
@@ -204,6 +210,13 @@ impl Mesh {
         outcome.live.netns.present().map(|netns| netns.id)
     }
 
+    /// Ends the tasks and takes the data plane down; no run of the adopt path is under way meanwhile or begins after.
+    pub async fn tear_down(&self) -> Vec<String> {
+        self.detach().await;
+        let _alone = self.running.lock().await;
+        teardown::run(&self.shared.reconciler, &self.spec()).await
+    }
+
     /// Ends the tasks and leaves the data plane as it is.
     pub async fn detach(&self) {
         self.cancel.cancel();
@@ -214,7 +227,8 @@ impl Mesh {
     }
 
     fn spawn(self: &Arc<Self>, requests: mpsc::Receiver<&'static str>) {
-        self.task(reconcile_on_request(self.clone(), requests));
+        // Not cut off in the middle of a run: a step that was begun must not land after a teardown.
+        self.tasks.spawn(reconcile_on_request(self.clone(), requests));
         self.task(sync::run(self.clone()));
         self.task(listener::run(self.clone()));
         self.task(probe::run(self.clone()));
@@ -257,7 +271,12 @@ impl Mesh {
 async fn reconcile_on_request(mesh: Arc<Mesh>, mut requests: mpsc::Receiver<&'static str>) {
     let mut pause = LOOK_AROUND;
     loop {
-        let trigger = match tokio::time::timeout(pause, requests.recv()).await {
+        // Cancel-safe: a request that is not taken is not needed any more.
+        let request = tokio::select! {
+            () = mesh.cancel.cancelled() => return,
+            request = tokio::time::timeout(pause, requests.recv()) => request,
+        };
+        let trigger = match request {
             Ok(None) => return,
             Ok(Some(trigger)) => trigger,
             Err(_) => "look around",
@@ -275,7 +294,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const DETACH: Duration = Duration::from_secs(3);
+const DETACH: Duration = Duration::from_secs(10);
 const LOOK_AROUND: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
 /// Several changes at once (twenty joiners) become one run.

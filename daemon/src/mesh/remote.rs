@@ -3,6 +3,7 @@
 
 use crate::membership::store::Store;
 use crate::mesh::Mesh;
+use async_nats::Subscriber;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use ployz_core::id::{MachineId, NetworkId};
@@ -10,7 +11,6 @@ use ployz_core::wire::v1::subject;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinHandle;
 
 /// A command to one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,22 +39,24 @@ pub struct Answer {
     pub message: String,
 }
 
-/// Serves this machine's commands until aborted.
-pub async fn serve(mesh: Arc<Mesh>, store: Store) -> Result<JoinHandle<()>, async_nats::SubscribeError> {
+/// Subscribes to this machine's commands.
+pub async fn subscribe(mesh: &Mesh, store: &Store) -> Result<Subscriber, async_nats::SubscribeError> {
     let network = mesh.network();
-    let mut requests = store.client().subscribe(subject::rpc_all(&network.id, &network.machine.id)).await?;
-    Ok(tokio::spawn(async move {
-        while let Some(request) = requests.next().await {
-            let Some(reply) = request.reply.filter(|reply| reply.starts_with("_INBOX.")) else { continue };
-            let answer = match serde_json::from_slice(&request.payload) {
-                Ok(command) => handle(&mesh, command),
-                Err(error) => Answer { ok: false, message: format!("unknown command: {error}") },
-            };
-            let text = serde_json::to_vec(&answer).unwrap_or_default();
-            let _ = store.client().publish(reply, Bytes::from(text)).await;
-            let _ = store.client().flush().await;
-        }
-    }))
+    store.client().subscribe(subject::rpc_all(&network.id, &network.machine.id)).await
+}
+
+/// Answers them, until the subscription ends.
+pub async fn answer(mesh: &Arc<Mesh>, store: &Store, mut requests: Subscriber) {
+    while let Some(request) = requests.next().await {
+        let Some(reply) = request.reply.filter(|reply| reply.starts_with("_INBOX.")) else { continue };
+        let answer = match serde_json::from_slice(&request.payload) {
+            Ok(command) => handle(mesh, command).await,
+            Err(error) => Answer { ok: false, message: format!("unknown command: {error}") },
+        };
+        let text = serde_json::to_vec(&answer).unwrap_or_default();
+        let _ = store.client().publish(reply, Bytes::from(text)).await;
+        let _ = store.client().flush().await;
+    }
 }
 
 /// Asks one machine.
@@ -75,7 +77,7 @@ pub async fn ask(store: &Store, machine: &MachineId, command: &Command) -> Resul
     serde_json::from_slice(&reply.payload).map_err(|error| error.to_string())
 }
 
-fn handle(mesh: &Arc<Mesh>, command: Command) -> Answer {
+async fn handle(mesh: &Arc<Mesh>, command: Command) -> Answer {
     let own = mesh.network().id;
     let yes = Answer { ok: true, message: String::new() };
     match command {
@@ -83,17 +85,33 @@ fn handle(mesh: &Arc<Mesh>, command: Command) -> Answer {
         Command::PrepareDestroy { network } | Command::ExecuteDestroy { network } if network != own => {
             Answer { ok: false, message: "NETWORK_MISMATCH: this machine is in another network".into() }
         }
-        Command::PrepareDestroy { .. } => match crate::daemon::workloads(mesh) {
-            0 => yes,
-            n => Answer {
-                ok: false,
-                message: format!("WORKLOADS_RUNNING: {n} workloads depend on the overlay"),
-            },
-        },
+        Command::PrepareDestroy { .. } => no_workloads(mesh).await.err().unwrap_or(yes),
         Command::ExecuteDestroy { .. } => {
-            tracing::warn!("the network is being destroyed on the word of a peer");
-            mesh.leave.notify_one();
-            yes
+            if let Err(refusal) = no_workloads(mesh).await {
+                return refusal;
+            }
+            // On disk before the answer: a daemon that dies now finishes it at its next start.
+            match mesh.change_network(|network| network.lifecycle = crate::disk::Stored::Leaving) {
+                Err(error) => Answer { ok: false, message: ployz_netns::chain(&error) },
+                Ok(_) => {
+                    tracing::warn!("the network is being destroyed on the word of a peer");
+                    mesh.leave.notify_one();
+                    yes
+                }
+            }
+        }
+    }
+}
+
+async fn no_workloads(mesh: &Mesh) -> Result<(), Answer> {
+    match crate::daemon::workloads(mesh).await {
+        Some(0) => Ok(()),
+        Some(n) => Err(Answer {
+            ok: false,
+            message: format!("WORKLOADS_RUNNING: {n} workloads depend on the overlay"),
+        }),
+        None => {
+            Err(Answer { ok: false, message: "WORKLOADS_RUNNING: its workloads cannot be counted".into() })
         }
     }
 }

@@ -37,15 +37,29 @@ async fn session(mesh: &Arc<Mesh>) -> Result<(), AnyError> {
         found(&store, mesh).await?;
     }
     publish(&store, mesh).await?;
-    let answering = remote::serve(mesh.clone(), store.clone()).await?;
+    let answering = remote::subscribe(mesh, &store).await?;
     mesh.store.send_replace(Some(store.clone()));
-    let result = follow(mesh, &store).await;
-    answering.abort();
-    result
+    // Both end with this future; neither keeps a network that was left.
+    tokio::select! {
+        result = follow(mesh, &store) => result,
+        () = remote::answer(mesh, &store, answering) => Err("the subscription for commands ended".into()),
+    }
 }
 
-/// The founder's own place: its slice and its record, made once.
+/// The founder's own place: its slice and its record, made once. A store that came back empty is given the members
+/// that are still known, so that nobody's tunnels are taken for removed.
 async fn found(store: &Store, mesh: &Mesh) -> Result<(), StoreError> {
+    let known = mesh.peers.borrow().machines.clone();
+    for machine in known.iter().filter(|machine| machine.id != mesh.network().machine.id) {
+        if store.restore_machine(machine).await? {
+            tracing::warn!("the store did not know {}: put back from what this machine knew", machine.id);
+            let lock = SubnetLock { subnet: machine.subnet, owner: machine.public_key, invite: None };
+            match store.lock_subnet(&lock).await {
+                Ok(_) | Err(StoreError::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
     let machine = mesh.network().machine;
     let lock = SubnetLock { subnet: machine.subnet, owner: machine.public_key, invite: None };
     match store.lock_subnet(&lock).await {
@@ -91,8 +105,8 @@ async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
     loop {
         // Cancel-safe: streams and intervals lose nothing when another arm wins.
         tokio::select! {
-            change = next(&mut machines) => seen.machine(change?),
-            change = next(&mut invites) => seen.invite(change?),
+            change = next(&mut machines) => seen.machine(change?, mesh),
+            change = next(&mut invites) => seen.invite(change?, mesh),
             _ = check.tick() => {
                 if let Err(error) = store.ping().await {
                     // The watches may be silent for long after this; a new session reads everything again.
@@ -106,7 +120,23 @@ async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
             }
         }
         if seen.caught() {
-            let own = mesh.network().machine.id;
+            let network = mesh.network();
+            let own = network.machine.id.clone();
+            seen.machines.retain(|_, machine| {
+                let fits = machine.fits(network.prefix(), &network.plan);
+                if !fits {
+                    tracing::warn!(
+                        "the record of {} claims addresses that are not its own: ignored",
+                        machine.id
+                    );
+                }
+                fits
+            });
+            let joining = matches!(network.lifecycle, crate::disk::Stored::Joining { .. });
+            if !joining && !seen.machines.contains_key(own.as_str()) {
+                // A picture without this machine is not one to take tunnels down by.
+                return Err("the store does not know this machine; what was known before stands".into());
+            }
             mesh.learn(|peers| {
                 peers.machines = seen.machines.values().cloned().collect();
                 let kept = |invite: &&InviteRecord| invite.issuer == own && !is_over(invite);
@@ -180,22 +210,36 @@ impl Seen {
         self.caught_machines && self.caught_invites
     }
 
-    fn machine(&mut self, change: Change<MachineMembership>) {
-        take(&mut self.machines, &mut self.caught_machines, change);
+    fn machine(&mut self, change: Change<MachineMembership>, mesh: &Mesh) {
+        let before = |key: &str| mesh.peers.borrow().machines.iter().find(|m| m.id.as_str() == key).cloned();
+        take(&mut self.machines, &mut self.caught_machines, change, before);
     }
 
-    fn invite(&mut self, change: Change<InviteRecord>) {
-        take(&mut self.invites, &mut self.caught_invites, change);
+    fn invite(&mut self, change: Change<InviteRecord>, mesh: &Mesh) {
+        let before = |key: &str| mesh.peers.borrow().invites.iter().find(|i| i.id.as_str() == key).cloned();
+        take(&mut self.invites, &mut self.caught_invites, change, before);
     }
 }
 
-fn take<T>(values: &mut BTreeMap<String, T>, caught: &mut bool, change: Change<T>) {
+fn take<T>(
+    values: &mut BTreeMap<String, T>,
+    caught: &mut bool,
+    change: Change<T>,
+    before: impl FnOnce(&str) -> Option<T>,
+) {
     match change {
         Change::Put(key, value) => {
             values.insert(key, value);
         }
         Change::Gone(key) => {
             values.remove(&key);
+        }
+        Change::Unreadable(key) => {
+            if !values.contains_key(&key)
+                && let Some(known) = before(&key)
+            {
+                values.insert(key, known);
+            }
         }
         Change::Caught => *caught = true,
         Change::Hiccup(error) => tracing::debug!("watch: {error}"),

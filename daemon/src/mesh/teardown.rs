@@ -4,13 +4,28 @@
 use crate::reconcile::Reconciler;
 use ployz_core::adopt::Seen;
 use ployz_core::live::UnitLive;
-use ployz_core::spec::netns::owned_by_us;
+use ployz_core::spec::netns::owner_alias;
 use ployz_core::spec::{NodeSpec, UnitName};
 use ployz_netns::{firewall, link, namespace, wireguard};
 
-/// Removes everything of `spec` that is ours; returns what could not be removed.
+/// Removes everything of `spec` that is its own; returns what could not be removed. When the namespace belongs to
+/// somebody else (another daemon's network, an unknown one), nothing at all is touched: its children are theirs.
 pub async fn run(reconciler: &Reconciler, spec: &NodeSpec) -> Vec<String> {
     let live = reconciler.inspect(spec).await;
+    match &live.netns {
+        Seen::Absent => {}
+        Seen::Present(found) if is_own(spec, found.alias.as_deref()) => {}
+        Seen::Present(found) => {
+            let alias = found.alias.as_deref().unwrap_or("none");
+            return vec![format!(
+                "netns: namespace {} is marked {alias:?}: left alone with all in it",
+                spec.netns.name
+            )];
+        }
+        Seen::Foreign(why) | Seen::Unknown(why) => {
+            return vec![format!("netns: left alone with all in it: {why}")];
+        }
+    }
     let mut errors = Vec::new();
     let mut note = |what: &str, result: Result<(), String>| {
         if let Err(error) = result {
@@ -27,27 +42,20 @@ pub async fn run(reconciler: &Reconciler, spec: &NodeSpec) -> Vec<String> {
     note("firewall", firewall::remove().await.map_err(|error| ployz_netns::chain(&error)));
     note("link", link::remove(&spec.link).await.map_err(|error| ployz_netns::chain(&error)));
     note("tunnel", stop(reconciler, UnitName::WIREGUARD, &live.tunnel).await);
-    let ours = match &live.netns {
-        Seen::Present(found) => owned_by_us(found.alias.as_deref()),
-        _ => false,
-    };
-    if ours {
+    if live.netns.present().is_some() {
         let file = namespace::path(&spec.netns.name);
         let removed = wireguard::remove(&spec.wireguard.name, &file).await;
         note("wireguard", removed.map_err(|error| ployz_netns::chain(&error)));
-    }
-    match &live.netns {
-        Seen::Absent => {}
-        Seen::Present(_) if ours => {
-            let removed = namespace::remove(&spec.netns.name);
-            note("netns", removed.map_err(|error| ployz_netns::chain(&error)));
-        }
-        Seen::Present(_) => {
-            note("netns", Err(format!("namespace {} is not ours: left alone", spec.netns.name)))
-        }
-        Seen::Foreign(why) | Seen::Unknown(why) => note("netns", Err(format!("left alone: {why}"))),
+        let removed = namespace::remove(&spec.netns.name);
+        note("netns", removed.map_err(|error| ployz_netns::chain(&error)));
     }
     errors
+}
+
+/// Of this network, or of another one on this disk.
+fn is_own(spec: &NodeSpec, alias: Option<&str>) -> bool {
+    let own = std::iter::once(&spec.netns.network).chain(&spec.netns.siblings);
+    own.map(owner_alias).any(|wanted| alias == Some(&wanted))
 }
 
 async fn stop(reconciler: &Reconciler, name: UnitName, seen: &Seen<UnitLive>) -> Result<(), String> {

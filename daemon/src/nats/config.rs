@@ -3,8 +3,9 @@
 //! What can be reloaded (users and their rights) is covered by a revision that the server reports back as metadata;
 //! what cannot is named in the unit's environment, so that drift is named field by field.
 
-use crate::disk::{DiskError, make_dir, replace};
-use nix::unistd::{Gid, Uid, User, chown};
+use crate::disk::{DiskError, make_dir, replace_for};
+use nix::unistd::{User, chown};
+use nkeys::KeyPair;
 use ployz_core::id::{MachineId, NetworkId, hex};
 use ployz_core::spec::{NatsRole, NatsSpec, UnitName, UnitSpec};
 use ployz_core::wire::v1::{record::MachineMembership, subject};
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// What the configuration is made from.
@@ -47,7 +49,7 @@ impl Settings<'_> {
         let mut environment = BTreeMap::from([
             ("PLOYZ_NATS_CLIENT".to_owned(), socket(overlay, CLIENT_PORT)),
             ("PLOYZ_NATS_NETWORK".to_owned(), self.network.to_string()),
-            ("PLOYZ_NATS_STORE".to_owned(), self.dir.join("data").display().to_string()),
+            ("PLOYZ_NATS_STORE".to_owned(), self.dir.join(DATA).display().to_string()),
         ]);
         let role = match &self.role {
             NatsRole::Founder => "standalone".to_owned(),
@@ -61,7 +63,7 @@ impl Settings<'_> {
             environment,
             user: self.user.clone(),
             netns: Some(self.netns.clone()),
-            writable: vec![self.dir.clone()],
+            writable: vec![self.dir.join(DATA)],
             notifies: false,
             reload_signal: Some(nix::libc::SIGHUP),
             capabilities: Vec::new(),
@@ -92,7 +94,7 @@ impl Settings<'_> {
              max_file_store: 10737418240\n  # Acknowledged means on disk: the default would lose two minutes in a power cut.\n  \
              sync_interval: \"always\"\n}}\n\nleafnodes: {{\n  listen: \"{}\"\n  no_advertise: true\n}}\n\n\
              authorization: {{\n  users: [\n",
-            self.dir.join("data").display(),
+            self.dir.join(DATA).display(),
             socket(overlay, LEAF_PORT)
         );
         let mut members: Vec<&MachineMembership> = self.machines.iter().collect();
@@ -102,7 +104,9 @@ impl Settings<'_> {
             "    # {} (founder)\n    {{ nkey: \"{}\" }}",
             self.machine.id, self.machine.nats_key
         );
-        for member in members.into_iter().filter(|member| member.id != self.machine.id) {
+        let others = members.into_iter().filter(|member| member.id != self.machine.id);
+        // Checked when a machine is let in; once more here, because it is written into a file that is parsed.
+        for member in others.filter(|member| is_user_key(&member.nats_key)) {
             user(text, self.network, &member.id, &member.nats_key);
         }
         text.push_str("  ]\n}\n");
@@ -128,6 +132,13 @@ impl Settings<'_> {
         prepare(&self.dir, self.user.as_deref())?;
         put(&path, &text, self.user.as_deref())
     }
+}
+
+/// Whether a text is the public half of a NATS user's key.
+pub fn is_user_key(text: &str) -> bool {
+    text.starts_with('U')
+        && text.bytes().all(|b| b.is_ascii_alphanumeric())
+        && KeyPair::from_public_key(text).is_ok()
 }
 
 /// Writes the configuration file.
@@ -176,30 +187,30 @@ fn user(text: &mut String, network: &NetworkId, machine: &MachineId, key: &str) 
     text.push_str("      }\n    }\n");
 }
 
+/// The directory is root's, so that nobody can put something else in the place of what root writes there; the
+/// server may pass and read. Only `data` is the server's own.
 fn prepare(dir: &Path, user: Option<&str>) -> Result<(), DiskError> {
-    let missing = !dir.exists();
-    make_dir(dir, 0o700)?;
-    if missing {
-        own(dir, user)?;
+    make_dir(dir, 0o711)?;
+    let data = dir.join(DATA);
+    make_dir(&data, 0o700)?;
+    let Some(user) = user.map(|name| account(name, dir)).transpose()? else { return Ok(()) };
+    let fail = |source: std::io::Error| DiskError::Io { operation: "give", path: data.clone(), source };
+    let owner = std::fs::symlink_metadata(&data).map_err(fail)?.uid();
+    if owner != user.uid.as_raw() {
+        chown(&data, Some(user.uid), Some(user.gid)).map_err(|errno| fail(errno.into()))?;
     }
     Ok(())
 }
 
-/// Owned by root and readable by the server's group, never by others: it holds the names of all users.
 fn put(path: &Path, text: &str, user: Option<&str>) -> Result<(), DiskError> {
-    replace(path, text.as_bytes(), 0o600)?;
-    own(path, user)
+    let group = user.map(|name| account(name, path)).transpose()?.map(|user| user.gid);
+    replace_for(path, text.as_bytes(), 0o640, group)
 }
 
-fn own(path: &Path, user: Option<&str>) -> Result<(), DiskError> {
-    let Some(name) = user else { return Ok(()) };
+fn account(name: &str, path: &Path) -> Result<User, DiskError> {
     let fail = |source: std::io::Error| DiskError::Io { operation: "give", path: path.to_owned(), source };
     let found = User::from_name(name).map_err(|errno| fail(errno.into()))?;
-    let (uid, gid): (Uid, Gid) = match found {
-        Some(user) => (user.uid, user.gid),
-        None => return Err(fail(std::io::Error::other(format!("there is no system user {name}")))),
-    };
-    chown(path, Some(uid), Some(gid)).map_err(|errno| fail(errno.into()))
+    found.ok_or_else(|| fail(std::io::Error::other(format!("there is no system user {name}"))))
 }
 
 fn socket(address: Ipv6Addr, port: u16) -> String {
@@ -216,6 +227,8 @@ pub const MONITOR_PORT: u16 = 8222;
 pub const DOMAIN: &str = "hub";
 /// Metadata key under which the server reports the revision it runs with.
 pub const REVISION_KEY: &str = "ployz_config";
+/// The server's own directory.
+const DATA: &str = "data";
 const SEED_FILE: &str = "leaf-seed.conf";
 const HEADER: &str = "# Written by ployzd from this machine's network.json and the members it knows.\n\
                       # Changes made here are lost; `ployzctl explain nats` shows what is wanted and why.\n";
@@ -227,6 +240,12 @@ mod tests {
     use ployz_core::key::PublicKey;
     use ployz_core::wire::v1::record::{Lifecycle, RegionRole, StorageParticipation};
 
+    const USERS: [&str; 3] = [
+        "UBTDOZWM3DZ7PJ2PHGTHPGBY3YUGVJHOLV4O2TCFEWJK3AALZF2XF3QF",
+        "UBBKPNDZVDSMQMN7Q75QSFE5Y2NAW6MK6ZIYRSOJ3237BMHDHAFIYGYF",
+        "UDC7HMBBRBGW7JKBUVY4EBU6WVN3CV7X2SHXCT2OUJ4UBDBJ5K5SXMTW",
+    ];
+
     fn machine(n: u8) -> MachineMembership {
         let key = PublicKey::from_bytes([n; 32]);
         let plan = AddressPlan::new("10.101.0.0/16".parse().unwrap(), 24).unwrap();
@@ -236,7 +255,7 @@ mod tests {
             overlay_ip: OverlayPrefix::of(&NetworkId::from_bytes([7; 16])).address(&key),
             subnet: plan.slice(usize::from(n)).unwrap(),
             endpoints: Vec::new(),
-            nats_key: format!("U{n}"),
+            nats_key: USERS[usize::from(n) - 1].into(),
             verify_key: String::new(),
             lifecycle: Lifecycle::Active,
             storage: StorageParticipation::Candidate,
@@ -292,6 +311,14 @@ mod tests {
         assert_eq!(two.unit.identity(), three.unit.identity());
         let reordered = [machine(1), machine(3), machine(2)];
         assert_eq!(three.config, spec(NatsRole::Founder, &reordered).config, "order is not a change");
+    }
+
+    #[test]
+    fn a_key_that_is_no_key_does_not_reach_the_file() {
+        let mut bad = machine(2);
+        bad.nats_key = "U\" } ] } # ".into();
+        let config = spec(NatsRole::Founder, &[machine(1), bad]).config;
+        assert_eq!(config, spec(NatsRole::Founder, &[machine(1)]).config);
     }
 
     #[test]

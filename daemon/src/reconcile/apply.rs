@@ -23,7 +23,13 @@ pub(super) async fn plan(
         let failed_parent = parents(step.component).iter().find(|parent| failures.contains_key(parent));
         let result = match failed_parent {
             Some(parent) => Err(format!("not tried: {parent} failed")),
-            None => component(supervisor, spec, live, step.component, &step.verdict).await,
+            None => {
+                let work = component(supervisor, spec, live, step.component, &step.verdict);
+                match tokio::time::timeout(STEP, work).await {
+                    Ok(result) => result,
+                    Err(_) => Err(format!("no end within {}s", STEP.as_secs())),
+                }
+            }
         };
         if let Err(error) = result {
             failures.insert(step.component, error);
@@ -52,6 +58,7 @@ async fn component(
     let anew = matches!(verdict, Verdict::Recreate(_));
     match component {
         Component::Netns => {
+            leave_old_namespace(supervisor, live).await?;
             if anew {
                 namespace::remove(&spec.netns.name).map_err(words)?;
             }
@@ -65,6 +72,16 @@ async fn component(
         Component::Link => link::apply(&spec.link, &file).await.map_err(words),
         Component::Firewall => firewall::apply(&spec.firewall, &file).await.map_err(words),
         Component::Nats => store(supervisor, &spec.nats, verdict, &file).await,
+    }
+}
+
+/// A store that still runs in the old namespace keeps that alive, and with it the old device and its UDP port.
+async fn leave_old_namespace(supervisor: &Supervisor, live: &NodeLive) -> Result<(), String> {
+    match live.nats.present() {
+        Some(nats) if nats.unit.fingerprint.is_some() => {
+            supervisor.stop(&UnitName::NATS).await.map_err(|error| error.to_string())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -91,9 +108,12 @@ async fn tunnel(
     let deadline = Instant::now() + APPEAR;
     loop {
         match wireguard::inspect(&spec.wireguard.name, file).await {
-            Seen::Present(device) => {
-                return wireguard::converge(&spec.wireguard, &device, file).await.map_err(words);
-            }
+            Seen::Present(device) => match wireguard::converge(&spec.wireguard, &device, file).await {
+                Ok(()) => return Ok(()),
+                // The kernel lets go of a removed namespace's port a little later.
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+                Err(error) => return Err(words(error)),
+            },
             _ if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
             other => return Err(format!("the device did not appear: {other:?}")),
         }
@@ -137,6 +157,8 @@ fn words(error: impl std::error::Error) -> String {
     ployz_netns::chain(&error)
 }
 
+/// Longer than any step's own deadlines together.
+const STEP: Duration = Duration::from_secs(90);
 const APPEAR: Duration = Duration::from_secs(5);
 /// A store with much to read back takes a while; the unit itself is up at once.
 const READY: Duration = Duration::from_secs(20);

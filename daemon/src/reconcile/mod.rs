@@ -16,6 +16,8 @@ use std::time::Instant;
 #[derive(Clone)]
 pub struct Reconciler {
     supervisor: Supervisor,
+    /// Recreations that left the same drift: tried once, then held until the reason reads otherwise.
+    in_vain: Arc<Mutex<BTreeMap<Component, String>>>,
     history: Arc<Mutex<VecDeque<ExplainRun>>>,
 }
 
@@ -53,7 +55,7 @@ impl Outcome {
 impl Reconciler {
     /// With this supervisor.
     pub fn new(supervisor: Supervisor) -> Self {
-        Self { supervisor, history: Arc::default() }
+        Self { supervisor, in_vain: Arc::default(), history: Arc::default() }
     }
 
     /// The supervisor.
@@ -70,13 +72,15 @@ impl Reconciler {
     pub async fn run(&self, trigger: &str, spec: &NodeSpec) -> Outcome {
         let started = Instant::now();
         let live = self.inspect(spec).await;
-        let plan = adopt::plan(spec, &live);
+        let mut plan = adopt::plan(spec, &live);
+        self.hold_in_vain(&mut plan);
         let outcome = if plan.is_silent() {
             Outcome { plan, live, failures: BTreeMap::new() }
         } else {
             let mut failures = apply::plan(&self.supervisor, spec, &plan, &live).await;
             let live = self.inspect(spec).await;
             verify(spec, &plan, &live, &mut failures);
+            self.note_in_vain(&plan, &adopt::plan(spec, &live));
             Outcome { plan, live, failures }
         };
         self.remember(trigger, started, &outcome);
@@ -106,6 +110,34 @@ impl Reconciler {
     /// Forgets the runs of a network that is gone.
     pub fn forget(&self) {
         self.history.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn hold_in_vain(&self, plan: &mut Plan) {
+        let in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        for step in &mut plan.steps {
+            let why = step.verdict.why();
+            if matches!(step.verdict, Verdict::Recreate(_)) && in_vain.get(&step.component) == Some(&why) {
+                step.verdict = Verdict::Hold(format!("was recreated and is not different: {why}"));
+            }
+        }
+    }
+
+    fn note_in_vain(&self, done: &Plan, again: &Plan) {
+        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        for step in &done.steps {
+            let left = again.verdict(step.component);
+            match (&step.verdict, left) {
+                (Verdict::Recreate(_), Some(left @ Verdict::Recreate(_)))
+                    if left.why() == step.verdict.why() =>
+                {
+                    in_vain.insert(step.component, left.why());
+                }
+                (Verdict::Hold(_), _) => {}
+                _ => {
+                    in_vain.remove(&step.component);
+                }
+            }
+        }
     }
 
     fn remember(&self, trigger: &str, started: Instant, outcome: &Outcome) {

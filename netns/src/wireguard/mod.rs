@@ -51,11 +51,16 @@ pub async fn create(spec: &WireguardSpec, netns: &Path) -> Result<()> {
 
 /// Makes the device what the spec says, by the least change.
 pub async fn converge(spec: &WireguardSpec, live: &WireguardLive, netns: &Path) -> Result<()> {
+    let inside = Rtnl::inside(netns)?;
+    if live.alias.as_deref() != Some(&spec.alias()) {
+        // The mark comes first: a device that is configured and unmarked would be nobody's.
+        inside.set_alias(live.index, &spec.alias()).await?;
+    }
     let change = DeviceChange::between(spec, live);
     if !change.is_empty() {
         configure(spec.backend, &spec.name, netns, &change).await?;
     }
-    settle(&Rtnl::inside(netns)?, &spec.name, &spec.alias(), spec.mtu, &spec.addresses).await
+    settle(&inside, &spec.name, &spec.alias(), spec.mtu, &spec.addresses).await
 }
 
 /// Sends one change.

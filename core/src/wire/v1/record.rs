@@ -1,6 +1,6 @@
 //! Records in the store and on disk.
 
-use crate::address::NodeSubnet;
+use crate::address::{AddressPlan, NodeSubnet, OverlayPrefix};
 use crate::id::{InviteId, MachineId};
 use crate::key::PublicKey;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,14 @@ pub struct MachineMembership {
     pub created_at: u64,
     /// Unix seconds.
     pub updated_at: u64,
+}
+
+impl MachineMembership {
+    /// Whether its addresses are the ones that its key and the network give it: a record that claims others is
+    /// somebody's attempt to be routed another machine's traffic.
+    pub fn fits(&self, prefix: OverlayPrefix, plan: &AddressPlan) -> bool {
+        self.overlay_ip == prefix.address(&self.public_key) && plan.holds(&self.subnet)
+    }
 }
 
 /// Lifecycle of a machine.
@@ -114,10 +122,8 @@ pub enum InviteState {
     },
     /// The machine is a member.
     Consumed {
-        /// Its id.
-        by: MachineId,
-        /// Its key: a repeated confirmation by the same machine is not an error.
-        key: PublicKey,
+        /// Its record as it became a member: whoever finds it missing makes it.
+        joiner: Box<MachineMembership>,
         /// Unix seconds.
         at: u64,
     },
@@ -128,6 +134,15 @@ pub enum InviteState {
     },
     /// Not used in time.
     Expired,
+}
+
+/// A taken name: bucket `locks`, key `name.<id>`; created, never overwritten.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameLock {
+    /// Key of the machine it was taken for.
+    pub owner: PublicKey,
+    /// The invite it was taken under.
+    pub invite: InviteId,
 }
 
 /// A taken slice: bucket `locks`, key `subnet.<slice>`; created, never overwritten.

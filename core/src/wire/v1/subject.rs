@@ -15,6 +15,11 @@ pub fn subnet_lock(subnet: &NodeSubnet) -> String {
     format!("subnet.{}", subnet.store_key())
 }
 
+/// Key of a name's reservation in [`LOCKS`].
+pub fn name_lock(machine: &MachineId) -> String {
+    format!("name.{machine}")
+}
+
 /// Subject of one command of one machine.
 pub fn rpc(network: &NetworkId, machine: &MachineId, command: &str) -> String {
     format!("ployz.v1.{network}.rpc.{machine}.{command}")
