@@ -2,7 +2,7 @@
 //!
 //! The form is the same for all: `error [CODE]: message`, one `caused by:` line a cause, a `hint:` line.
 
-use ployz_core::wire::v1::api::Envelope;
+use ployz_core::wire::v1::api::{Envelope, ErrorCode};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -51,6 +51,16 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Output(_) => 1,
         }
+    }
+
+    /// What `--json` prints when ployzd could not be asked; `None` for what is no matter of ployzd's.
+    pub(crate) fn envelope(&self) -> Option<Envelope> {
+        let causes = match self {
+            Self::Unreachable { cause, .. } => vec![cause.to_string()],
+            Self::BrokenOff { cause, .. } | Self::Unintelligible { cause } => vec![cause.clone()],
+            _ => return None,
+        };
+        Some(Envelope::error(ErrorCode::DaemonUnreachable, "cannot reach ployzd", causes))
     }
 
     /// The whole text; empty when there is nothing to say.

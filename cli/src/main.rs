@@ -58,7 +58,17 @@ fn call(global: &Global, request: &Request) -> Result<ExitCode, Failure> {
     let answer = runtime.block_on(async {
         let mut progress = Progress::on_terminal(!global.quiet && !global.json);
         client::call(&socket, request, &mut progress).await
-    })?;
+    });
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(failure) => {
+            if let (true, Some(envelope)) = (global.json, failure.envelope()) {
+                let text = serde_json::to_string_pretty(&envelope).map_err(io::Error::from)?;
+                writeln!(io::stdout().lock(), "{text}").map_err(Failure::Output)?;
+            }
+            return Err(failure);
+        }
+    };
     let written = write(global, request, &answer);
     if !answer.envelope.ok {
         return Err(Failure::Refused(Box::new(answer.envelope)));

@@ -472,12 +472,19 @@ impl Daemon {
             !ours.contains(&seen.interface.as_str())
                 && matches!(seen.address, IpAddr::V4(ip) if cidr.contains(&ip))
         });
-        match clash {
+        let conflict = |what: String| Err(Failure::new(ErrorCode::AddressConflict, what));
+        if let Some(seen) = clash {
+            return conflict(format!("cluster_cidr {cidr} contains {} of {}", seen.address, seen.interface));
+        }
+        let routes = underlay::routes().await.map_err(|error| {
+            Failure::because(ErrorCode::IoError, "cannot read this machine's routes", &error)
+        })?;
+        // A wider network that holds the range (a data centre's 10.0.0.0/8) goes on as before; one inside it would not.
+        match routes.iter().find(|to| matches!(to, ipnet::IpNet::V4(to) if cidr.contains(to))) {
+            Some(to) => {
+                conflict(format!("cluster_cidr {cidr} contains {to}, to which this machine has a route"))
+            }
             None => Ok(()),
-            Some(seen) => Err(Failure::new(
-                ErrorCode::AddressConflict,
-                format!("cluster_cidr {cidr} contains {} of {}", seen.address, seen.interface),
-            )),
         }
     }
 

@@ -7,12 +7,13 @@ use crate::error::{Context, Error, Result};
 use crate::netlink::Rtnl;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{Gid, Uid, chown};
 use ployz_core::adopt::Seen;
 use ployz_core::live::{NetnsLive, NsId};
 use ployz_core::spec::NetnsSpec;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Directory that `ip netns` uses.
@@ -123,11 +124,17 @@ pub fn remove(name: &str) -> Result<()> {
 /// As `ip netns add` does: the directory is a shared mount, so that a name made here is seen everywhere.
 fn prepare_directory() -> Result<()> {
     let dir = Path::new(NETNS_DIR);
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(dir)
-        .doing("create directory", NETNS_DIR)?;
+    if !dir.exists() {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(dir)
+            .doing("create directory", NETNS_DIR)?;
+        // Whatever our umask and group are: it is everybody's directory, as `ip netns` makes it.
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir, open).doing("set the mode of", NETNS_DIR)?;
+        chown(dir, Some(Uid::from_raw(0)), Some(Gid::from_raw(0))).doing("set the owner of", NETNS_DIR)?;
+    }
     let share = || mount(None::<&str>, dir, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
     if share() == Err(nix::Error::EINVAL) {
         mount(Some(dir), dir, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)

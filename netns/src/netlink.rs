@@ -205,7 +205,29 @@ impl Rtnl {
         Ok(ours)
     }
 
-    /// Adds a route of ours or puts it in place of one with the same destination.
+    /// Destinations of the routes that are not ours, without the default route and what belongs to the links named.
+    pub async fn foreign_routes(&self, without: &[&str]) -> Result<Vec<IpNet>> {
+        let names: BTreeMap<u32, String> =
+            self.links().await?.into_iter().map(|l| (l.index, l.name)).collect();
+        let query = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let mut found = std::pin::pin!(self.handle.route().get(query).execute());
+        let mut others = Vec::new();
+        while let Some(message) = found.try_next().await.doing("list", "routes")? {
+            let main = message.header.table == MAIN_TABLE;
+            let ours = message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL);
+            if let Some(spec) = read_route(&message, &names).filter(|_| main && !ours) {
+                let device = match &spec.via {
+                    RouteVia::Device(device) | RouteVia::Gateway(device, _) => device,
+                };
+                if spec.to.prefix_len() > 0 && !without.contains(&device.as_str()) {
+                    others.push(spec.to);
+                }
+            }
+        }
+        Ok(others)
+    }
+
+    /// Adds a route of ours. One of somebody else's with the same destination is not replaced: that is an error.
     pub async fn set_route(&self, route: &RouteSpec) -> Result<()> {
         let device = match &route.via {
             RouteVia::Device(device) | RouteVia::Gateway(device, _) => device,
@@ -245,7 +267,7 @@ impl Rtnl {
                 builder.build()
             }
         };
-        self.handle.route().add(message).replace().execute().await.doing("add route", route.to.to_string())
+        self.handle.route().add(message).execute().await.doing("add route", route.to.to_string())
     }
 
     /// Removes a route that was found.
@@ -256,6 +278,9 @@ impl Rtnl {
         }
     }
 }
+
+/// RT_TABLE_MAIN (linux/rtnetlink.h).
+const MAIN_TABLE: u8 = 254;
 
 fn code(error: &rtnetlink::Error) -> Option<i32> {
     match error {

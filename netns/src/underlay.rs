@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::netlink::Rtnl;
 use ployz_core::address::Observed;
+use ployz_core::spec::link::{BRIDGE, HOST_END};
 
 /// Every address of every link of the host namespace.
 pub async fn observe() -> Result<Vec<Observed>> {
@@ -21,6 +22,11 @@ pub async fn observe() -> Result<Vec<Observed>> {
         }
     }
     Ok(seen)
+}
+
+/// IPv4 networks that the host has routes to, other than ours and the default route.
+pub async fn routes() -> Result<Vec<ipnet::IpNet>> {
+    Rtnl::here()?.foreign_routes(&[BRIDGE, HOST_END]).await
 }
 
 /// The smallest MTU among the links whose addresses are offered to peers; 1500 when there is none.

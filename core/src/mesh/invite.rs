@@ -31,10 +31,17 @@ pub enum Next {
 }
 
 impl InviteRecord {
-    /// Whether the one-time tunnel is kept: until the token's time is over, so that whoever presents it late hears
-    /// why it is refused.
+    /// Whether the one-time tunnel is kept: while the token can be used, and for a moment after it was used or taken
+    /// back, so that whoever presents it just too late hears why it is refused.
     pub fn is_heard(&self, now: u64) -> bool {
-        now < self.expires_at && self.state != InviteState::Expired
+        let until = match self.state {
+            InviteState::Active | InviteState::Redeemed { .. } => self.expires_at,
+            InviteState::Consumed { at, .. } | InviteState::Revoked { at } => {
+                self.expires_at.min(at + LINGER)
+            }
+            InviteState::Expired => return false,
+        };
+        now < until
     }
 
     /// The machine that is being let in, if any.
@@ -114,6 +121,9 @@ impl InviteRecord {
         }
     }
 }
+
+/// Seconds a closed invite is still answered for.
+pub const LINGER: u64 = 20;
 
 /// Seconds a machine that redeemed in time has to finish.
 pub const CONFIRM_GRACE: u64 = 60;

@@ -13,7 +13,7 @@ use ployz_netns::wireguard::{self, DeviceChange};
 use ployz_netns::{namespace, wireguard::PeerChange};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
@@ -107,7 +107,7 @@ async fn rotate(mesh: &Arc<Mesh>, peers: &[MachineMembership]) {
 
 async fn move_to(
     device: &WireguardLive,
-    netns: &PathBuf,
+    netns: &Path,
     peer: &MachineMembership,
     from: Option<SocketAddr>,
     to: SocketAddr,

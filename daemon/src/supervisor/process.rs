@@ -97,7 +97,7 @@ impl Processes {
             // A process that ended meanwhile, or is another user's: not ours.
             let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else { continue };
             let variables = strings(&environment);
-            if variables.iter().any(|variable| *variable == mark) && !is_zombie(pid) && !is_launcher(pid) {
+            if variables.contains(&mark) && !is_zombie(pid) && !is_launcher(pid) {
                 return Ok(Some(read_live(pid, &variables)));
             }
         }

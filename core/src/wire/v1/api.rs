@@ -395,7 +395,7 @@ error_codes! {
     /// A peer failed after it had agreed.
     MeshDestroyPeerExecuteFailed = "MESH_DESTROY_PEER_EXECUTE_FAILED", "run `ployzctl mesh destroy <network> --local` on the named machines";
     /// Workloads depend on the overlay.
-    WorkloadsRunning = "WORKLOADS_RUNNING", "stop the named containers, or `--force`";
+    WorkloadsRunning = "WORKLOADS_RUNNING", "stop the workloads of this machine first, or `mesh stop --force`";
     /// Start failed.
     NetworkStartFailed = "NETWORK_START_FAILED", "`ployzctl explain` shows each component; `journalctl -u ployzd` has the details";
     /// Stop failed.
@@ -403,7 +403,7 @@ error_codes! {
     /// Destroy failed.
     NetworkDestroyFailed = "NETWORK_DESTROY_FAILED", "`journalctl -u ployzd` has the details; `mesh destroy` can be repeated";
     /// The issuer did not answer.
-    IssuerUnreachable = "ISSUER_UNREACHABLE", "check that UDP 51820 of the issuing machine can be reached from here and that its ployzd runs";
+    IssuerUnreachable = "ISSUER_UNREACHABLE", "check that the issuing machine's WireGuard port (UDP 51820 unless configured) can be reached from here, that its ployzd runs, and that the token was not used or revoked before";
     /// The store did not answer.
     StoreUnavailable = "STORE_UNAVAILABLE", "the founder's NATS cannot be reached: `ployzctl mesh status` shows which peer is away; try again";
     /// No such invite.
@@ -413,7 +413,9 @@ error_codes! {
     /// Overlay range collides with the host's own addresses.
     AddressConflict = "ADDRESS_CONFLICT", "set another cluster_cidr in config.toml";
     /// Refused by an inspection.
-    ComponentHeld = "COMPONENT_HELD", "`ployzctl explain` names what is in the way; nothing of it was touched";
+    ComponentHeld = "COMPONENT_HELD", "`ployzctl explain` names what is in the way; it was not touched";
+    /// ployzctl could not talk to ployzd (never sent by ployzd itself).
+    DaemonUnreachable = "DAEMON_UNREACHABLE", "`systemctl status ployzd`; the socket is readable by root and the group ployz";
     /// The wire contract was broken.
     InvalidRequest = "INVALID_REQUEST", "ployzctl and ployzd differ in version: upgrade both";
     /// Disk, encoding, and what should not happen.
