@@ -16,6 +16,7 @@ mod node;
 mod ns;
 mod poll;
 mod qmp;
+mod ready;
 mod registry;
 mod vm;
 

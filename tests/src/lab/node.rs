@@ -1,13 +1,13 @@
 //! One node: what a test does to it. The same calls work in both lanes.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use super::Lane;
 use super::background::Background;
@@ -15,6 +15,7 @@ use super::host::{Input, Output, Running, quote};
 use super::net::Net;
 use super::ns::NsMachine;
 use super::poll::{Clock, poll};
+use super::ready::{self, Hung};
 use super::vm::VmMachine;
 
 /// A node of a lab. Clones name the same node, so a test may hand them to threads.
@@ -167,20 +168,33 @@ impl Node {
         if self.is_up() {
             bail!("{} is up already", self.name());
         }
+        let mut result = self.boot_once();
+        for _ in 0..2 {
+            match &result {
+                Err(error) if error.is::<Hung>() => eprintln!("lab: {}: {error:#}: again", self.name()),
+                _ => break,
+            }
+            result = self.boot_once();
+        }
+        result
+    }
+
+    fn boot_once(&self) -> Result<()> {
         self.power_cut()?; // removes what a machine that went down by itself left: ports, cgroup, sockets
+        let said = fs::metadata(self.console()).map_or(0, |file| file.len());
         match &self.0.machine {
             Machine::Ns(machine) => machine.boot(),
             Machine::Vm(machine) => machine.boot(None),
         }
         .with_context(|| format!("boot {}", self.name()))?;
-        self.wait_ready()
+        ready::wait(self, said)
     }
 
     /// The first boot of a new lab: the same as [`Self::boot`], from a kept state where there is one.
     pub(super) fn first_boot(&self) -> Result<()> {
         let Some(machine) = self.vm() else { return self.boot() };
         if machine.boot_kept()? {
-            return self.wait_ready();
+            return ready::wait(self, u64::MAX);
         }
         self.boot()?;
         machine.keep_booted().context("keep the booted machine")
@@ -238,35 +252,12 @@ impl Node {
         }
     }
 
-    pub(crate) fn wait_ready(&self) -> Result<()> {
-        let limit = self.0.lane.boot_limit();
-        let what = format!("systemd of {} to say that it runs", self.name());
-        let state = poll(limit, &what, || {
-            if !self.is_up() {
-                return Ok(Some("died".to_owned()));
-            }
-            if let Machine::Ns(machine) = &self.0.machine
-                && !machine.entered()
-            {
-                return Ok(None);
-            }
-            let output = self.run_for(limit, "systemctl is-system-running --wait")?;
-            match output.stdout.trim() {
-                state @ ("running" | "degraded" | "maintenance") => Ok(Some(state.to_owned())),
-                _ => Err(anyhow!("{}", output.describe())),
-            }
-        });
-        let state = match state {
-            Ok(state) if state == "running" => return Ok(()),
-            Ok(state) => state,
-            Err(error) => format!("{error:#}"),
-        };
-        let failed =
-            self.run("systemctl --failed --no-legend").map(|output| output.stdout).unwrap_or_default();
-        let console = std::fs::read_to_string(self.console()).unwrap_or_default();
-        let tail: Vec<_> = console.lines().rev().take(20).collect();
-        let tail = tail.into_iter().rev().collect::<Vec<_>>().join("\n");
-        bail!("{}: {state}\n--- failed units\n{failed}\n--- console\n{tail}", self.name())
+    /// Whether a command would run in the node's own tree by now.
+    pub(super) fn entered(&self) -> bool {
+        match &self.0.machine {
+            Machine::Ns(machine) => machine.entered(),
+            Machine::Vm(_) => true,
+        }
     }
 
     pub(super) fn clock(&self) -> &Clock {

@@ -90,12 +90,24 @@ impl VmMachine {
     pub(super) fn hardware(&self) -> Vec<String> {
         let (i, k, id) = (self.index, self.net.underlays(), format!("7777{:028}", self.index));
         let append = format!("{APPEND} lab.underlays={k} systemd.hostname=n{i} systemd.machine_id={id}");
-        let (cpu, memory) = (CPU.as_str(), memory());
-        ["-machine", "q35,usb=off,vmport=off", "-cpu", cpu, "-smp", "2", "-m", &memory, "-append", &append]
-            .into_iter()
-            .chain(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .map(str::to_owned)
-            .collect()
+        let (cpu, memory) = (CPU.as_str(), setting("PLOYZ_LAB_MEM", "1024"));
+        let processors = setting("PLOYZ_LAB_CPUS", "2");
+        [
+            "-machine",
+            "q35,usb=off,vmport=off",
+            "-cpu",
+            cpu,
+            "-smp",
+            &processors,
+            "-m",
+            &memory,
+            "-append",
+            &append,
+        ]
+        .into_iter()
+        .chain(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .map(str::to_owned)
+        .collect()
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -161,7 +173,7 @@ impl VmMachine {
         }
         remote.push_str(&format!(" bash -c {}", quote(script)));
         let mut command = self.net.command("ssh");
-        command.arg("-q").arg("-i").arg(self.image.file("id_ed25519"));
+        command.arg("-i").arg(self.image.file("id_ed25519"));
         command.arg("-o").arg(format!("ControlPath={}", self.path("ssh.sock")));
         for option in SSH {
             command.args(["-o", option]);
@@ -226,8 +238,8 @@ pub(crate) fn restore_all(machines: &[&VmMachine], name: &str) -> Result<()> {
     machines.iter().try_for_each(|machine| machine.hold_cpu(false))
 }
 
-fn memory() -> String {
-    env::var("PLOYZ_LAB_MEM").ok().filter(|text| !text.is_empty()).unwrap_or_else(|| "1024".to_owned())
+fn setting(name: &str, default: &str) -> String {
+    env::var(name).ok().filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned())
 }
 
 /// QEMU before 8 leaves garbage in EFLAGS after cmpxchg16b, which now and then kills the guest's kernel.
@@ -242,6 +254,7 @@ const APPEND: &str = "console=ttyS0 quiet panic=1 mitigations=off audit=0 lsm=ya
     net.ifnames=0 systemd.show_status=0";
 
 const SSH: &[&str] = &[
+    "LogLevel=ERROR",
     "StrictHostKeyChecking=no",
     "UserKnownHostsFile=/dev/null",
     "ControlMaster=auto",

@@ -70,7 +70,7 @@ fn unit(ctx: &mut Ctx) -> Result<()> {
 
     let drifts = [
         ("s/PLOYZ_NATS_ROLE=.*/PLOYZ_NATS_ROLE=other/", "", "env.PLOYZ_NATS_ROLE: other -> standalone"),
-        ("s/PLOYZ_CONFIG_HASH=.*/PLOYZ_CONFIG_HASH=v0:deadbeef/", "-p User=root", "user: root -> ployz-nats"),
+        ("s/PLOYZ_CONFIG_HASH=.*/PLOYZ_CONFIG_HASH=v0:deadbeef/", "-p ReadWritePaths=/srv", "writable: "),
         ("s/PLOYZ_CONFIG_HASH=.*/PLOYZ_CONFIG_HASH=v1:00000000/", "", "fingerprint: v1:00000000"),
         ("", "other", "netns: net:["),
     ];
@@ -138,7 +138,7 @@ if [ "${1:-}" = other ]; then
   ip netns add other; ip -n other link set lo up
   ip -n other addr add "$(ip -n ployz -6 -o addr show wg0 scope global | awk '{print $4}')" dev lo nodad
   mount --bind /run/netns/other /run/netns/ployz
-  trap 'umount /run/netns/ployz; ip netns del other' EXIT
+  trap 'umount -l /run/netns/ployz; ip netns del other' EXIT
 fi
 args=(); for e in "${env[@]}"; do args+=(-p "Environment=$e"); done
 systemd-run -q --unit=ployz-nats -p Type=exec "${args[@]}" -p User=ployz-nats -p NetworkNamespacePath=/run/netns/ployz \

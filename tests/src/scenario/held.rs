@@ -29,7 +29,7 @@ fn dbus_hangs(ctx: &mut Ctx) -> Result<()> {
     ctx.say(line);
     product::carries(ctx, 1, 2)?;
     n2.sh("kill -CONT $(pidof dbus-daemon)")?;
-    product::logs(ctx, n2, &since, "nats", "adopt")?;
+    adopted(ctx, n2)?;
     product::meets(ctx, 2, 1)?;
     product::unchanged(n2, &before)?;
 
@@ -40,6 +40,7 @@ fn dbus_hangs(ctx: &mut Ctx) -> Result<()> {
     n2.sh("kill -CONT $(pidof dbus-daemon)")?;
     hold.context("a start while D-Bus hangs")?;
     carried?;
+    adopted(ctx, n2)?;
     product::meets(ctx, 2, 1)?;
     product::unchanged(n2, &before)?;
     let plans = product::logged(n2, &since)?;
@@ -48,6 +49,16 @@ fn dbus_hangs(ctx: &mut Ctx) -> Result<()> {
         "{plans:#?}"
     );
     product::all_adopt(&product::restart(ctx, n2)?)
+}
+
+/// Waits until `status` says `adopt` of every component.
+fn adopted(ctx: &Ctx, node: &Node) -> Result<()> {
+    ctx.wait(30, "all to be adopted again", || {
+        let status = product::json(node, "status")?;
+        let components = status["components"].as_array().context("components")?;
+        ensure!(components.iter().all(|part| part["verdict"] == "adopt"), "{status}");
+        Ok(Some(()))
+    })
 }
 
 /// A unit of that name from a file: `mesh init` fails, says whose it is, and leaves no trace.
@@ -73,7 +84,7 @@ fn foreign_link(ctx: &mut Ctx) -> Result<()> {
     let n1 = ctx.node(1);
     for (name, make, unmake) in FOREIGN {
         n1.sh(make)?;
-        let shown = "ip -d addr; ip -n ployz -d addr 2>&1";
+        let shown = "ip addr | sed 's/ tentative//'; bridge link; ip -n ployz addr 2>&1 || true";
         let before = n1.sh(shown)?;
         let told = product::refused(n1, &format!("ployzctl mesh init {NETWORK}"), "COMPONENT_HELD")
             .with_context(|| name)?;
@@ -81,19 +92,19 @@ fn foreign_link(ctx: &mut Ctx) -> Result<()> {
         ctx.say(format!("{name}: {}", told.trim().replace('\n', " ")));
         let now = n1.sh(shown)?;
         ensure!(now == before, "{name} was touched:\n{before}\n{now}");
-        ensure!(n1.sh("ployzctl --plain mesh list")?.is_empty(), "{name}: a network is left");
+        ensure!(product::networks(n1)? == 0, "{name}: a network is left");
         n1.sh(unmake)?;
         product::gone(ctx, n1).with_context(|| name)?;
     }
     // A wg0 of somebody's in the host namespace is no matter of ours: the tunnel lives elsewhere.
     n1.sh("ip link add wg0 type veth peer name probe1; ip addr add 192.0.2.1/32 dev wg0")?;
-    let before = n1.sh("ip -d addr show dev wg0")?;
+    let before = n1.sh("ip addr show dev wg0")?;
     product::init(ctx).context("beside a wg0 of somebody's in the host namespace")?;
-    ensure!(n1.sh("ip -d addr show dev wg0")? == before, "the host's wg0 was touched");
+    ensure!(n1.sh("ip addr show dev wg0")? == before, "the host's wg0 was touched");
     product::all_adopt(&product::restart(ctx, n1)?)?;
     says(&product::started(ctx, n1)?, "wireguard", "adopt", "")?;
     n1.sh(&format!("ployzctl -q mesh destroy {NETWORK}"))?;
-    ensure!(n1.sh("ip -d addr show dev wg0")? == before, "the host's wg0 was touched by destroy");
+    ensure!(n1.sh("ip addr show dev wg0")? == before, "the host's wg0 was touched by destroy");
     cleaned(ctx, n1)
 }
 

@@ -2,15 +2,20 @@
 //!
 //! A scenario is a function in a file of this directory and an entry in [`all`].
 
+mod bad_input;
 mod drift_network;
 mod drift_units;
 mod held;
 mod joins;
 mod killed;
 mod lab_self_test;
+mod lifecycle;
+mod package;
+mod power;
 mod product;
 mod three;
 mod tokens;
+mod underlays;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -46,7 +51,7 @@ impl Scenario {
         self.needs.iter().copied().find(|need| match need {
             Need::KernelWireguard | Need::PowerCut | Need::Snapshot => lane != Lane::Vm,
             Need::Native => lane != Lane::Ns,
-            Need::Package => deb.is_none(),
+            Need::Package | Need::PackageFile => deb.is_none(),
             Need::Systemd | Need::Docker => false,
         })
     }
@@ -69,6 +74,8 @@ pub enum Need {
     Native,
     /// Our package, installed in every node before the scenario starts (`lab run --deb FILE`).
     Package,
+    /// Our package as a file, not installed (`lab run --deb FILE`).
+    PackageFile,
 }
 
 impl fmt::Display for Need {
@@ -81,6 +88,7 @@ impl fmt::Display for Need {
             Self::Snapshot => "snapshot",
             Self::Native => "native",
             Self::Package => "package",
+            Self::PackageFile => "package-file",
         })
     }
 }
@@ -118,9 +126,21 @@ impl Ctx {
 
 /// Every scenario, in the order in which they run.
 pub fn all() -> Vec<Scenario> {
-    [lab_self_test::SCENARIOS.as_slice(), three::SCENARIOS.as_slice(), killed::SCENARIOS.as_slice()]
-        .into_iter()
-        .flatten()
-        .copied()
-        .collect()
+    THEMES.into_iter().flatten().copied().collect()
 }
+
+const THEMES: [&[Scenario]; 13] = [
+    &lab_self_test::SCENARIOS,
+    &three::SCENARIOS,
+    &killed::SCENARIOS,
+    &drift_network::SCENARIOS,
+    &drift_units::SCENARIOS,
+    &held::SCENARIOS,
+    &tokens::SCENARIOS,
+    &joins::SCENARIOS,
+    &lifecycle::SCENARIOS,
+    &package::SCENARIOS,
+    &power::SCENARIOS,
+    &underlays::SCENARIOS,
+    &bad_input::SCENARIOS,
+];

@@ -103,6 +103,19 @@ pub(super) fn addresses(node: &Node) -> Result<[String; 2]> {
     Ok([text("overlay_ip")?, text("service_ip")?])
 }
 
+/// The WireGuard key of a node.
+pub(super) fn key(node: &Node) -> Result<String> {
+    let record = json(node, "mesh self-record")?;
+    record["record"]["public_key"].as_str().map(str::to_owned).with_context(|| record.to_string())
+}
+
+/// The endpoint at which a node has the peer with this key.
+pub(super) fn endpoint(node: &Node, key: &str) -> Result<String> {
+    let all = node.sh("ip netns exec ployz wg show wg0 endpoints")?;
+    let found = all.lines().find_map(|line| line.strip_prefix(key));
+    found.map(|text| text.trim().to_owned()).with_context(|| format!("no {key} in {all}"))
+}
+
 /// Everything of the data plane that lives on while ployzd does not: pids, namespace, link indices, the unit's start.
 pub(super) fn identity(node: &Node) -> Result<BTreeMap<String, String>> {
     let text = node.sh(concat!(
@@ -120,6 +133,11 @@ pub(super) fn unchanged(node: &Node, before: &BTreeMap<String, String>) -> Resul
     let now = identity(node)?;
     ensure!(now == *before, "{}: was {before:?}\nis {now:?}", node.name());
     Ok(())
+}
+
+/// How many networks the machine has.
+pub(super) fn networks(node: &Node) -> Result<usize> {
+    Ok(json(node, "mesh list")?["networks"].as_array().context("networks")?.len())
 }
 
 /// Restarts ployzd and returns the plan of the start, one line a component.
@@ -156,9 +174,10 @@ pub(super) fn cursor(node: &Node) -> Result<String> {
     text.lines().find_map(|l| l.strip_prefix("-- cursor: ").map(str::to_owned)).context("no cursor")
 }
 
-/// Waits for a logged line that begins with this component and verdict; returns it.
+/// Waits for a logged line that begins with this component and verdict; returns it. Longer than the 30 s after which ployzd
+/// looks around by itself.
 pub(super) fn logs(ctx: &Ctx, node: &Node, since: &str, component: &str, verdict: &str) -> Result<String> {
-    ctx.wait(20, &format!("{} to {verdict} {component}", node.name()), || {
+    ctx.wait(40, &format!("{} to {verdict} {component}", node.name()), || {
         let lines = logged(node, since)?;
         let found = lines.iter().rfind(|line| is_step(line, component, verdict));
         let Some(line) = found else { bail!("{}", lines.join("\n")) };

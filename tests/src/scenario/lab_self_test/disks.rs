@@ -24,7 +24,8 @@ pub(super) fn power_cut(ctx: &mut Ctx) -> Result<()> {
         let said = last_number(&counter.stdout()).context("nothing was counted")?;
         drop(counter);
         n1.boot()?;
-        let found = last_number(&n1.sh("cat /srv/count")?).context("the file is empty")?;
+        let found = String::from_utf8_lossy(&n1.get("/srv/count")?).into_owned();
+        let found = last_number(&found).context("the file is empty")?;
         ensure!(found >= said, "{said} was said to be on the disk, {found} is the last one there");
         let size = n1.sh("stat -c %s /srv/unsynced 2>/dev/null || echo 0")?;
         ensure!(size == "0", "{size} bytes that were never synced survived: the cut loses nothing");
