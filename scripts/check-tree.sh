@@ -24,6 +24,6 @@ forbid ployz-core tokio nix async-nats rtnetlink zbus hyper
 forbid ployz-netns async-nats zbus axum
 forbid ployzctl async-nats ployz-netns nix rtnetlink zbus
 if command -v shellcheck >/dev/null; then
-    git ls-files '*.sh' .ci/run 'packaging/deb/*' | grep -vE '\.(md|toml)$' | xargs -r shellcheck -S warning || fail=1
+    git ls-files '*.sh' .ci/run 'packaging/deb/p*inst' 'packaging/deb/p*rm' | xargs -r shellcheck -S warning || fail=1
 fi
 exit $fail
