@@ -36,12 +36,16 @@ pub async fn run(mesh: Arc<Mesh>) {
     }
 }
 
-/// Returns when the namespace is no longer the one of this identity.
+/// Returns when the namespace is no longer the one of this identity, or is about to be given up: time to let go of
+/// every socket in it.
 pub async fn until_moved(mesh: &Mesh, id: NsId) {
     let mut outcomes = mesh.outcome.subscribe();
-    loop {
-        if mesh.usable_netns().is_some_and(|now| now != id) || outcomes.changed().await.is_err() {
-            return;
+    let mut given_up = mesh.shared.reconciler.given_up();
+    while mesh.netns_id() == Some(id) {
+        // Cancel-safe: both only tell that something changed.
+        tokio::select! {
+            _ = given_up.changed() => return,
+            changed = outcomes.changed() => if changed.is_err() { return },
         }
     }
 }

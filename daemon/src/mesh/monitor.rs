@@ -1,6 +1,7 @@
 //! Drift is noticed when it happens: link, address, route and nftables changes ask for a reconciliation.
 
 use crate::mesh::Mesh;
+use crate::mesh::listener::until_moved;
 use ployz_netns::watch::Events;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,21 +9,26 @@ use std::time::Duration;
 /// Listens to both namespaces, for ever.
 pub async fn run(mesh: Arc<Mesh>) {
     loop {
-        match ployz_netns::watch::open(crate::mesh::desired::NETNS) {
-            Ok(mut events) => {
+        let id = mesh.netns_id();
+        match (id, ployz_netns::watch::open(crate::mesh::desired::NETNS)) {
+            (Some(id), Ok(mut events)) => {
                 // What happened before the subscription is for one look.
                 mesh.nudge("watching");
-                listen(&mesh, &mut events).await;
+                // Cancel-safe: a change that is not passed on is found by the look that follows the next subscription.
+                tokio::select! {
+                    () = listen(&mesh, &mut events) => {}
+                    () = until_moved(&mesh, id) => {}
+                }
             }
-            Err(error) => tracing::debug!("cannot watch: {}", ployz_netns::chain(&error)),
+            (_, Err(error)) => tracing::debug!("cannot watch: {}", ployz_netns::chain(&error)),
+            (None, _) => {}
         }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-/// Passes changes on until the namespace is another one.
+/// Passes changes on until a socket breaks.
 async fn listen(mesh: &Mesh, events: &mut Events) {
-    let id = mesh.netns_id();
     while let Some(what) = events.next().await {
         mesh.nudge(what);
         // What our own repair causes comes in now, and perhaps somebody else's next change with it: look once more,
@@ -35,9 +41,6 @@ async fn listen(mesh: &Mesh, events: &mut Events) {
             }
             mesh.nudge(what);
             pause = (pause * 2).min(LONGEST);
-        }
-        if mesh.netns_id() != id {
-            return;
         }
     }
 }

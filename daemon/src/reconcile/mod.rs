@@ -9,8 +9,9 @@ use ployz_core::live::NodeLive;
 use ployz_core::spec::NodeSpec;
 use ployz_core::wire::v1::api::{ComponentStatus, ExplainRun};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+use tokio::sync::watch;
 
 /// The hands and the memory.
 #[derive(Clone)]
@@ -19,6 +20,9 @@ pub struct Reconciler {
     /// Recreations that left the same drift: tried once, then held until the reason reads otherwise.
     in_vain: Arc<Mutex<BTreeMap<Component, String>>>,
     history: Arc<Mutex<VecDeque<ExplainRun>>>,
+    /// Counts the namespaces that were given up: whoever holds a socket in one lets go of it, because a socket keeps
+    /// the old namespace alive, and with it the old tunnel's UDP port.
+    given_up: watch::Sender<u64>,
 }
 
 /// How one run ended.
@@ -55,12 +59,17 @@ impl Outcome {
 impl Reconciler {
     /// With this supervisor.
     pub fn new(supervisor: Supervisor) -> Self {
-        Self { supervisor, in_vain: Arc::default(), history: Arc::default() }
+        Self { supervisor, in_vain: Arc::default(), history: Arc::default(), given_up: watch::Sender::new(0) }
     }
 
     /// The supervisor.
     pub fn supervisor(&self) -> &Supervisor {
         &self.supervisor
+    }
+
+    /// Changes when a namespace is about to be made in the place of the one before.
+    pub fn given_up(&self) -> watch::Receiver<u64> {
+        self.given_up.subscribe()
     }
 
     /// What is there, all parts inspected at once.
@@ -77,10 +86,14 @@ impl Reconciler {
         let outcome = if plan.is_silent() {
             Outcome { plan, live, failures: BTreeMap::new() }
         } else {
+            if plan.verdict(Component::Netns).is_some_and(Verdict::writes) {
+                self.given_up.send_modify(|count| *count += 1);
+            }
             let mut failures = apply::plan(&self.supervisor, spec, &plan, &live).await;
+            self.note_in_vain(&plan, &failures);
             let live = self.inspect(spec).await;
             verify(spec, &plan, &live, &mut failures);
-            self.note_in_vain(&plan, &adopt::plan(spec, &live));
+            self.note_left(&adopt::plan(spec, &live));
             Outcome { plan, live, failures }
         };
         self.remember(trigger, started, &outcome);
@@ -104,16 +117,16 @@ impl Reconciler {
 
     /// The last runs, oldest first.
     pub fn history(&self) -> Vec<ExplainRun> {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        lock(&self.history).iter().cloned().collect()
     }
 
     /// Forgets the runs of a network that is gone.
     pub fn forget(&self) {
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.history).clear();
     }
 
     fn hold_in_vain(&self, plan: &mut Plan) {
-        let in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
+        let in_vain = lock(&self.in_vain);
         for step in &mut plan.steps {
             let why = step.verdict.why();
             if matches!(step.verdict, Verdict::Recreate(_)) && in_vain.get(&step.component) == Some(&why) {
@@ -122,22 +135,24 @@ impl Reconciler {
         }
     }
 
-    fn note_in_vain(&self, done: &Plan, again: &Plan) {
-        let mut in_vain = self.in_vain.lock().unwrap_or_else(PoisonError::into_inner);
-        for step in &done.steps {
-            let left = again.verdict(step.component);
-            match (&step.verdict, left) {
-                (Verdict::Recreate(_), Some(left @ Verdict::Recreate(_)))
-                    if left.why() == step.verdict.why() =>
-                {
-                    in_vain.insert(step.component, left.why());
-                }
-                (Verdict::Hold(_), _) => {}
-                _ => {
-                    in_vain.remove(&step.component);
-                }
+    /// Remembers the recreations that were carried out; a step that failed or was not tried says nothing.
+    fn note_in_vain(&self, done: &Plan, failures: &BTreeMap<Component, String>) {
+        let mut in_vain = lock(&self.in_vain);
+        for step in done.steps.iter().filter(|step| !matches!(step.verdict, Verdict::Hold(_))) {
+            in_vain.remove(&step.component);
+            if matches!(step.verdict, Verdict::Recreate(_)) && !failures.contains_key(&step.component) {
+                in_vain.insert(step.component, step.verdict.why());
             }
         }
+    }
+
+    /// Forgets those that helped: what is still to be recreated for the same reason was done in vain.
+    fn note_left(&self, again: &Plan) {
+        let left = |component, why: &String| {
+            let verdict = again.verdict(component);
+            verdict.is_some_and(|verdict| matches!(verdict, Verdict::Recreate(_)) && verdict.why() == *why)
+        };
+        lock(&self.in_vain).retain(|component, why| left(*component, why));
     }
 
     fn remember(&self, trigger: &str, started: Instant, outcome: &Outcome) {
@@ -148,7 +163,7 @@ impl Reconciler {
         let adopted = outcome.plan.count("adopt");
         // News is what was written, what reads otherwise than the last time, and a daemon's start. Looking around and
         // finding the same as before is not.
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut history = lock(&self.history);
         let same = history.back().map_or(silent, |last| last.lines == lines);
         let told = !outcome.plan.is_silent() || !same || trigger == "daemon start";
         for line in lines.iter().filter(|_| told) {
@@ -176,6 +191,10 @@ impl Reconciler {
             history.pop_front();
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whatever was to be written must be right now.

@@ -30,6 +30,8 @@ fn under_load(ctx: &mut Ctx) -> Result<()> {
     let (n1, n2) = (ctx.node(1), ctx.node(2));
     n1.put(FAST, DROP_IN, 0o644)?;
     n1.sh("systemctl daemon-reload")?;
+    product::settled(ctx, 1)?;
+    product::settled(ctx, 2)?;
     let leaves = leaf_connections(n1)?;
     let (before, peer) = (product::identity(n1)?, product::identity(n2)?);
     let since = product::cursor(n1)?;
@@ -134,7 +136,7 @@ fn writes_nothing(ctx: &mut Ctx) -> Result<()> {
     product::mesh(ctx, 2)?;
     for i in [1, 2] {
         let node = ctx.node(i);
-        settled(ctx, node)?;
+        product::settled(ctx, i)?;
         let tunnel = |node: &Node| node.sh("ip netns exec ployz wg showconf wg0 | sort");
         let (before, config) = (product::identity(node)?, tunnel(node)?);
         let files = node.sh(FILES)?;
@@ -191,17 +193,6 @@ fn silence(ctx: &Ctx, monitors: &[(&str, Background)]) -> Result<Vec<usize>> {
         let heard: Vec<usize> = monitors.iter().map(|(_, m)| m.stdout().len()).collect();
         last = if heard == last.0 { (heard, last.1 + 1) } else { (heard, 0) };
         Ok((last.1 == 10).then(|| last.0.clone()))
-    })
-}
-
-/// Nothing is planned any more: the last run adopted all and no invite is open.
-fn settled(ctx: &Ctx, node: &Node) -> Result<()> {
-    ctx.wait(20, "the daemon to be at rest", || {
-        let explain = product::json(node, "explain")?;
-        let runs = explain["runs"].as_array().context("runs")?;
-        let lines = runs.last().and_then(|run| run["lines"].as_array()).context("no run")?;
-        ensure!(lines.iter().all(|l| l.as_str().is_some_and(|l| l.ends_with("adopt"))), "{lines:?}");
-        Ok(Some(()))
     })
 }
 

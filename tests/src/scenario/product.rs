@@ -185,6 +185,21 @@ pub(super) fn logs(ctx: &Ctx, node: &Node, since: &str, component: &str, verdict
     })
 }
 
+/// Waits until node `i` plans nothing any more: the last run adopted all, and no peer of a closed invite is left.
+pub(super) fn settled(ctx: &Ctx, i: usize) -> Result<()> {
+    let node = ctx.node(i);
+    ctx.wait(60, &format!("{} to be at rest", node.name()), || {
+        let members = json(node, "machine ls")?["rows"].as_array().context("rows")?.len();
+        let peers = node.sh("ip netns exec ployz wg show wg0 peers | wc -l")?;
+        ensure!(peers == (members - 1).to_string(), "{peers} peers of {members} members");
+        let explain = json(node, "explain")?;
+        let lines =
+            explain["runs"].as_array().and_then(|runs| runs.last()?["lines"].as_array()).context("no run")?;
+        ensure!(lines.iter().all(|l| l.as_str().is_some_and(|l| l.ends_with("adopt"))), "{lines:?}");
+        Ok(Some(()))
+    })
+}
+
 /// Whether a plan line is about this component with this verdict.
 pub(super) fn is_step(line: &str, component: &str, verdict: &str) -> bool {
     let mut words = line.split_whitespace();
