@@ -8,23 +8,19 @@ use ployz_core::spec::netns::owner_alias;
 use ployz_core::spec::{NodeSpec, UnitName};
 use ployz_netns::{firewall, link, namespace, wireguard};
 
-/// Removes everything of `spec` that is its own; returns what could not be removed. When the namespace belongs to
-/// somebody else (another daemon's network, an unknown one), nothing at all is touched: its children are theirs.
+/// Removes everything of `spec` that is its own; returns what is ours, or may be, and could not be removed. When the
+/// namespace belongs to somebody else (another daemon's network, an unknown one), nothing at all is touched: its
+/// children are theirs.
 pub async fn run(reconciler: &Reconciler, spec: &NodeSpec) -> Vec<String> {
     let live = reconciler.inspect(spec).await;
     match &live.netns {
         Seen::Absent => {}
         Seen::Present(found) if is_own(spec, found.alias.as_deref()) => {}
-        Seen::Present(found) => {
-            let alias = found.alias.as_deref().unwrap_or("none");
-            return vec![format!(
-                "netns: namespace {} is marked {alias:?}: left alone with all in it",
-                spec.netns.name
-            )];
+        Seen::Present(_) | Seen::Foreign(_) => {
+            tracing::info!("namespace {} is not ours: left alone with all in it", spec.netns.name);
+            return Vec::new();
         }
-        Seen::Foreign(why) | Seen::Unknown(why) => {
-            return vec![format!("netns: left alone with all in it: {why}")];
-        }
+        Seen::Unknown(why) => return vec![format!("netns: cannot be inspected: {why}")],
     }
     let mut errors = Vec::new();
     let mut note = |what: &str, result: Result<(), String>| {
@@ -64,7 +60,10 @@ async fn stop(reconciler: &Reconciler, name: UnitName, seen: &Seen<UnitLive>) ->
         Seen::Present(unit) if unit.fingerprint.is_some() => {
             reconciler.supervisor().stop(&name).await.map_err(|error| error.to_string())
         }
-        Seen::Present(_) => Err("carries no mark of ours: left alone".into()),
-        Seen::Foreign(why) | Seen::Unknown(why) => Err(format!("left alone: {why}")),
+        Seen::Present(_) | Seen::Foreign(_) => {
+            tracing::info!("unit {name} is not ours: left alone");
+            Ok(())
+        }
+        Seen::Unknown(why) => Err(format!("cannot be inspected: {why}")),
     }
 }

@@ -66,7 +66,7 @@ fn plans(lines: &[String]) -> Result<usize> {
         })
         .collect();
     ensure!(other.is_empty(), "plans that are not all adopt: {other:#?}");
-    Ok(lines.iter().filter(|line| line.starts_with("adopted ")).count())
+    Ok(lines.iter().filter(|line| line.starts_with("daemon start: adopted ")).count())
 }
 
 fn leaf_connections(founder: &Node) -> Result<Vec<String>> {
