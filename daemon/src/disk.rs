@@ -221,12 +221,16 @@ impl Disk {
     pub fn sweep(&self) -> Result<(), DiskError> {
         let dir = self.root.join("networks");
         for entry in std::fs::read_dir(&dir).map_err(|source| io_error("list", &dir, source))?.flatten() {
-            let keys = entry.path().join(KEYS);
-            let age = std::fs::metadata(&keys)
-                .and_then(|meta| meta.modified())
-                .ok()
-                .and_then(|at| at.elapsed().ok());
-            if !entry.path().join(NETWORK).exists() && age.is_some_and(|age| age > FORGOTTEN) {
+            if entry.path().join(NETWORK).exists() {
+                continue;
+            }
+            let keys = std::fs::metadata(entry.path().join(KEYS)).and_then(|meta| meta.modified());
+            let forgotten = match keys {
+                Ok(at) => at.elapsed().is_ok_and(|age| age > FORGOTTEN),
+                // Cut short before it held anything.
+                Err(_) => holds_only_temporary_files(&entry.path()),
+            };
+            if forgotten {
                 let removed = std::fs::remove_dir_all(entry.path());
                 removed.map_err(|source| io_error("remove", &entry.path(), source))?;
             }
@@ -328,6 +332,13 @@ impl Disk {
             _ => Ok(()),
         }
     }
+}
+
+fn holds_only_temporary_files(dir: &Path) -> bool {
+    let temporary = |entry: io::Result<std::fs::DirEntry>| {
+        entry.is_ok_and(|entry| entry.path().extension().is_some_and(|end| end == "tmp"))
+    };
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.all(temporary))
 }
 
 /// Makes a directory of exactly this mode, with its parents.

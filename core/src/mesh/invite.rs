@@ -123,7 +123,7 @@ impl InviteRecord {
 }
 
 /// Seconds a closed invite is still answered for.
-pub const LINGER: u64 = 20;
+pub const LINGER: u64 = 5;
 
 /// Seconds a machine that redeemed in time has to finish.
 pub const CONFIRM_GRACE: u64 = 60;

@@ -191,7 +191,10 @@ async fn tidy(mesh: &Arc<Mesh>, store: &Store) -> Result<()> {
     let now = clock::now();
     let mut closed = false;
     // The tunnel of one that fell silent since the last look goes.
-    if known.invites.iter().any(|invite| !invite.is_heard(now) && invite.is_heard(now - 2 * LAPSE.as_secs()))
+    if known
+        .invites
+        .iter()
+        .any(|invite| !invite.is_heard(now) && invite.is_heard(now - 2 * LAPSE.as_secs() - 1))
     {
         mesh.nudge("an invite is over");
     }
@@ -416,4 +419,4 @@ fn signing_key(mesh: &Mesh) -> Result<SigningKey> {
 const CAS_TRIES: usize = 20;
 /// How long the watch may take to bring what was just written.
 const NEWS: Duration = Duration::from_secs(5);
-const LAPSE: Duration = Duration::from_secs(5);
+const LAPSE: Duration = Duration::from_secs(2);

@@ -26,7 +26,7 @@ fn mesh_of_three(ctx: &mut Ctx) -> Result<()> {
     closed_to_outsiders(ctx)
 }
 
-/// Two peers, each with a handshake, in the namespace an operator looks into; a closed invite's peer stays for 20 s.
+/// Two peers, each with a handshake, in the namespace an operator looks into; a closed invite's peer stays for 5 s.
 fn handshakes(ctx: &Ctx) -> Result<()> {
     ctx.wait(40, "two peers with handshakes on every node", || {
         let shown =
