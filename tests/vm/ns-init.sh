@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# ns-init.sh   becomes PID 1 of a node of lane ns. The lab starts it in fresh pid, mount, net, uts, ipc and cgroup namespaces,
-# with the node's directory in $NODE_DIR, the Debian tree in $ROOTFS and the node's number in $NODE, plugs its links, and then
-# sends a line on stdin. The root is an overlay on the tree; its upper layer stays in $NODE_DIR, so a reboot keeps the "disk".
+# ns-init.sh   becomes PID 1 of a node of lane ns. The lab starts it in fresh pid, mount, net, uts, ipc and cgroup namespaces, with
+# the node's directory in $NODE_DIR, the Debian tree in $ROOTFS, the node's number in $NODE and the capabilities it must not have in
+# $BOUNDING; it plugs the node's links and then sends a line on stdin. The root is an overlay on the tree; its upper layer stays
+# in $NODE_DIR, so a reboot keeps the "disk".
 set -euo pipefail
 d=$NODE_DIR; R=$d/root
 mount --make-rprivate /
@@ -39,4 +40,4 @@ mount --make-rshared /        # as systemd does on a real machine: what "ip netn
 read -r _                     # the links are plugged
 exec </dev/null
 exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin container=ployz-lab LANG=C.UTF-8 \
-  /lib/systemd/systemd --show-status=no
+  setpriv --bounding-set "$BOUNDING" /lib/systemd/systemd --show-status=no

@@ -48,6 +48,7 @@ impl NsMachine {
             .env("NODE_DIR", &self.dir)
             .env("ROOTFS", &self.rootfs)
             .env("NODE", self.index.to_string())
+            .env("BOUNDING", BOUNDING)
             .stdin(Stdio::piped())
             .stdout(console.try_clone()?)
             .stderr(console)
@@ -96,7 +97,8 @@ impl NsMachine {
 
     pub(crate) fn enter(&self, script: &str, _entry: Entry) -> Result<Command> {
         let mut command = self.native("env")?;
-        command.args(super::node::ENVIRONMENT).args(["bash", "-c", script]);
+        command.args(super::node::ENVIRONMENT);
+        command.args(["setpriv", "--bounding-set", BOUNDING, "bash", "-c", script]);
         Ok(command)
     }
 
@@ -129,6 +131,9 @@ fn first_child(pid: u32) -> Result<Option<i32>> {
 /// `--kill-child`: PID 1 does not outlive its parent, which holds the place in the build machine's process tree.
 const START: &str = r#"echo $BASHPID >"$CGROUP/cgroup.procs"
 exec setsid unshare --fork --pid --mount --uts --ipc --cgroup --net --kill-child bash "$INIT""#;
+
+/// A node is root on the build machine's kernel: it may not set its clock, load modules into it or reach its ports.
+const BOUNDING: &str = "-sys_time,-sys_module,-sys_rawio";
 
 /// The cgroup of entered commands, below the node's.
 const EXEC: &str = "lab";

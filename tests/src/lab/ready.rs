@@ -9,8 +9,9 @@ use anyhow::{Result, anyhow, bail};
 use super::node::Node;
 use super::poll::{OutOfTime, poll};
 
-/// The emulator's fault, not the node's: QEMU (10.0.2 too) now and then loses the end of an interrupt of the second processor
-/// while a kernel starts, and that processor never wakes again. Seen in 2 of 45 boots; the kernel then tells of an RCU stall.
+/// The emulator's fault, not the node's: QEMU 10.0.2 now and then loses the end of a timer interrupt of the second emulated
+/// processor (vector 236 stays in service in its APIC) and that never wakes again. Seen in 3 of 80 boots with two processors, which
+/// is why a node has one; the kernel may then tell of an RCU stall.
 #[derive(Debug)]
 pub(super) struct Hung;
 

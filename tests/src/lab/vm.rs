@@ -91,7 +91,7 @@ impl VmMachine {
         let (i, k, id) = (self.index, self.net.underlays(), format!("7777{:028}", self.index));
         let append = format!("{APPEND} lab.underlays={k} systemd.hostname=n{i} systemd.machine_id={id}");
         let (cpu, memory) = (CPU.as_str(), setting("PLOYZ_LAB_MEM", "1024"));
-        let processors = setting("PLOYZ_LAB_CPUS", "2");
+        let processors = setting("PLOYZ_LAB_CPUS", "1"); // a second one hangs now and then: `ready::Hung`
         [
             "-machine",
             "q35,usb=off,vmport=off",

@@ -53,14 +53,13 @@ fn cut(ctx: &mut Ctx) -> Result<()> {
 fn roamed(ctx: &mut Ctx) -> Result<()> {
     product::mesh(ctx, 2)?;
     let (n1, n2) = (ctx.node(1), ctx.node(2));
-    n2.sh("nft add table ip nat; nft add chain ip nat out '{ type nat hook postrouting priority 100; }'; \
-           nft add rule ip nat out udp sport 51820 ip daddr 10.77.0.11 snat to 10.77.0.12:40000; \
-           conntrack -D -p udp 2>/dev/null; true")?;
+    // Rewritten packet by packet: connection tracking would keep whichever direction it saw first.
+    n2.sh("nft add table ip roam; \
+           nft add chain ip roam out '{ type filter hook postrouting priority 300; }'; \
+           nft add chain ip roam in '{ type filter hook prerouting priority -300; }'; \
+           nft add rule ip roam out ip daddr 10.77.0.11 udp sport 51820 udp sport set 40000; \
+           nft add rule ip roam in ip saddr 10.77.0.11 udp dport 40000 udp dport set 51820")?;
     let (since, key) = (product::cursor(n1)?, product::key(n2)?);
-    // Connection tracking keeps the old flow: a new socket of the tunnel's port begins a new one.
-    n2.sh(
-        "ip netns exec ployz wg set wg0 listen-port 51821; ip netns exec ployz wg set wg0 listen-port 51820",
-    )?;
     ctx.wait(60, "n1 to see n2 at its new port", || {
         n2.sh(&format!("ping -nqc1 -W1 {}", product::addresses(n1)?[0]))?;
         let endpoint = product::endpoint(n1, &key)?;
@@ -82,7 +81,7 @@ fn roamed(ctx: &mut Ctx) -> Result<()> {
     let moves: Vec<_> =
         product::logged(n1, &since)?.into_iter().filter(|l| l.contains("path is dead")).collect();
     ensure!(moves.is_empty(), "{moves:?}");
-    n2.sh("nft delete table ip nat").map(drop)
+    n2.sh("nft delete table ip roam").map(drop)
 }
 
 /// The peer gets another address: found again, and told to everybody.
