@@ -44,6 +44,11 @@ impl InviteRecord {
         now < until
     }
 
+    /// Nothing depends on it any more: not a machine being let in, not somebody to be told why not.
+    pub fn is_over(&self, now: u64) -> bool {
+        self.joiner().is_none() && !self.is_heard(now) && self.lapse(now).is_none()
+    }
+
     /// The machine that is being let in, if any.
     pub fn joiner(&self) -> Option<&MachineMembership> {
         match &self.state {

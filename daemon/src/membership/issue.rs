@@ -190,13 +190,8 @@ async fn tidy(mesh: &Arc<Mesh>, store: &Store) -> Result<()> {
     let known = mesh.peers.borrow().clone();
     let now = clock::now();
     let mut closed = false;
-    // The tunnel of one that fell silent since the last look goes.
-    if known
-        .invites
-        .iter()
-        .any(|invite| !invite.is_heard(now) && invite.is_heard(now - 2 * LAPSE.as_secs() - 1))
-    {
-        mesh.nudge("an invite is over");
+    if known.invites.iter().any(|invite| invite.is_over(now)) {
+        mesh.learn(|peers| peers.invites.retain(|invite| !invite.is_over(now)))?;
     }
     for invite in &known.invites {
         if invite.lapse(now).is_some() {

@@ -77,6 +77,7 @@ pub struct Mesh {
     network: Mutex<NetworkFile>,
     paths: Mutex<BTreeMap<PublicKey, PeerPath>>,
     reflected: Mutex<BTreeMap<MachineId, SocketAddr>>,
+    learning: Mutex<()>,
     born: Instant,
     running: tokio::sync::Mutex<()>,
     nudges: mpsc::Sender<&'static str>,
@@ -108,6 +109,7 @@ impl Mesh {
             network: Mutex::new(network),
             paths: Mutex::default(),
             reflected: Mutex::default(),
+            learning: Mutex::default(),
             born: Instant::now(),
             running: tokio::sync::Mutex::new(()),
             nudges,
@@ -167,6 +169,7 @@ impl Mesh {
 
     /// Takes in new members and invites: on disk, then in the data plane.
     pub fn learn(&self, change: impl FnOnce(&mut PeersFile)) -> Result<bool, DiskError> {
+        let _alone = lock(&self.learning);
         let mut changed = self.peers.borrow().clone();
         change(&mut changed);
         if changed == *self.peers.borrow() {

@@ -139,7 +139,7 @@ async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
             }
             mesh.learn(|peers| {
                 peers.machines = seen.machines.values().cloned().collect();
-                let kept = |invite: &&InviteRecord| invite.issuer == own && !is_over(invite);
+                let kept = |invite: &&InviteRecord| invite.issuer == own && !invite.is_over(clock::now());
                 peers.invites = seen.invites.values().filter(kept).cloned().collect();
             })?;
             healthy(mesh);
@@ -149,11 +149,6 @@ async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
 
 async fn next<T>(stream: &mut (impl Stream<Item = Change<T>> + Unpin)) -> Result<Change<T>, AnyError> {
     stream.next().await.ok_or_else(|| "the watch ended".into())
-}
-
-/// Nothing depends on it any more: not a machine being let in, not somebody to be told why not.
-fn is_over(invite: &InviteRecord) -> bool {
-    invite.joiner().is_none() && !invite.is_heard(clock::now())
 }
 
 async fn wait_until_back(mesh: &Mesh, store: &Store, first: StoreError) {
