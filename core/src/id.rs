@@ -92,6 +92,42 @@ text_id!(
     |t| t.len() == 16 && is_hex(t)
 );
 
+text_id!(
+    /// Name of a namespace: a set of services that are deployed together and see each other by short names.
+    Namespace,
+    "namespace",
+    "1-63 characters of [a-z0-9-], first and last alphanumeric",
+    is_label
+);
+text_id!(
+    /// Name of a service, unique in its namespace, also its DNS label.
+    ServiceName,
+    "service name",
+    "1-63 characters of [a-z0-9-], first and last alphanumeric",
+    is_label
+);
+text_id!(
+    /// Identifier of one running copy of a service, also its DNS label; never used twice.
+    InstanceId,
+    "instance id",
+    "1-63 characters of [a-z0-9-], first and last alphanumeric",
+    is_label
+);
+text_id!(
+    /// Identifier of a deploy: 16 lower-case hexadecimal digits, drawn at random when it begins.
+    DeployId,
+    "deploy id",
+    "16 lower-case hexadecimal digits",
+    |t| t.len() == 16 && is_hex(t)
+);
+
+impl DeployId {
+    /// The identifier made of 8 random bytes.
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(hex(&bytes))
+    }
+}
+
 impl NetworkId {
     /// The identifier made of 16 random bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {

@@ -10,5 +10,6 @@ pub mod id;
 pub mod key;
 pub mod live;
 pub mod mesh;
+pub mod routing;
 pub mod spec;
 pub mod wire;

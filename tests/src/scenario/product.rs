@@ -187,7 +187,8 @@ pub(super) fn logs(ctx: &Ctx, node: &Node, since: &str, component: &str, verdict
     })
 }
 
-/// Waits until node `i` plans nothing any more: the last run adopted all, and no peer of a closed invite is left.
+/// Waits until nothing is left to do on node `i`: no peer of a closed invite is there any more, and the last run left every
+/// component as it should be.
 pub(super) fn settled(ctx: &Ctx, i: usize) -> Result<()> {
     let node = ctx.node(i);
     ctx.wait(60, &format!("{} to be at rest", node.name()), || {
@@ -195,9 +196,9 @@ pub(super) fn settled(ctx: &Ctx, i: usize) -> Result<()> {
         let peers = node.sh("ip netns exec ployz wg show wg0 peers | wc -l")?;
         ensure!(peers == (members - 1).to_string(), "{peers} peers of {members} members");
         let explain = json(node, "explain")?;
-        let lines =
-            explain["runs"].as_array().and_then(|runs| runs.last()?["lines"].as_array()).context("no run")?;
-        ensure!(lines.iter().all(|l| l.as_str().is_some_and(|l| l.ends_with("adopt"))), "{lines:?}");
+        let components = explain["runs"].as_array().and_then(|runs| runs.last()?["components"].as_array());
+        let components = components.context("no run")?;
+        ensure!(components.iter().all(|part| part["outcome"] == "ok"), "{components:?}");
         Ok(Some(()))
     })
 }

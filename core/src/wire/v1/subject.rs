@@ -20,6 +20,14 @@ pub fn name_lock(machine: &MachineId) -> String {
     format!("name.{machine}")
 }
 
+/// Stream of routing events: the last one of every key is kept.
+pub const ROUTING_EVENTS: &str = "routing_events";
+
+/// Subject prefix of all routing events, without the key ([`crate::routing::Key`]).
+pub fn routing(network: &NetworkId) -> String {
+    format!("ployz.v1.{network}.routing")
+}
+
 /// Subject of one command of one machine.
 pub fn rpc(network: &NetworkId, machine: &MachineId, command: &str) -> String {
     format!("ployz.v1.{network}.rpc.{machine}.{command}")
