@@ -172,14 +172,24 @@ pub(crate) enum Invite {
         #[arg(long, value_name = "SECONDS", default_value_t = 600)]
         #[arg(value_parser = clap::value_parser!(u64).range(1..=604_800))]
         ttl_secs: u64,
+        /// Network that is not running yet (on its founder); the running one otherwise
+        #[arg(long, value_name = "NETWORK", add = ArgValueCompleter::new(network_names))]
+        network: Option<NetworkName>,
     },
     /// List the invites and what became of them
-    List,
+    List {
+        /// Network that is not running yet (on its founder); the running one otherwise
+        #[arg(long, value_name = "NETWORK", add = ArgValueCompleter::new(network_names))]
+        network: Option<NetworkName>,
+    },
     /// Take an invite back; its token is worth nothing afterwards
     Revoke {
         /// The invite's id, as `machine invite list` shows it
         #[arg(add = ArgValueCompleter::new(invite_ids))]
         invite: InviteId,
+        /// Network that is not running yet (on its founder); the running one otherwise
+        #[arg(long, value_name = "NETWORK", add = ArgValueCompleter::new(network_names))]
+        network: Option<NetworkName>,
     },
 }
 

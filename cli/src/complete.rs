@@ -48,7 +48,7 @@ pub(crate) fn network_names(current: &OsStr) -> Vec<CompletionCandidate> {
 
 /// Ids of the invites that can still be taken back.
 pub(crate) fn invite_ids(current: &OsStr) -> Vec<CompletionCandidate> {
-    let candidates = match ask(&Request::InviteList) {
+    let candidates = match ask(&Request::InviteList { network: None }) {
         Some(Payload::MachineInviteList { invites }) => {
             let active = invites.into_iter().filter(|invite| invite.status == "active");
             active.map(|invite| (invite.invite_id.to_string(), format!("from {}", invite.issuer))).collect()

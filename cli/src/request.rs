@@ -41,7 +41,7 @@ pub(crate) fn changes(request: &Request) -> bool {
         | Request::MeshReady
         | Request::MeshSelfRecord
         | Request::MachineList
-        | Request::InviteList => false,
+        | Request::InviteList { .. } => false,
         Request::MeshCreate { .. }
         | Request::MeshInit { .. }
         | Request::MeshStart { .. }
@@ -71,9 +71,9 @@ fn of_mesh(mesh: Mesh, stdin: &mut dyn Read) -> Result<Request, Failure> {
 fn of_machine(machine: Machine) -> Request {
     match machine {
         Machine::Ls => Request::MachineList,
-        Machine::Invite(Invite::Create { ttl_secs }) => Request::InviteCreate { ttl_secs },
-        Machine::Invite(Invite::List) => Request::InviteList,
-        Machine::Invite(Invite::Revoke { invite }) => Request::InviteRevoke { invite },
+        Machine::Invite(Invite::Create { ttl_secs, network }) => Request::InviteCreate { ttl_secs, network },
+        Machine::Invite(Invite::List { network }) => Request::InviteList { network },
+        Machine::Invite(Invite::Revoke { invite, network }) => Request::InviteRevoke { invite, network },
     }
 }
 

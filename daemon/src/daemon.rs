@@ -3,15 +3,15 @@
 use crate::clock;
 use crate::disk::{Backend, Founder, Keys, NetworkFile, PeersFile, Stored};
 use crate::failure::{Failure, Result};
-use crate::membership::{issue, join};
+use crate::membership::{draft, issue, join};
 use crate::mesh::remote::{self, Command};
 use crate::mesh::{Mesh, Shared, desired, teardown};
 use crate::random;
 use ployz_core::address::{NodeSubnet, OverlayPrefix, candidates};
 use ployz_core::adopt::Seen;
 use ployz_core::config::{BackendChoice, Config, Origin};
-use ployz_core::id::{MachineId, NetworkId, NetworkName};
-use ployz_core::wire::v1::api::{ErrorCode, Phase};
+use ployz_core::id::{InviteId, MachineId, NetworkId, NetworkName};
+use ployz_core::wire::v1::api::{ErrorCode, InviteRow, Phase};
 use ployz_core::wire::v1::record::{
     Lifecycle, MachineMembership, RegionRole, StorageParticipation, Topology,
 };
@@ -291,15 +291,40 @@ impl Daemon {
     }
 
     /// `machine invite create`.
-    pub async fn invite(
-        &self,
-        ttl_secs: u64,
-    ) -> Result<(zeroize::Zeroizing<String>, ployz_core::id::InviteId, u64)> {
+    pub async fn invite(&self, ttl_secs: u64, network: Option<NetworkName>) -> Result<issue::Made> {
         if !(1..=MAX_TTL).contains(&ttl_secs) {
             let message = format!("ttl_secs must be from 1 to {MAX_TTL}, not {ttl_secs}");
             return Err(Failure::new(ErrorCode::InvalidArgument, message));
         }
-        issue::create(&self.running()?, ttl_secs).await
+        let Some(name) = self.not_running(network)? else {
+            return issue::create(&self.running()?, ttl_secs).await;
+        };
+        let _alone = self.exclusive.lock().await;
+        let (network, keys) = self.load(&name)?;
+        draft::create(&self.shared.disk, &network, &keys, ttl_secs)
+    }
+
+    /// `machine invite list`.
+    pub async fn invites(&self, network: Option<NetworkName>) -> Result<Vec<InviteRow>> {
+        match self.not_running(network)? {
+            None => issue::list(&*self.running()?).await,
+            Some(name) => draft::list(&self.shared.disk, &self.load(&name)?.0),
+        }
+    }
+
+    /// `machine invite revoke`.
+    pub async fn revoke_invite(&self, invite: &InviteId, network: Option<NetworkName>) -> Result<()> {
+        let Some(name) = self.not_running(network)? else {
+            return issue::revoke(&self.running()?, invite).await;
+        };
+        let _alone = self.exclusive.lock().await;
+        draft::revoke(&self.shared.disk, &self.load(&name)?.0, invite)
+    }
+
+    /// The network that is asked for, unless it is the one that runs.
+    fn not_running(&self, network: Option<NetworkName>) -> Result<Option<NetworkName>> {
+        let running = self.current().map(|mesh| mesh.network().name);
+        Ok(network.filter(|name| running.as_ref() != Some(name)))
     }
 
     /// Ends the tasks and leaves the data plane as it is.
@@ -435,7 +460,7 @@ impl Daemon {
         self.shared.disk.put_keys(name, &keys)?;
         self.shared
             .disk
-            .put_peers_of_new(name, &PeersFile { machines: vec![machine], invites: Vec::new() })?;
+            .put_peers_of_new(name, &PeersFile { machines: vec![machine], ..Default::default() })?;
         self.shared.disk.put_network(&network)?;
         Ok(network)
     }

@@ -130,6 +130,9 @@ pub struct PeersFile {
     /// Open invites that this machine issued.
     #[serde(default)]
     pub invites: Vec<InviteRecord>,
+    /// Invites that were made while the network was not running: put into the store when it is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drafts: Vec<InviteRecord>,
 }
 
 /// The directory tree of one daemon.

@@ -2,7 +2,7 @@
 //! on the invite; a machine is a member only when its record is there, and that is the last step.
 
 use crate::clock;
-use crate::disk::PeersFile;
+use crate::disk::{Keys, NetworkFile, PeersFile};
 use crate::failure::{Failure, Result};
 use crate::membership::store::{Store, StoreError, Stored};
 use crate::mesh::Mesh;
@@ -24,10 +24,21 @@ use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
+/// A token, its invite and when it expires (Unix seconds).
+pub type Made = (Zeroizing<String>, InviteId, u64);
+
 /// A fresh invite: its token, id and expiry.
-pub async fn create(mesh: &Arc<Mesh>, ttl_secs: u64) -> Result<(Zeroizing<String>, InviteId, u64)> {
+pub async fn create(mesh: &Arc<Mesh>, ttl_secs: u64) -> Result<Made> {
     let store = store(mesh)?;
-    let network = mesh.network();
+    let (record, token) = draw(&mesh.network(), &mesh.keys, ttl_secs)?;
+    store.create_invite(&record).await?;
+    take_in(mesh, &record).await?;
+    tracing::info!("audit: invite {} created, expires at {}", record.id, record.expires_at);
+    Ok((token, record.id, record.expires_at))
+}
+
+/// An invite that is nowhere yet, and its token.
+pub fn draw(network: &NetworkFile, keys: &Keys, ttl_secs: u64) -> Result<(InviteRecord, Zeroizing<String>)> {
     let one_time_key = PrivateKey::from_random(crate::random::bytes());
     let now = clock::now();
     let record = InviteRecord {
@@ -38,9 +49,6 @@ pub async fn create(mesh: &Arc<Mesh>, ttl_secs: u64) -> Result<(Zeroizing<String
         expires_at: now + ttl_secs,
         state: InviteState::Active,
     };
-    store.create_invite(&record).await?;
-    take_in(mesh, &record).await?;
-    tracing::info!("audit: invite {} created, expires at {}", record.id, record.expires_at);
     let token = Token {
         version: 1,
         invite_id: record.id.clone(),
@@ -55,7 +63,7 @@ pub async fn create(mesh: &Arc<Mesh>, ttl_secs: u64) -> Result<(Zeroizing<String
         one_time_key,
         expires_at: record.expires_at,
     };
-    Ok((token.sign(&signing_key(mesh)?), record.id, record.expires_at))
+    Ok((record, token.sign(&signing_key(keys)?)))
 }
 
 /// All invites, oldest first.
@@ -63,19 +71,21 @@ pub async fn list(mesh: &Mesh) -> Result<Vec<InviteRow>> {
     let mut invites = store(mesh)?.invite_list().await?;
     invites.sort_by_key(|invite| (invite.created_at, invite.id.clone()));
     let now = clock::now();
-    Ok(invites
-        .into_iter()
-        .map(|invite| InviteRow {
-            status: invite.status(now).to_owned(),
-            consumed_by: match &invite.state {
-                InviteState::Consumed { joiner, .. } => Some(joiner.id.clone()),
-                _ => None,
-            },
-            invite_id: invite.id,
-            expires_at: invite.expires_at,
-            issuer: invite.issuer,
-        })
-        .collect())
+    Ok(invites.into_iter().map(|invite| row(invite, now)).collect())
+}
+
+/// An invite as listed.
+pub fn row(invite: InviteRecord, now: u64) -> InviteRow {
+    InviteRow {
+        status: invite.status(now).to_owned(),
+        consumed_by: match &invite.state {
+            InviteState::Consumed { joiner, .. } => Some(joiner.id.clone()),
+            _ => None,
+        },
+        invite_id: invite.id,
+        expires_at: invite.expires_at,
+        issuer: invite.issuer,
+    }
 }
 
 /// Takes an invite back, and what was reserved under it.
@@ -404,9 +414,9 @@ fn store(mesh: &Mesh) -> Result<Store> {
     mesh.store.borrow().clone().ok_or_else(away)
 }
 
-fn signing_key(mesh: &Mesh) -> Result<SigningKey> {
+fn signing_key(keys: &Keys) -> Result<SigningKey> {
     let damaged = || Failure::new(ErrorCode::IoError, "keys.json holds no valid signing key");
-    crate::random::decode_seed(mesh.keys.signing_seed.expose())
+    crate::random::decode_seed(keys.signing_seed.expose())
         .map(|seed| SigningKey::from_bytes(&seed))
         .ok_or_else(damaged)
 }

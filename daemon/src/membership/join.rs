@@ -215,7 +215,7 @@ fn keep(shared: &Shared, token: &Token, keys: &Keys, answer: &RedeemResponse) ->
         founder: Founder { id: founder.id.clone(), overlay_ip: founder.overlay_ip },
         backend: None,
     };
-    let peers = PeersFile { machines: answer.machines.clone(), invites: Vec::new() };
+    let peers = PeersFile { machines: answer.machines.clone(), ..Default::default() };
     shared.disk.put_network(&file)?;
     shared.disk.put_peers_of_new(&file.name, &peers)?;
     shared.disk.set_active(Some(&file.name))?;

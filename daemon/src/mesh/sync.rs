@@ -3,6 +3,7 @@
 //! Whatever goes wrong here is a health value and another try; the data plane keeps what it has.
 
 use crate::clock;
+use crate::membership::draft;
 use crate::membership::store::{self, Change, Store, StoreError, Stored};
 use crate::mesh::{Health, Mesh, remote};
 use futures_util::{Stream, StreamExt};
@@ -35,6 +36,7 @@ async fn session(mesh: &Arc<Mesh>) -> Result<(), AnyError> {
     let store = Store::open(client, &network.id, network.is_founder()).await?;
     if network.is_founder() {
         found(&store, mesh).await?;
+        draft::publish(&store, mesh).await?;
     }
     publish(&store, mesh).await?;
     let answering = remote::subscribe(mesh, &store).await?;

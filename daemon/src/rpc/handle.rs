@@ -4,7 +4,6 @@ use crate::clock;
 use crate::daemon::{Daemon, Say};
 use crate::disk::{NetworkFile, Stored};
 use crate::failure::{Failure, Result};
-use crate::membership::issue;
 use crate::mesh::{Mesh, desired, ready};
 use ployz_core::adopt::Component;
 use ployz_core::id::NetworkName;
@@ -88,20 +87,20 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             rows.sort_by(|a, b| a.id.cmp(&b.id));
             done(format!("{} machines", rows.len()), Some(Payload::MachineList { rows }))
         }
-        Request::InviteCreate { ttl_secs } => {
-            let (token, invite_id, expires_at) = daemon.invite(ttl_secs).await?;
+        Request::InviteCreate { ttl_secs, network } => {
+            let (token, invite_id, expires_at) = daemon.invite(ttl_secs, network).await?;
             let token = token.to_string();
             done(
                 format!("invite {invite_id} created"),
                 Some(Payload::MachineInviteCreate { token, invite_id, expires_at }),
             )
         }
-        Request::InviteList => {
-            let invites = issue::list(&*daemon.running()?).await?;
+        Request::InviteList { network } => {
+            let invites = daemon.invites(network).await?;
             done(format!("{} invites", invites.len()), Some(Payload::MachineInviteList { invites }))
         }
-        Request::InviteRevoke { invite } => {
-            issue::revoke(&daemon.running()?, &invite).await?;
+        Request::InviteRevoke { invite, network } => {
+            daemon.revoke_invite(&invite, network).await?;
             done(format!("invite {invite} is revoked"), None)
         }
     }

@@ -7,8 +7,11 @@ use super::product::{self, NETWORK, join_refused};
 use super::{Ctx, Need, Scenario};
 use crate::lab::Node;
 
-pub(super) const SCENARIOS: [Scenario; 2] =
-    [scenario("tokens-refused", 3, refused), scenario("tokens-for-another-network", 2, elsewhere)];
+pub(super) const SCENARIOS: [Scenario; 3] = [
+    scenario("tokens-refused", 3, refused),
+    scenario("tokens-for-another-network", 2, elsewhere),
+    scenario("tokens-of-a-created-network", 2, created),
+];
 
 const fn scenario(name: &'static str, nodes: usize, run: fn(&mut Ctx) -> Result<()>) -> Scenario {
     Scenario { name, needs: &[Need::Systemd, Need::Package], nodes, underlays: 1, run }
@@ -61,6 +64,32 @@ fn refused(ctx: &mut Ctx) -> Result<()> {
 }
 
 /// Another network runs or is known here, another range is configured, the range is in use here.
+/// Invites of a network that is only created: kept, listed, taken back, and good once it is started.
+fn created(ctx: &mut Ctx) -> Result<()> {
+    let (n1, n2) = (ctx.node(1), ctx.node(2));
+    n1.sh(&format!("ployzctl -q mesh create {NETWORK}"))?;
+    product::refused(n1, "ployzctl machine invite create", "NO_RUNNING_NETWORK")?;
+    product::refused(n1, "ployzctl machine invite create --network other", "NETWORK_NOT_FOUND")?;
+    let made = format!("ployzctl machine invite create --plain --network {NETWORK}");
+    let (token, unwanted) = (n1.sh(&made)?, n1.sh(&made)?);
+    ensure!(token != unwanted, "one token twice");
+    let listed = || n1.sh(&format!("ployzctl --plain machine invite list --network {NETWORK} | cut -f1,2"));
+    let rows = listed()?;
+    let id = rows.lines().nth(1).and_then(|row| row.strip_suffix("\tactive")).with_context(|| rows.clone())?;
+    n1.sh(&format!("ployzctl machine invite revoke {id} --network {NETWORK}"))?;
+    ensure!(listed()?.lines().count() == 1, "{}", listed()?);
+    n1.sh("systemctl restart ployzd")?;
+    ensure!(listed()?.lines().count() == 1, "forgotten by a restart: {}", listed()?);
+
+    n1.sh(&format!("ployzctl -q mesh start {NETWORK}"))?;
+    product::ready(ctx, 1)?;
+    product::join_with(n2, &token)?;
+    product::meets(ctx, 2, 1)?;
+    let rows = listed()?;
+    ensure!(rows.lines().count() == 1 && rows.ends_with("\tconsumed"), "{rows}");
+    Ok(())
+}
+
 fn elsewhere(ctx: &mut Ctx) -> Result<()> {
     product::init(ctx)?;
     let (n1, n2) = (ctx.node(1), ctx.node(2));

@@ -71,13 +71,23 @@ pub enum Request {
     InviteCreate {
         /// Seconds until it expires.
         ttl_secs: u64,
+        /// Of which network; `None` = the running one. Only its founder answers for one that is not running.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        network: Option<NetworkName>,
     },
     /// All invites.
-    InviteList,
+    InviteList {
+        /// Of which network; `None` = the running one. Only its founder answers for one that is not running.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        network: Option<NetworkName>,
+    },
     /// Takes an invite back.
     InviteRevoke {
         /// Which.
         invite: InviteId,
+        /// Of which network; `None` = the running one. Only its founder answers for one that is not running.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        network: Option<NetworkName>,
     },
 }
 

@@ -1,0 +1,73 @@
+//! Invites of a network that is not running, on its founder: kept on disk, and put into the store once that is there.
+//!
+//! Nobody else may do this: a member's invites are made under the store's compare-and-set from the first moment on.
+
+use crate::clock;
+use crate::disk::{Disk, Keys, NetworkFile};
+use crate::failure::{Failure, Result};
+use crate::membership::issue::{self, Made};
+use crate::membership::store::{Store, StoreError};
+use crate::mesh::Mesh;
+use ployz_core::id::InviteId;
+use ployz_core::wire::v1::api::{ErrorCode, InviteRow};
+
+/// A fresh invite. The record is on disk before the token is out.
+pub fn create(disk: &Disk, network: &NetworkFile, keys: &Keys, ttl_secs: u64) -> Result<Made> {
+    founder_only(network)?;
+    let (record, token) = issue::draw(network, keys, ttl_secs)?;
+    let (id, expires_at) = (record.id.clone(), record.expires_at);
+    let mut peers = disk.peers(&network.name)?;
+    let now = clock::now();
+    peers.drafts.retain(|draft| draft.expires_at > now);
+    peers.drafts.push(record);
+    disk.put_peers(&network.name, &peers)?;
+    tracing::info!("audit: invite {id} created, expires at {expires_at}");
+    Ok((token, id, expires_at))
+}
+
+/// The invites that wait for the store, oldest first.
+pub fn list(disk: &Disk, network: &NetworkFile) -> Result<Vec<InviteRow>> {
+    founder_only(network)?;
+    let now = clock::now();
+    Ok(disk.peers(&network.name)?.drafts.into_iter().map(|draft| issue::row(draft, now)).collect())
+}
+
+/// Takes an invite back: the store will never hear of it.
+pub fn revoke(disk: &Disk, network: &NetworkFile, id: &InviteId) -> Result<()> {
+    founder_only(network)?;
+    let mut peers = disk.peers(&network.name)?;
+    let before = peers.drafts.len();
+    peers.drafts.retain(|draft| draft.id != *id);
+    if peers.drafts.len() == before {
+        return Err(Failure::new(ErrorCode::InviteNotFound, format!("there is no invite {id} that waits")));
+    }
+    disk.put_peers(&network.name, &peers)?;
+    tracing::info!("audit: invite {id} revoked");
+    Ok(())
+}
+
+/// Puts what waits into the store. Cut short, it is done again: an invite that is there already was put by the time
+/// before.
+pub async fn publish(store: &Store, mesh: &Mesh) -> std::result::Result<(), StoreError> {
+    let drafts = mesh.peers.borrow().drafts.clone();
+    for draft in drafts {
+        if draft.expires_at > clock::now() {
+            match store.create_invite(&draft).await {
+                Ok(_) | Err(StoreError::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Err(error) = mesh.learn(|peers| peers.drafts.retain(|other| other.id != draft.id)) {
+            tracing::warn!("{}", ployz_netns::chain(&error));
+        }
+    }
+    Ok(())
+}
+
+fn founder_only(network: &NetworkFile) -> Result<()> {
+    if network.is_founder() {
+        return Ok(());
+    }
+    let message = format!("network {} is not running here, and this machine did not found it", network.name);
+    Err(Failure::new(ErrorCode::NoRunningNetwork, message))
+}
