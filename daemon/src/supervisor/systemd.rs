@@ -11,6 +11,7 @@ use ployz_core::live::{ActiveState, UnitLive};
 use ployz_core::spec::unit::HASH_VARIABLE;
 use ployz_core::spec::{UnitName, UnitSpec};
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -188,12 +189,15 @@ fn live(unit: &Properties, service: &Properties) -> UnitLive {
     put("reload_signal", signal.unwrap_or_else(|| "none".into()));
     put("capabilities", capability_names(get(service, "CapabilityBoundingSet").unwrap_or(u64::MAX)));
     let pid: u32 = get(service, "MainPID").unwrap_or(0);
-    let netns = (pid != 0).then(|| ployz_netns::namespace::id_of_process(pid).ok().flatten()).flatten();
     let state = match text(unit, "ActiveState").as_str() {
         "active" | "reloading" => ActiveState::Active,
         "activating" | "deactivating" => ActiveState::Changing,
         _ => ActiveState::Inactive,
     };
+    // Between fork and exec a new main process is still in the host's namespace: that says nothing about the unit.
+    let netns = runs(pid, exec(service, "ExecStart").first())
+        .then(|| ployz_netns::namespace::id_of_process(pid).ok().flatten())
+        .flatten();
     UnitLive { identity: Identity::new(fields), fingerprint, state, pid, netns }
 }
 
@@ -236,6 +240,16 @@ fn properties(spec: &UnitSpec) -> Vec<(String, OwnedVariant)> {
     put("OOMScoreAdjust", Variant::new(-500i32));
     put("CollectMode", Variant::new("inactive-or-failed"));
     list
+}
+
+/// Whether a process is its unit's program already. An upgrade may have replaced the file since.
+fn runs(pid: u32, command: Option<&ExecTuple>) -> bool {
+    let (Some(command), Ok(running)) = (command, std::fs::read_link(format!("/proc/{pid}/exe"))) else {
+        return false;
+    };
+    let program = std::fs::canonicalize(&command.0).unwrap_or_else(|_| command.0.clone().into());
+    let running = running.to_string_lossy();
+    Path::new(running.strip_suffix(" (deleted)").unwrap_or(&running)) == program
 }
 
 fn exec(properties: &Properties, name: &str) -> Vec<ExecTuple> {
