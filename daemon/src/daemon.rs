@@ -373,8 +373,7 @@ impl Daemon {
         self.shared.disk.set_active(Some(&network.name))?;
         say("bringing up the data plane");
         let mesh = self.bring_up(network, keys, "mesh start").await?;
-        let complaints =
-            mesh.outcome.borrow().as_ref().map(|outcome| outcome.complaints()).unwrap_or_default();
+        let complaints = until_sure(&mesh).await;
         let network = mesh.network();
         let failed = if complaints.is_empty() {
             say("waiting for the store");
@@ -564,6 +563,15 @@ pub async fn workloads(mesh: &Mesh) -> Option<usize> {
     }
 }
 
+/// What is wrong, as soon as that is known: an inspection that timed out is made again before anything is given up.
+async fn until_sure(mesh: &Mesh) -> Vec<String> {
+    let mut outcome = mesh.outcome.subscribe();
+    let known = outcome.wait_for(|outcome| outcome.as_ref().is_some_and(|outcome| !outcome.is_unsure()));
+    // Cancel-safe: the watch keeps its value.
+    let _ = tokio::time::timeout(SURE, known).await;
+    mesh.outcome.borrow().as_ref().map(|outcome| outcome.complaints()).unwrap_or_default()
+}
+
 fn is_joining(file: &NetworkFile, token: &Token) -> bool {
     matches!(&file.lifecycle, Stored::Joining { invite, .. } if *invite == token.invite_id)
 }
@@ -664,6 +672,8 @@ async fn destroy_peers(mesh: &Arc<Mesh>, say: Say<'_>) -> Result<()> {
     Err(Failure::new(ErrorCode::MeshDestroyPeerExecuteFailed, "some peers did not confirm").with(failed))
 }
 
+/// How long a start waits for parts that could not be inspected.
+const SURE: Duration = Duration::from_secs(20);
 const USABLE: Duration = Duration::from_secs(30);
 /// A week.
 const MAX_TTL: u64 = 7 * 24 * 3600;

@@ -10,6 +10,7 @@ mod failure;
 mod http;
 mod membership;
 mod mesh;
+mod metrics;
 mod nats;
 mod random;
 mod reach;
@@ -89,6 +90,9 @@ async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> any
     let shutdown = tokio_util::sync::CancellationToken::new();
     let until = shutdown.clone().cancelled_owned();
     let serving = tokio::spawn(rpc::server::serve(listener, daemon.clone(), until));
+    if let Some(at) = daemon.shared.around.config.daemon_metrics_listen_addr {
+        tokio::spawn(metrics::serve(at, daemon.clone()));
+    }
     daemon.resume().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     stopped().await?;

@@ -32,3 +32,18 @@ pub struct NodeLive {
     /// The store.
     pub nats: Seen<NatsLive>,
 }
+
+impl NodeLive {
+    /// Whether some part could not be inspected: another look may find it.
+    pub fn has_unknown(&self) -> bool {
+        fn unknown<T>(seen: &Seen<T>) -> bool {
+            matches!(seen, Seen::Unknown(_))
+        }
+        unknown(&self.netns)
+            || unknown(&self.tunnel)
+            || unknown(&self.wireguard)
+            || unknown(&self.link)
+            || unknown(&self.firewall)
+            || unknown(&self.nats)
+    }
+}

@@ -154,7 +154,15 @@ pub async fn clear_leftover(shared: &Shared) -> Result<()> {
 
 /// Namespace and tunnel only; links, firewall and store come with the membership.
 async fn open_tunnel(shared: &Shared, spec: &NodeSpec) -> Result<()> {
-    let trouble = shared.reconciler.run_tunnel("join", spec).await;
+    let mut outcome = shared.reconciler.run_tunnel("join", spec).await;
+    for _ in 0..LOOKS {
+        if !outcome.is_unsure() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        outcome = shared.reconciler.run_tunnel("join", spec).await;
+    }
+    let trouble = outcome.complaints();
     if trouble.is_empty() {
         return Ok(());
     }
@@ -320,3 +328,5 @@ const REDEEM: Duration = Duration::from_secs(45);
 const CONFIRM: Duration = Duration::from_secs(45);
 const ATTEMPT: Duration = Duration::from_secs(6);
 const PAUSE: Duration = Duration::from_millis(300);
+/// How often the machine is looked at again when a look came too late.
+const LOOKS: usize = 5;

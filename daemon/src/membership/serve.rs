@@ -29,7 +29,7 @@ async fn redeem(
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     Json(request): Json<RedeemRequest>,
 ) -> Response {
-    match issue::redeem(&mesh, source(from), request).await {
+    match Box::pin(issue::redeem(&mesh, source(from), request)).await {
         Ok(answer) => Json(answer).into_response(),
         Err(failure) => refused(failure),
     }

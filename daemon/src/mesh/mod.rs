@@ -272,7 +272,8 @@ impl Mesh {
 
 /// Runs when asked, and looks around by itself: often while something is wrong, rarely while all is well.
 async fn reconcile_on_request(mesh: Arc<Mesh>, mut requests: mpsc::Receiver<&'static str>) {
-    let mut pause = LOOK_AROUND;
+    let soon = |good: bool| if good { LOOK_AROUND } else { RETRY };
+    let mut pause = soon(mesh.outcome.borrow().as_ref().is_some_and(|outcome| outcome.is_good()));
     loop {
         // Cancel-safe: a request that is not taken is not needed any more.
         let request = tokio::select! {
@@ -288,8 +289,7 @@ async fn reconcile_on_request(mesh: Arc<Mesh>, mut requests: mpsc::Receiver<&'st
             tokio::time::sleep(SETTLE).await;
             while requests.try_recv().is_ok() {}
         }
-        let good = mesh.reconcile(trigger).await.is_good();
-        pause = if good { LOOK_AROUND } else { RETRY };
+        pause = soon(mesh.reconcile(trigger).await.is_good());
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Connects and follows, for ever.
 pub async fn run(mesh: Arc<Mesh>) {
     loop {
-        let error = match session(&mesh).await {
+        let error = match Box::pin(session(&mesh)).await {
             Ok(()) => "the connection ended".to_owned(),
             Err(error) => ployz_netns::chain(error.as_ref()),
         };

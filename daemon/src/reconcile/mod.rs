@@ -43,6 +43,12 @@ impl Outcome {
             && !self.plan.steps.iter().any(|step| matches!(step.verdict, Verdict::Hold(_)))
     }
 
+    /// Whether something is wrong only because it could not be looked at in time: on a machine under load the next
+    /// look finds it.
+    pub fn is_unsure(&self) -> bool {
+        !self.is_good() && self.live.has_unknown()
+    }
+
     /// One line a component that is not as it should be.
     pub fn complaints(&self) -> Vec<String> {
         let held = self.plan.steps.iter().filter_map(|step| match &step.verdict {
@@ -100,8 +106,8 @@ impl Reconciler {
         outcome
     }
 
-    /// A run for the namespace and the tunnel alone (a join's first step); returns what is wrong afterwards.
-    pub async fn run_tunnel(&self, trigger: &str, spec: &NodeSpec) -> Vec<String> {
+    /// A run for the namespace and the tunnel alone (a join's first step).
+    pub async fn run_tunnel(&self, trigger: &str, spec: &NodeSpec) -> Outcome {
         const PARTS: [Component; 3] = [Component::Netns, Component::Tunnel, Component::Wireguard];
         let started = Instant::now();
         let live = self.inspect(spec).await;
@@ -112,7 +118,7 @@ impl Reconciler {
         verify(spec, &plan, &live, &mut failures);
         let outcome = Outcome { plan, live, failures };
         self.remember(trigger, started, &outcome);
-        outcome.complaints()
+        outcome
     }
 
     /// The last runs, oldest first.

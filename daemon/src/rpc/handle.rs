@@ -178,7 +178,8 @@ async fn mesh_status(daemon: &Daemon, name: &NetworkName) -> Result<Envelope> {
     Ok(Envelope::ok(format!("network {name} is {}", status.lifecycle), Some(Payload::MeshStatus(status))))
 }
 
-async fn running_status(mesh: &Mesh) -> MeshStatus {
+/// The running network and its peers, as they are now.
+pub async fn running_status(mesh: &Mesh) -> MeshStatus {
     let file = mesh.network();
     let device = wireguard::inspect(WG_DEVICE, &namespace::path(desired::NETNS)).await;
     let (now, wall) = (mesh.millis(), clock::now());

@@ -1,4 +1,4 @@
 //! The operator's API on the Unix socket.
 
-mod handle;
+pub mod handle;
 pub mod server;

@@ -10,6 +10,7 @@ mod joins;
 mod killed;
 mod lab_self_test;
 mod lifecycle;
+mod metrics;
 mod package;
 mod power;
 mod product;
@@ -129,7 +130,7 @@ pub fn all() -> Vec<Scenario> {
     THEMES.into_iter().flatten().copied().collect()
 }
 
-const THEMES: [&[Scenario]; 13] = [
+const THEMES: [&[Scenario]; 14] = [
     &lab_self_test::SCENARIOS,
     &three::SCENARIOS,
     &killed::SCENARIOS,
@@ -139,6 +140,7 @@ const THEMES: [&[Scenario]; 13] = [
     &tokens::SCENARIOS,
     &joins::SCENARIOS,
     &lifecycle::SCENARIOS,
+    &metrics::SCENARIOS,
     &package::SCENARIOS,
     &power::SCENARIOS,
     &underlays::SCENARIOS,

@@ -75,7 +75,8 @@ fn created(ctx: &mut Ctx) -> Result<()> {
     ensure!(token != unwanted, "one token twice");
     let listed = || n1.sh(&format!("ployzctl --plain machine invite list --network {NETWORK} | cut -f1,2"));
     let rows = listed()?;
-    let id = rows.lines().nth(1).and_then(|row| row.strip_suffix("\tactive")).with_context(|| rows.clone())?;
+    let id =
+        rows.lines().nth(1).and_then(|row| row.strip_suffix("\tactive")).with_context(|| rows.clone())?;
     n1.sh(&format!("ployzctl machine invite revoke {id} --network {NETWORK}"))?;
     ensure!(listed()?.lines().count() == 1, "{}", listed()?);
     n1.sh("systemctl restart ployzd")?;

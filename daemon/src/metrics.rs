@@ -1,0 +1,162 @@
+//! What ployzd says to Prometheus: `GET /metrics` on `daemon_metrics_listen_addr`, in the host's namespace.
+//!
+//! Every value is read when it is asked for; nothing is counted here, so a scrape can neither slow nor grow the daemon.
+//! An address that cannot be had is tried again and again: it must not keep the daemon from its work.
+
+use crate::clock;
+use crate::daemon::Daemon;
+use crate::mesh::{Mesh, ready};
+use crate::rpc::handle::running_status;
+use axum::Router;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+/// Serves for ever.
+pub async fn serve(at: SocketAddr, daemon: Arc<Daemon>) {
+    let router = Router::new().route("/metrics", get(scrape)).with_state(daemon);
+    let mut told = false;
+    loop {
+        let error = match tokio::net::TcpListener::bind(at).await {
+            Ok(listener) => {
+                tracing::info!("metrics are served on http://{at}/metrics");
+                match axum::serve(listener, router.clone()).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        if !told {
+            tracing::error!(
+                "metrics cannot be served on {at}: {error}; tried again every {}s",
+                AGAIN.as_secs()
+            );
+            told = true;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn scrape(State(daemon): State<Arc<Daemon>>) -> impl IntoResponse {
+    (
+        [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
+        text(&daemon).await,
+    )
+}
+
+type Labels = Vec<(&'static str, String)>;
+type Value = Gauge<f64, AtomicU64>;
+
+async fn text(daemon: &Daemon) -> String {
+    let mut page = Page { registry: Registry::with_prefix("ployz") };
+    page.one(
+        "build_info",
+        "The running version",
+        &[(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
+    );
+    page.one("start_time_seconds", "When ployzd started", &[(Labels::new(), daemon.started_at as f64)]);
+    let mesh = daemon.current();
+    page.one(
+        "network_running",
+        "Whether a network is running here",
+        &[(Labels::new(), flag(mesh.is_some()))],
+    );
+    if let Some(mesh) = mesh {
+        page.health(&mesh);
+        page.components(daemon);
+        page.peers(&mesh).await;
+    }
+    let mut text = String::new();
+    // Writing into a string cannot fail.
+    let _ = encode(&mut text, &page.registry);
+    text
+}
+
+struct Page {
+    registry: Registry,
+}
+
+impl Page {
+    fn one(&mut self, name: &'static str, help: &'static str, values: &[(Labels, f64)]) {
+        let family = Family::<Labels, Value>::default();
+        for (labels, value) in values {
+            family.get_or_create(labels).set(*value);
+        }
+        self.registry.register(name, help, family);
+    }
+
+    fn health(&mut self, mesh: &Mesh) {
+        let ready = ready::check(mesh);
+        let network = mesh.network();
+        let named = vec![("network", network.name.to_string()), ("machine", network.machine.id.to_string())];
+        self.one("network_info", "The running network and this machine's name in it", &[(named, 1.0)]);
+        self.one("ready", "What `ployzctl mesh ready` says", &[(Labels::new(), flag(ready.ready))]);
+        self.one(
+            "phase",
+            "Where the network's start stands",
+            &[(vec![("phase", ready.phase.to_string())], 1.0)],
+        );
+        self.one(
+            "store_connected",
+            "Whether the store is followed",
+            &[(Labels::new(), flag(ready.sync_connected))],
+        );
+        let since = mesh.sync.borrow().since.map_or(0, |since| clock::now().saturating_sub(since));
+        self.one("store_away_seconds", "How long the store has been away", &[(Labels::new(), since as f64)]);
+    }
+
+    fn components(&mut self, daemon: &Daemon) {
+        let Some(run) = daemon.shared.reconciler.history().pop() else { return };
+        let labels = |name: String, verdict: String| vec![("component", name), ("verdict", verdict)];
+        let fine = |part: &ployz_core::wire::v1::api::ComponentStatus| flag(part.outcome == "ok");
+        let values: Vec<_> = run
+            .components
+            .iter()
+            .map(|part| (labels(part.component.to_string(), part.verdict.clone()), fine(part)))
+            .collect();
+        self.one("component_ok", "Whether a component is as it should be", &values);
+        let values = [(Labels::new(), run.took_ms as f64 / 1000.0)];
+        self.one("reconcile_last_duration_seconds", "How long the last reconciliation took", &values);
+        self.one(
+            "reconcile_last_time_seconds",
+            "When the last reconciliation was",
+            &[(Labels::new(), run.at as f64)],
+        );
+    }
+
+    async fn peers(&mut self, mesh: &Mesh) {
+        let peers = running_status(mesh).await.peers;
+        let values =
+            |value: &dyn Fn(&ployz_core::wire::v1::api::PeerStatus) -> Option<f64>| -> Vec<(Labels, f64)> {
+                let known =
+                    peers.iter().filter_map(|peer| Some((vec![("peer", peer.id.to_string())], value(peer)?)));
+                known.collect()
+            };
+        let reachable = values(&|peer| Some(flag(peer.reachable)));
+        let handshake = values(&|peer| peer.handshake_age_secs.map(|age| age as f64));
+        let rtt = values(&|peer| peer.rtt_ms.map(|ms| ms / 1000.0));
+        let received = values(&|peer| Some(peer.rx_bytes as f64));
+        let sent = values(&|peer| Some(peer.tx_bytes as f64));
+        self.one("peer_reachable", "Whether a peer answers over the overlay", &reachable);
+        self.one("peer_handshake_age_seconds", "Time since the last WireGuard handshake", &handshake);
+        self.one("peer_rtt_seconds", "Round trip over the overlay", &rtt);
+        self.one("peer_received_bytes", "Bytes received from a peer", &received);
+        self.one("peer_sent_bytes", "Bytes sent to a peer", &sent);
+    }
+}
+
+fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+const AGAIN: Duration = Duration::from_secs(5);
