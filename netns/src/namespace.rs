@@ -113,7 +113,24 @@ pub fn remove(name: &str) -> Result<()> {
             Err(errno) => return Err(errno).doing("unmount namespace", file.display().to_string()),
         }
     }
-    match std::fs::remove_file(&file) {
+    unlink(&file)
+}
+
+/// Takes away what making or removing a namespace leaves when it is cut short: an empty file that no namespace is
+/// behind. Anything else under that name stays.
+pub fn remove_stale(name: &str) -> Result<()> {
+    let file = path(name);
+    if id_of(&file)?.is_some() {
+        return Ok(());
+    }
+    match std::fs::symlink_metadata(&file) {
+        Ok(meta) if meta.is_file() && meta.len() == 0 => unlink(&file),
+        _ => Ok(()),
+    }
+}
+
+fn unlink(file: &Path) -> Result<()> {
+    match std::fs::remove_file(file) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(error).doing("remove namespace", file.display().to_string())
         }

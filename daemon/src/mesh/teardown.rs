@@ -44,6 +44,9 @@ pub async fn run(reconciler: &Reconciler, spec: &NodeSpec) -> Vec<String> {
         note("wireguard", removed.map_err(|error| ployz_netns::chain(&error)));
         let removed = namespace::remove(&spec.netns.name);
         note("netns", removed.map_err(|error| ployz_netns::chain(&error)));
+    } else {
+        let removed = namespace::remove_stale(&spec.netns.name);
+        note("netns", removed.map_err(|error| ployz_netns::chain(&error)));
     }
     errors
 }
