@@ -12,6 +12,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use ployz_core::wire::v1::api::PeerStatus;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -59,18 +60,11 @@ type Value = Gauge<f64, AtomicU64>;
 
 async fn text(daemon: &Daemon) -> String {
     let mut page = Page { registry: Registry::with_prefix("ployz") };
-    page.one(
-        "build_info",
-        "The running version",
-        &[(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], 1.0)],
-    );
-    page.one("start_time_seconds", "When ployzd started", &[(Labels::new(), daemon.started_at as f64)]);
+    let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+    page.labelled("build_info", "The running version", [(version, 1.0)]);
+    page.value("start_time_seconds", "When ployzd started", daemon.started_at as f64);
     let mesh = daemon.current();
-    page.one(
-        "network_running",
-        "Whether a network is running here",
-        &[(Labels::new(), flag(mesh.is_some()))],
-    );
+    page.value("network_running", "Whether a network is running here", flag(mesh.is_some()));
     if let Some(mesh) = mesh {
         page.health(&mesh);
         page.components(daemon);
@@ -87,10 +81,21 @@ struct Page {
 }
 
 impl Page {
-    fn one(&mut self, name: &'static str, help: &'static str, values: &[(Labels, f64)]) {
+    fn value(&mut self, name: &'static str, help: &'static str, value: f64) {
+        let gauge = Value::default();
+        gauge.set(value);
+        self.registry.register(name, help, gauge);
+    }
+
+    fn labelled(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        values: impl IntoIterator<Item = (Labels, f64)>,
+    ) {
         let family = Family::<Labels, Value>::default();
         for (labels, value) in values {
-            family.get_or_create(labels).set(*value);
+            family.get_or_create(&labels).set(value);
         }
         self.registry.register(name, help, family);
     }
@@ -99,59 +104,43 @@ impl Page {
         let ready = ready::check(mesh);
         let network = mesh.network();
         let named = vec![("network", network.name.to_string()), ("machine", network.machine.id.to_string())];
-        self.one("network_info", "The running network and this machine's name in it", &[(named, 1.0)]);
-        self.one("ready", "What `ployzctl mesh ready` says", &[(Labels::new(), flag(ready.ready))]);
-        self.one(
-            "phase",
-            "Where the network's start stands",
-            &[(vec![("phase", ready.phase.to_string())], 1.0)],
-        );
-        self.one(
-            "store_connected",
-            "Whether the store is followed",
-            &[(Labels::new(), flag(ready.sync_connected))],
-        );
+        self.labelled("network_info", "The running network and this machine's name in it", [(named, 1.0)]);
+        self.value("ready", "What `ployzctl mesh ready` says", flag(ready.ready));
+        let phase = vec![("phase", ready.phase.to_string())];
+        self.labelled("phase", "Where the network's start stands", [(phase, 1.0)]);
+        self.value("store_connected", "Whether the store is followed", flag(ready.sync_connected));
         let since = mesh.sync.borrow().since.map_or(0, |since| clock::now().saturating_sub(since));
-        self.one("store_away_seconds", "How long the store has been away", &[(Labels::new(), since as f64)]);
+        self.value("store_away_seconds", "How long the store has been away", since as f64);
     }
 
     fn components(&mut self, daemon: &Daemon) {
         let Some(run) = daemon.shared.reconciler.history().pop() else { return };
-        let labels = |name: String, verdict: String| vec![("component", name), ("verdict", verdict)];
-        let fine = |part: &ployz_core::wire::v1::api::ComponentStatus| flag(part.outcome == "ok");
-        let values: Vec<_> = run
-            .components
-            .iter()
-            .map(|part| (labels(part.component.to_string(), part.verdict.clone()), fine(part)))
-            .collect();
-        self.one("component_ok", "Whether a component is as it should be", &values);
-        let values = [(Labels::new(), run.took_ms as f64 / 1000.0)];
-        self.one("reconcile_last_duration_seconds", "How long the last reconciliation took", &values);
-        self.one(
-            "reconcile_last_time_seconds",
-            "When the last reconciliation was",
-            &[(Labels::new(), run.at as f64)],
-        );
+        let parts = run.components.iter().map(|part| {
+            let labels = vec![("component", part.component.to_string()), ("verdict", part.verdict.clone())];
+            (labels, flag(part.outcome == "ok"))
+        });
+        self.labelled("component_ok", "Whether a component is as it should be", parts);
+        let (took, at) = (run.took_ms as f64 / 1000.0, run.at as f64);
+        self.value("reconcile_last_duration_seconds", "How long the last reconciliation took", took);
+        self.value("reconcile_last_time_seconds", "When the last reconciliation was", at);
     }
 
     async fn peers(&mut self, mesh: &Mesh) {
         let peers = running_status(mesh).await.peers;
-        let values =
-            |value: &dyn Fn(&ployz_core::wire::v1::api::PeerStatus) -> Option<f64>| -> Vec<(Labels, f64)> {
-                let known =
-                    peers.iter().filter_map(|peer| Some((vec![("peer", peer.id.to_string())], value(peer)?)));
-                known.collect()
-            };
-        let reachable = values(&|peer| Some(flag(peer.reachable)));
-        let handshake = values(&|peer| peer.handshake_age_secs.map(|age| age as f64));
-        let rtt = values(&|peer| peer.rtt_ms.map(|ms| ms / 1000.0));
-        let received = values(&|peer| Some(peer.rx_bytes as f64));
-        let sent = values(&|peer| Some(peer.tx_bytes as f64));
-        self.one("peer_reachable", "Whether a peer answers over the overlay", &reachable);
-        self.one("peer_handshake_age_seconds", "Time since the last WireGuard handshake", &handshake);
-        self.one("peer_rtt_seconds", "Round trip over the overlay", &rtt);
-        self.one("peer_received_bytes", "Bytes received from a peer", &received);
-        self.one("peer_sent_bytes", "Bytes sent to a peer", &sent);
+        let mut of_each = |name, help, value: &dyn Fn(&PeerStatus) -> Option<f64>| {
+            let known =
+                peers.iter().filter_map(|peer| Some((vec![("peer", peer.id.to_string())], value(peer)?)));
+            self.labelled(name, help, known);
+        };
+        of_each("peer_reachable", "Whether a peer answers over the overlay", &|peer| {
+            Some(flag(peer.reachable))
+        });
+        of_each("peer_handshake_age_seconds", "Time since the last WireGuard handshake", &|peer| {
+            peer.handshake_age_secs.map(|age| age as f64)
+        });
+        of_each("peer_rtt_seconds", "Round trip over the overlay", &|peer| peer.rtt_ms.map(|ms| ms / 1000.0));
+        of_each("peer_received_bytes", "Bytes received from a peer", &|peer| Some(peer.rx_bytes as f64));
+        of_each("peer_sent_bytes", "Bytes sent to a peer", &|peer| Some(peer.tx_bytes as f64));
     }
 }
 
