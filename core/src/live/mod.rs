@@ -46,4 +46,19 @@ impl NodeLive {
             || unknown(&self.firewall)
             || unknown(&self.nats)
     }
+
+    /// This, with what a second look knows of the parts that the first could not tell.
+    pub fn or(self, second: Self) -> Self {
+        fn or<T>(first: Seen<T>, second: Seen<T>) -> Seen<T> {
+            if matches!(first, Seen::Unknown(_)) { second } else { first }
+        }
+        Self {
+            netns: or(self.netns, second.netns),
+            tunnel: or(self.tunnel, second.tunnel),
+            wireguard: or(self.wireguard, second.wireguard),
+            link: or(self.link, second.link),
+            firewall: or(self.firewall, second.firewall),
+            nats: or(self.nats, second.nats),
+        }
+    }
 }

@@ -78,9 +78,14 @@ impl Reconciler {
         self.given_up.subscribe()
     }
 
-    /// What is there, all parts inspected at once.
+    /// What is there, all parts inspected at once. A part that did not answer in time is looked at once more: one
+    /// slow answer on a machine under load is no reason to hold what is well.
     pub async fn inspect(&self, spec: &NodeSpec) -> NodeLive {
-        inspect::node(&self.supervisor, spec).await
+        let live = Box::pin(inspect::node(&self.supervisor, spec)).await;
+        if !live.has_unknown() {
+            return live;
+        }
+        live.or(Box::pin(inspect::node(&self.supervisor, spec)).await)
     }
 
     /// One run. An all-adopt plan writes nothing.
