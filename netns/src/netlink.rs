@@ -123,6 +123,11 @@ impl Rtnl {
         self.change(index, "mark link", |builder| builder.alias(alias)).await
     }
 
+    /// Gives a link that is down another name.
+    pub async fn rename(&self, index: u32, name: &str) -> Result<()> {
+        self.change(index, "rename link", |builder| builder.name(name.to_owned())).await
+    }
+
     /// Sets the MTU.
     pub async fn set_mtu(&self, index: u32, mtu: u32) -> Result<()> {
         self.change(index, "set MTU of link", |builder| builder.mtu(mtu)).await

@@ -9,7 +9,7 @@ pub use change::{DeviceChange, PeerChange};
 pub use kernel::supported;
 pub use uapi::socket_path;
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::link::{is_ours_to_judge, settle};
 use crate::namespace;
 use crate::netlink::Rtnl;
@@ -41,12 +41,27 @@ pub async fn inspect(name: &str, netns: &Path) -> Seen<WireguardLive> {
 }
 
 /// Makes the device, empty. For a userspace tunnel its process has made it already.
+///
+/// The kernel wants a new link's name to be free in the namespace that asks, which is the host's, and a host may well
+/// have a `wg0` of its own. So it is born under another name and renamed where it lives.
 pub async fn create(spec: &WireguardSpec, netns: &Path) -> Result<()> {
-    if spec.backend == TunnelBackend::Kernel {
-        let file = File::open(netns).doing("open namespace", netns.display().to_string())?;
-        Rtnl::here()?.add_wireguard(&spec.name, &file).await?;
+    if spec.backend == TunnelBackend::Userspace {
+        return Ok(());
     }
-    Ok(())
+    let inside = Rtnl::inside(netns)?;
+    // One that is there was not renamed by a start that was cut short.
+    if inside.link(NEWBORN).await?.is_none() {
+        let file = File::open(netns).doing("open namespace", netns.display().to_string())?;
+        Rtnl::here()?.add_wireguard(NEWBORN, &file).await?;
+    }
+    match inside.link(NEWBORN).await? {
+        Some(link) => inside.rename(link.index, &spec.name).await,
+        None => Err(Error::Protocol {
+            operation: "find",
+            subject: NEWBORN.to_owned(),
+            detail: "the new WireGuard device is not in its namespace".into(),
+        }),
+    }
 }
 
 /// Makes the device what the spec says, by the least change.
@@ -87,6 +102,9 @@ pub async fn remove(name: &str, netns: &Path) -> Result<()> {
         None => Ok(()),
     }
 }
+
+/// Name of a device between its creation and its renaming.
+const NEWBORN: &str = "ployz-wg-new";
 
 enum Found {
     Device(WireguardLive),
