@@ -37,7 +37,7 @@ for lane in $lanes; do
     idle=$(on 1 'p=$(systemctl show -p MainPID --value ployzd); t() { awk "{print \$14+\$15}" /proc/$p/stat; }; a=$(t); sleep 30; b=$(t); echo "$a $b"' | awk '{printf "%.2f %%", ($2-$1)/30.0}')
     row "$lane" "ployzd at idle over 30 s, CPU of one core" "$idle"
     for unit in ployzd ployz-nats ployz-wireguard; do
-        rss=$(on 1 "awk '/VmRSS/ {printf \"%.1f MiB\", \$2/1024}' /proc/\$(systemctl show -p MainPID --value $unit)/status" || true)
+        rss=$(on 1 "awk '/VmRSS/ {printf \"%.1f MiB\", \$2/1024}' /proc/\$(systemctl show -p MainPID --value $unit)/status 2>/dev/null" || true)
         [ -z "$rss" ] || row "$lane" "resident memory of $unit" "$rss"
     done
     "$lab" sh 1 'mkdir -p /opt/bench; cat >/opt/bench/peer_change; chmod 755 /opt/bench/peer_change; ln -sf /usr/lib/ployz/ployz-wireguard /opt/bench/' <"$target/release/examples/peer_change" >/dev/null 2>&1

@@ -4,6 +4,7 @@
 //! what the guest did not flush dies with QEMU, as in a machine that loses power. The others use `cache=unsafe`.
 
 use std::fs;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock};
@@ -178,7 +179,8 @@ impl VmMachine {
         for option in SSH {
             command.args(["-o", option]);
         }
-        if matches!(entry, Entry::Terminal) {
+        // A terminal at the far end never sees the end of what is piped in.
+        if matches!(entry, Entry::Terminal) && std::io::stdin().is_terminal() {
             command.arg("-tt");
         }
         command.arg(format!("root@10.79.0.1{}", self.index)).arg("--").arg(remote);
