@@ -1,0 +1,277 @@
+//! The snapshot on disk: the last good state, for a start while NATS is away.
+//!
+//! First line `ployz-routing 1 <SHA-256 of all that follows>`, then JSON. Replaced by temporary file + fsync + rename +
+//! fsync of the directory. When the file was last known to be what the stream says is its time of modification: that
+//! is moved on without writing anything while nothing changes.
+
+use ployz_core::id::{NetworkId, hex};
+use ployz_core::routing::{Event, Key, State, Value};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Kept {
+    /// The state.
+    pub state: State,
+    /// Where in the stream it was.
+    pub sequence: u64,
+    /// When it was last known to be what the stream says; to the second.
+    pub live: SystemTime,
+}
+
+/// Why a snapshot is not used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("cannot read it")]
+    Io(#[from] io::Error),
+    #[error("it has {0} bytes, more than any snapshot")]
+    Size(u64),
+    #[error("it does not begin like a snapshot of version 1")]
+    Header,
+    #[error("it is damaged: its checksum is another one")]
+    Checksum,
+    #[error("it is of network {0}")]
+    Network(NetworkId),
+    #[error("its content is not what this release writes")]
+    Content(#[source] serde_json::Error),
+    #[error("it has {0:?}, which is no event")]
+    Event(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    network: NetworkId,
+    sequence: u64,
+    /// Unix seconds.
+    live: u64,
+    events: Vec<(String, Value)>,
+}
+
+/// Reads a snapshot; `None` when there is none.
+pub(crate) fn load(path: &Path, network: &NetworkId) -> Result<Option<Kept>, Refused> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let meta = file.metadata()?;
+    if meta.len() > LARGEST {
+        return Err(Refused::Size(meta.len()));
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST).read_to_end(&mut bytes)?;
+    let body = checked(&bytes)?;
+    if body.network != *network {
+        return Err(Refused::Network(body.network));
+    }
+    let mut state = State::default();
+    for (text, value) in body.events {
+        let key: Key = text.parse().map_err(|_| Refused::Event(text.clone()))?;
+        if !value.fits(&key) {
+            return Err(Refused::Event(text));
+        }
+        state.apply(Event { key, value: Some(value) });
+    }
+    let written = UNIX_EPOCH + Duration::from_secs(body.live);
+    let live = meta.modified().map_or(written, |touched| touched.max(written)).min(SystemTime::now());
+    Ok(Some(Kept { state, sequence: body.sequence, live }))
+}
+
+/// Writes a snapshot in the place of the one that is there.
+pub(crate) fn save(path: &Path, network: &NetworkId, kept: &Kept) -> io::Result<()> {
+    let text = encode(network, kept)?;
+    // Of this process alone: a replacement and what it replaces may write at the same moment.
+    let temporary = temporary(path, std::process::id());
+    let written = put(&temporary, &text, kept.live).and_then(|()| std::fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Says that the snapshot still was what the stream says at a later time.
+pub(crate) fn touch(path: &Path, live: SystemTime) -> io::Result<()> {
+    File::open(path)?.set_modified(live)
+}
+
+/// Removes what a crash in the middle of a write has left, of whichever process.
+pub(crate) fn sweep(path: &Path) {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+        return;
+    };
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let found = entry.file_name();
+        let ours = found
+            .to_str()
+            .and_then(|found| found.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".tmp"));
+        let old = entry
+            .metadata()
+            .and_then(|meta| meta.modified())
+            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFT));
+        if ours.is_some_and(|pid| pid.parse::<u32>().is_ok()) && old {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn encode(network: &NetworkId, kept: &Kept) -> io::Result<Vec<u8>> {
+    let events = kept.state.events().filter_map(|event| Some((event.key.to_string(), event.value?)));
+    let body = Body {
+        network: network.clone(),
+        sequence: kept.sequence,
+        live: kept.live.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+        events: events.collect(),
+    };
+    let body = serde_json::to_vec(&body)?;
+    let mut text = format!("{MAGIC}{}\n", hex(&Sha256::digest(&body))).into_bytes();
+    text.extend(body);
+    Ok(text)
+}
+
+fn checked(bytes: &[u8]) -> Result<Body, Refused> {
+    let rest = bytes.strip_prefix(MAGIC.as_bytes()).ok_or(Refused::Header)?;
+    let end = rest.iter().position(|&byte| byte == b'\n').ok_or(Refused::Header)?;
+    let body = &rest[end + 1..];
+    if hex(&Sha256::digest(body)).as_bytes() != &rest[..end] {
+        return Err(Refused::Checksum);
+    }
+    serde_json::from_slice(body).map_err(Refused::Content)
+}
+
+fn put(path: &Path, text: &[u8], live: SystemTime) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(text)?;
+    file.set_modified(live)?;
+    file.sync_all()
+}
+
+fn temporary(path: &Path, pid: u32) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{pid}.tmp"));
+    name.into()
+}
+
+const MAGIC: &str = "ployz-routing 1 ";
+/// Twice what the stream may hold.
+const LARGEST: u64 = 512 << 20;
+/// No write takes as long.
+const LEFT: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(n: u8) -> NetworkId {
+        NetworkId::from_bytes([n; 16])
+    }
+
+    fn kept() -> Kept {
+        let text = br#"{"kind":"machine","overlay_ip":"fd00::1","subnet":"10.101.1.0/24"}"#;
+        let mut state = State::default();
+        state.apply(Event::parse("machine.n1", text).unwrap());
+        Kept { state, sequence: 7, live: UNIX_EPOCH + Duration::from_secs(1_700_000_000) }
+    }
+
+    /// A snapshot's path in a directory of its own, which goes with it.
+    struct Scratch(PathBuf);
+
+    impl std::ops::Deref for Scratch {
+        type Target = Path;
+        fn deref(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(self.0.parent().unwrap());
+        }
+    }
+
+    fn dir(name: &str) -> Scratch {
+        let dir = std::env::temp_dir().join(format!("ployz-routing-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        Scratch(dir.join("routing.snapshot"))
+    }
+
+    #[test]
+    fn what_a_crash_has_left_is_removed_and_nothing_else() {
+        let path = dir("sweep");
+        let old = SystemTime::now() - 2 * LEFT;
+        for (name, at) in [("routing.snapshot.7.tmp", old), ("routing.snapshot.8.tmp", SystemTime::now())] {
+            let file = File::create(path.with_file_name(name)).unwrap();
+            file.set_modified(at).unwrap();
+        }
+        File::create(path.with_file_name("routing.snapshot.own.tmp")).unwrap().set_modified(old).unwrap();
+        sweep(&path);
+        let left =
+            ["7", "8", "own"].map(|n| path.with_file_name(format!("routing.snapshot.{n}.tmp")).exists());
+        assert_eq!(left, [false, true, true]);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let path = dir("read");
+        assert!(load(&path, &network(1)).unwrap().is_none());
+        save(&path, &network(1), &kept()).unwrap();
+        assert_eq!(load(&path, &network(1)).unwrap().unwrap(), kept());
+        let later = kept().live + Duration::from_secs(90);
+        touch(&path, later).unwrap();
+        assert_eq!(load(&path, &network(1)).unwrap().unwrap().live, later);
+        assert_eq!(
+            std::fs::read_dir(path.parent().unwrap()).unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
+    }
+
+    #[test]
+    fn a_foreign_one_is_refused() {
+        let path = dir("foreign");
+        save(&path, &network(1), &kept()).unwrap();
+        let refused = load(&path, &network(2)).unwrap_err();
+        assert!(refused.to_string().contains(network(1).as_str()), "{refused}");
+    }
+
+    #[test]
+    fn damage_at_any_byte_is_refused() {
+        let path = dir("damage");
+        let good = encode(&network(1), &kept()).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            std::fs::write(&*path, &bad).unwrap();
+            assert!(load(&path, &network(1)).is_err(), "byte {at} changed");
+            std::fs::write(&*path, &good[..at]).unwrap();
+            assert!(load(&path, &network(1)).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_time_in_the_future_is_now_at_most() {
+        let path = dir("future");
+        let far = Kept { live: SystemTime::now() + Duration::from_secs(86_400), ..kept() };
+        save(&path, &network(1), &far).unwrap();
+        assert!(load(&path, &network(1)).unwrap().unwrap().live <= SystemTime::now());
+    }
+
+    #[test]
+    fn the_format_stays() {
+        let text = String::from_utf8(encode(&network(1), &kept()).unwrap()).unwrap();
+        let golden = concat!(
+            "ployz-routing 1 @\n",
+            r#"{"network":"01010101010101010101010101010101","sequence":7,"live":1700000000,"#,
+            r#""events":[["machine.n1",{"kind":"machine","overlay_ip":"fd00::1","subnet":"10.101.1.0/24"}]]}"#
+        );
+        let (head, body) = golden.split_once('@').unwrap();
+        assert!(text.starts_with(head) && text.ends_with(body), "{text}");
+    }
+}
