@@ -1,0 +1,65 @@
+//! A place that serves a route, and what was learnt of it: one that refuses connections is put aside for a while.
+
+use crate::clock;
+use pingora::protocols::TcpKeepalive;
+use pingora::upstreams::peer::HttpPeer;
+use std::net::SocketAddrV4;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A backend. It outlives the table it came from, so that what is known of it survives a change elsewhere.
+pub struct Backend {
+    address: SocketAddrV4,
+    /// Made once: a peer is copied for every request, and copying is cheaper than making.
+    peer: HttpPeer,
+    aside_until: AtomicU64,
+}
+
+impl Backend {
+    /// One that nothing is known of.
+    pub fn new(address: SocketAddrV4) -> Self {
+        let mut peer = HttpPeer::new(address, false, String::new());
+        peer.options.connection_timeout = Some(CONNECT);
+        peer.options.total_connection_timeout = Some(CONNECT);
+        peer.options.write_timeout = Some(WRITE);
+        peer.options.idle_timeout = Some(IDLE);
+        peer.options.tcp_keepalive = Some(KEEPALIVE);
+        peer.options.h2_ping_interval = Some(PING);
+        Self { address, peer, aside_until: AtomicU64::new(0) }
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> SocketAddrV4 {
+        self.address
+    }
+
+    /// How Pingora reaches it.
+    pub fn peer(&self) -> HttpPeer {
+        self.peer.clone()
+    }
+
+    /// It did not take a connection: others are asked first for a while.
+    pub fn put_aside(&self) {
+        self.aside_until.store(clock::millis() + ASIDE.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether others should be asked first.
+    pub fn is_aside(&self) -> bool {
+        let until = self.aside_until.load(Ordering::Relaxed);
+        until != 0 && until > clock::millis()
+    }
+}
+
+/// A first SYN that is lost is sent again after one second (RFC 6298 section 2.1); this leaves room for that.
+pub const CONNECT: Duration = Duration::from_secs(3);
+const WRITE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(30);
+/// Tunnels and streams wait for ever; this tells them of a machine that vanished without a word.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(60),
+    interval: Duration::from_secs(15),
+    count: 3,
+    user_timeout: Duration::ZERO,
+};
+const PING: Duration = Duration::from_secs(30);
+const ASIDE: Duration = Duration::from_secs(5);

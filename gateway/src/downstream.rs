@@ -1,0 +1,296 @@
+//! A client's connection as Pingora sees it: the bytes, with a limit on how long and how large the head of a request may be,
+//! and with small writes gathered into one.
+//!
+//! Pingora's own limits are per read (60 s) and 1 MiB, so one byte a minute would hold a connection for ever. What is over a
+//! limit is answered here (408, 431), because after an error of the connection nobody above will.
+
+use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID,
+};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_rustls::server::TlsStream;
+
+/// What bytes come in over: TCP itself, or TLS on it.
+pub trait Transport: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug + 'static {
+    /// The socket's descriptor.
+    fn descriptor(&self) -> RawFd;
+    /// Whether what is read was encrypted.
+    fn is_encrypted(&self) -> bool;
+}
+
+impl Transport for TcpStream {
+    fn descriptor(&self) -> RawFd {
+        self.as_raw_fd()
+    }
+    fn is_encrypted(&self) -> bool {
+        false
+    }
+}
+
+impl Transport for TlsStream<TcpStream> {
+    fn descriptor(&self) -> RawFd {
+        self.get_ref().0.as_raw_fd()
+    }
+    fn is_encrypted(&self) -> bool {
+        true
+    }
+}
+
+/// What the connection and whoever drives it share.
+#[derive(Debug, Default)]
+pub struct Conn {
+    stage: AtomicU8,
+    head_bytes: AtomicU32,
+    http2: AtomicBool,
+}
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The head of a request is awaited or being read.
+    Head,
+    /// A request is being served.
+    Serving,
+    /// The head was too large.
+    TooLarge,
+    /// The head did not come in time.
+    TooSlow,
+    /// The client closed.
+    Closed,
+}
+
+/// Limits on the head of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadLimits {
+    /// From its first byte, or from the connection's beginning for the first one, to its last.
+    pub time: Duration,
+    /// Bytes; a body that came along with it counts until it is parsed.
+    pub size: u32,
+}
+
+/// A client's connection.
+#[derive(Debug)]
+pub struct Downstream<S> {
+    io: S,
+    conn: Arc<Conn>,
+    /// Pingora asks it for the client's address.
+    socket: Arc<SocketDigest>,
+    /// Pingora's word for an encrypted connection.
+    encrypted: Option<Arc<SslDigest>>,
+    limits: HeadLimits,
+    deadline: Option<Pin<Box<Sleep>>>,
+    gathered: BytesMut,
+}
+
+impl Conn {
+    /// Another request may begin.
+    pub fn await_head(&self) {
+        self.head_bytes.store(0, Ordering::Relaxed);
+        self.put(Stage::Head);
+    }
+
+    /// The head has been read.
+    pub fn serve(&self) {
+        self.put(Stage::Serving);
+    }
+
+    /// It speaks HTTP/2: its only head is the preface, after which Pingora keeps its own limits.
+    pub fn speaks_http2(&self) {
+        self.http2.store(true, Ordering::Relaxed);
+    }
+
+    /// Where it stands.
+    pub fn stage(&self) -> Stage {
+        [Stage::Head, Stage::Serving, Stage::TooLarge, Stage::TooSlow, Stage::Closed]
+            [usize::from(self.stage.load(Ordering::Relaxed))]
+    }
+
+    /// Whether a head has begun to come.
+    pub fn head_begun(&self) -> bool {
+        self.head_bytes.load(Ordering::Relaxed) > 0
+    }
+
+    fn put(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+}
+
+impl<S: Transport> Downstream<S> {
+    /// A connection that was just taken from `peer`.
+    pub fn new(io: S, peer: SocketAddr, conn: Arc<Conn>, limits: HeadLimits) -> Self {
+        let socket = SocketDigest::from_raw_fd(io.descriptor());
+        let _ = socket.peer_addr.set(Some(peer.into()));
+        let encrypted = io.is_encrypted().then(|| Arc::new(SslDigest::new("", "", None, None, Vec::new())));
+        let deadline = Some(Box::pin(tokio::time::sleep(limits.time)));
+        Self { io, conn, socket: Arc::new(socket), encrypted, limits, deadline, gathered: BytesMut::new() }
+    }
+
+    /// What is shared with whoever drives it.
+    pub fn conn(&self) -> &Conn {
+        &self.conn
+    }
+
+    /// After a read that brought something: is the head within its size?
+    fn came(&mut self, cx: &mut Context<'_>, bytes: usize) -> io::Result<()> {
+        if self.conn.stage() != Stage::Head {
+            self.deadline = None;
+            return Ok(());
+        }
+        if bytes == 0 {
+            self.conn.put(Stage::Closed);
+            return Ok(());
+        }
+        let before = self.conn.head_bytes.fetch_add(bytes as u32, Ordering::Relaxed);
+        let bytes = before.saturating_add(bytes as u32);
+        if self.conn.http2.load(Ordering::Relaxed) {
+            if bytes >= PREFACE {
+                self.conn.serve();
+            }
+            return Ok(());
+        }
+        if bytes > self.limits.size {
+            return Err(self.give_up(cx, Stage::TooLarge, TOO_LARGE));
+        }
+        Ok(())
+    }
+
+    /// Nothing has come: is the head within its time? The timer is made only when a head comes in pieces.
+    fn waits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.conn.stage() != Stage::Head {
+            self.deadline = None;
+            return Poll::Pending;
+        }
+        if self.deadline.is_none() && self.conn.head_begun() {
+            self.deadline = Some(Box::pin(tokio::time::sleep_until(Instant::now() + self.limits.time)));
+        }
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(cx));
+        // Browsers open connections ahead of need; one that never said anything is closed without a word.
+        let (stage, answer) =
+            if self.conn.head_begun() { (Stage::TooSlow, TOO_SLOW) } else { (Stage::Closed, &b""[..]) };
+        Poll::Ready(Err(self.give_up(cx, stage, answer)))
+    }
+
+    /// Says why and ends; a client that does not take these few bytes at once does not get them.
+    fn give_up(&mut self, cx: &mut Context<'_>, stage: Stage, answer: &[u8]) -> io::Error {
+        self.conn.put(stage);
+        if !self.conn.http2.load(Ordering::Relaxed) {
+            let _ = Pin::new(&mut self.io).poll_write(cx, answer);
+            let _ = Pin::new(&mut self.io).poll_flush(cx);
+        }
+        io::Error::new(io::ErrorKind::TimedOut, "the head of a request is over a limit")
+    }
+
+    fn write_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gathered.is_empty() {
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.gathered))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.gathered.advance(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Transport> AsyncRead for Downstream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => Poll::Ready(self.came(cx, buf.filled().len() - before)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => self.waits(cx),
+        }
+    }
+}
+
+impl<S: Transport> AsyncWrite for Downstream<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.gathered.len() + data.len() <= GATHER {
+            self.gathered.extend_from_slice(data);
+            return Poll::Ready(Ok(data.len()));
+        }
+        ready!(self.write_gathered(cx))?;
+        Pin::new(&mut self.io).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.write_gathered(cx))?;
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.write_gathered(cx))?;
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[async_trait]
+impl<S: Transport> Shutdown for Downstream<S> {
+    async fn shutdown(&mut self) {
+        // The client may be gone already, and then there is nobody to say goodbye to.
+        let _ = AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl<S: Transport> UniqueID for Downstream<S> {
+    fn id(&self) -> i32 {
+        self.io.descriptor()
+    }
+}
+
+impl<S: Transport> Ssl for Downstream<S> {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.encrypted.clone()
+    }
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        self.conn.http2.load(Ordering::Relaxed).then_some(ALPN::H2)
+    }
+}
+
+impl<S: Transport> GetTimingDigest for Downstream<S> {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl<S: Transport> GetProxyDigest for Downstream<S> {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl<S: Transport> GetSocketDigest for Downstream<S> {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(self.socket.clone())
+    }
+}
+
+impl<S: Transport> Peek for Downstream<S> {}
+
+/// Up to this much is gathered until the flush, so that head and a small body leave in one segment, and in one TLS record.
+const GATHER: usize = 16 * 1024;
+/// RFC 9113 section 3.4.
+const PREFACE: u32 = 24;
+const TOO_LARGE: &[u8] =
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";

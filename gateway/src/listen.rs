@@ -1,0 +1,140 @@
+//! The sockets the gateway listens on: handed over by the service manager, or opened here.
+//!
+//! The service manager's belong to the host's network namespace, although the gateway runs in another, and they stay open
+//! while one gateway follows another (sd_listen_fds(3)). Their names say what they are for.
+
+use socket2::{Domain, Protocol, SockRef, Socket as Raw, TcpKeepalive, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::str::FromStr;
+use std::time::Duration;
+
+/// What a socket is for; as text its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `http`
+    Http,
+    /// `https`
+    Https,
+    /// `metrics`
+    Metrics,
+    /// `tcp-<port>`: the TCP route of that port.
+    Tcp(u16),
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub struct Socket {
+    /// What for.
+    pub kind: Kind,
+    /// The socket, not blocking.
+    pub listener: TcpListener,
+}
+
+/// Why a socket cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotListen {
+    /// The service manager handed over something without a name that says what it is for.
+    #[error("socket {number} is named {name:?}, which is none of http, https, metrics and tcp-<port>")]
+    Name {
+        /// Which one, from 0.
+        number: usize,
+        /// Its name.
+        name: String,
+    },
+    /// It is no listening TCP socket.
+    #[error("socket {number} ({kind:?}) cannot be used")]
+    Inherited {
+        /// Which one, from 0.
+        number: usize,
+        /// What for.
+        kind: Kind,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// The sockets that were handed over; none outside of socket activation.
+pub fn inherited() -> Result<Vec<Socket>, CannotListen> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut handed = listenfd::ListenFd::from_env();
+    let names: Vec<&str> = names.split(':').collect();
+    (0..handed.len())
+        .map(|number| {
+            let name = names.get(number).copied().unwrap_or_default();
+            let kind = name.parse().map_err(|()| CannotListen::Name { number, name: name.to_owned() })?;
+            let bad = |cause| CannotListen::Inherited { number, kind, cause };
+            let taken = handed.take_tcp_listener(number).map_err(bad)?;
+            let listener = taken.ok_or_else(|| bad(io::ErrorKind::NotFound.into()))?;
+            listener.set_nonblocking(true).map_err(bad)?;
+            keep_alive(SockRef::from(&listener));
+            Ok(Socket { kind, listener })
+        })
+        .collect()
+}
+
+/// Opens a socket.
+pub fn open(kind: Kind, address: SocketAddr) -> Result<Socket, CannotListen> {
+    let open = || {
+        let raw = Raw::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        raw.set_reuse_address(true)?;
+        raw.bind(&address.into())?;
+        raw.listen(BACKLOG)?;
+        raw.set_nonblocking(true)?;
+        keep_alive(SockRef::from(&raw));
+        Ok(raw.into())
+    };
+    let listener = open().map_err(|cause| CannotListen::Bind { address, cause })?;
+    Ok(Socket { kind, listener })
+}
+
+/// So that a peer that vanished without a word does not stay for ever; accepted connections have it from their listener.
+/// Without it they would only stay longer, so a refusal changes nothing.
+pub(crate) fn keep_alive(socket: SockRef<'_>) {
+    let settings = TcpKeepalive::new().with_time(SILENT).with_interval(PROBE).with_retries(3);
+    let _ = socket.set_tcp_keepalive(&settings);
+}
+
+impl FromStr for Kind {
+    type Err = ();
+    fn from_str(name: &str) -> Result<Self, ()> {
+        match name {
+            "http" => Ok(Self::Http),
+            "https" => Ok(Self::Https),
+            "metrics" => Ok(Self::Metrics),
+            _ => {
+                let port = name.strip_prefix("tcp-").and_then(|port| port.parse().ok());
+                port.filter(|port| *port > 0).map(Self::Tcp).ok_or(())
+            }
+        }
+    }
+}
+
+const SILENT: Duration = Duration::from_secs(120);
+const PROBE: Duration = Duration::from_secs(15);
+/// The kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_sockets_say_what_they_are_for() {
+        assert_eq!("http".parse(), Ok(Kind::Http));
+        assert_eq!("tcp-5432".parse(), Ok(Kind::Tcp(5432)));
+        for bad in ["", "tcp-", "tcp-0", "tcp-70000", "tcp-x", "HTTP", "ployz-gateway.socket"] {
+            assert_eq!(bad.parse::<Kind>(), Err(()), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! `ployz-gateway`: reads its settings, takes its sockets, follows the routes, serves until SIGTERM.
+//!
+//! A unit of its own, so that no end of ployzd ends it. It says it is ready once it listens and knows its routes, or when it
+//! has waited long enough for them; then it answers 503 until it does.
+
+use anyhow::Context;
+use ployz_core::routing::Freshness;
+use ployz_gateway::config::{BadConfig, Given, needed};
+use ployz_gateway::listen::{self, Kind, Socket};
+use ployz_gateway::tls::{Certificates, Pair};
+use ployz_gateway::{Gateway, Limits, Settings, Table};
+use ployz_routing::{Feed, Seed, Snapshot, Stats};
+use sd_notify::NotifyState;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+fn main() -> ExitCode {
+    log();
+    let given = match Given::read() {
+        Ok(given) => given,
+        Err(error) => return fail(&error.into(), 2),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.context("cannot start the runtime").and_then(|runtime| runtime.block_on(run(given)));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<BadConfig>() => fail(&error, 2),
+        Err(error) => fail(&error, 1),
+    }
+}
+
+async fn run(given: Given) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let sockets = sockets(&given)?;
+    let https = sockets.iter().any(|socket| socket.kind == Kind::Https);
+    let certificates = certificates(&given, https)?;
+    let feed = Feed::<Table>::start(feed_settings(&given)?);
+    let gateway =
+        Gateway::start(settings(&given, certificates.clone(), feed.stats()), sockets, feed.watch())?;
+    let reloading = tokio::spawn(reload(given, certificates));
+    let telling = tokio::spawn(tell(feed.watch()));
+    // Cancel-safe: a signal that is not received here ends the process anyway.
+    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    tracing::info!("ends: stops accepting, waits for what is under way");
+    telling.abort();
+    reloading.abort();
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    gateway.stop().await;
+    let _ = tokio::time::timeout(FEED_ENDS, feed.stop()).await;
+    Ok(())
+}
+
+fn sockets(given: &Given) -> anyhow::Result<Vec<Socket>> {
+    let mut sockets = listen::inherited()?;
+    if sockets.is_empty() {
+        let opened = given.addresses().into_iter().map(|(kind, address)| listen::open(kind, address));
+        sockets = opened.collect::<Result<_, _>>()?;
+    }
+    if sockets.iter().all(|socket| socket.kind == Kind::Metrics) {
+        return Err(BadConfig::NoSocket.into());
+    }
+    Ok(sockets)
+}
+
+fn settings(given: &Given, certificates: Option<Arc<Certificates>>, feed: Stats) -> Settings {
+    let mut limits = Limits::default();
+    if let Some(secs) = given.drain_secs {
+        limits.drain = Duration::from_secs(u64::from(secs));
+    }
+    Settings {
+        threads: usize::from(given.threads.unwrap_or(THREADS)),
+        access_log: given.access_log.unwrap_or(true).then(|| Box::new(std::io::stdout()) as Box<_>),
+        certificates,
+        https_port: given.https_port,
+        limits,
+        feed,
+    }
+}
+
+fn feed_settings(given: &Given) -> anyhow::Result<ployz_routing::Settings> {
+    let seed = needed(given.seed.clone(), "PLOYZ_GATEWAY_SEED")?;
+    let text = std::fs::read_to_string(&seed).with_context(|| format!("cannot read {}", seed.display()))?;
+    Ok(ployz_routing::Settings {
+        server: needed(given.nats, "PLOYZ_GATEWAY_NATS")?,
+        seed: Seed::from(text.trim().to_owned()),
+        network: needed(given.network.clone(), "PLOYZ_GATEWAY_NETWORK")?,
+        machine: needed(given.machine.clone(), "PLOYZ_GATEWAY_MACHINE")?,
+        follower: "gateway",
+        snapshot: given.snapshot.clone(),
+    })
+}
+
+/// The certificates there are at start; those that cannot be used stop a start, so that nobody is surprised later.
+fn certificates(given: &Given, https: bool) -> anyhow::Result<Option<Arc<Certificates>>> {
+    given.pair(https)?;
+    if !https {
+        return Ok(None);
+    }
+    let certificates = Arc::new(Certificates::default());
+    load(given, &certificates)?;
+    Ok(Some(certificates))
+}
+
+fn load(given: &Given, certificates: &Certificates) -> anyhow::Result<()> {
+    let otherwise = given.pair(true)?.map(|(cert, key)| Pair::from_files(&cert, &key)).transpose()?;
+    let named = given.tls_dir.as_deref().map(directory).transpose()?.unwrap_or_default();
+    certificates.set(named, otherwise);
+    Ok(())
+}
+
+fn directory(path: &Path) -> anyhow::Result<Vec<(String, Pair)>> {
+    let reading = || format!("cannot read {}", path.display());
+    let mut pairs = Vec::new();
+    for entry in std::fs::read_dir(path).with_context(reading)? {
+        let chain = entry.with_context(reading)?.path();
+        if chain.extension().is_none_or(|extension| extension != "crt") {
+            continue;
+        }
+        let Some(name) = chain.file_stem().and_then(|name| name.to_str()) else { continue };
+        let name = name.strip_prefix("_.").map_or_else(|| name.to_owned(), |parent| format!("*.{parent}"));
+        pairs.push((name, Pair::from_files(&chain, &chain.with_extension("key"))?));
+    }
+    Ok(pairs)
+}
+
+/// Reads the certificates again at SIGHUP; what cannot be used leaves those in place that were.
+async fn reload(given: Given, certificates: Option<Arc<Certificates>>) {
+    let (Ok(mut hangup), Some(certificates)) = (signal(SignalKind::hangup()), certificates) else { return };
+    while hangup.recv().await.is_some() {
+        match load(&given, &certificates) {
+            Ok(()) => tracing::info!("{certificates:?} read again"),
+            Err(error) => tracing::error!("certificates are kept as they were: {error:#}"),
+        }
+    }
+}
+
+/// Says that the gateway is ready, and from then on how far its routes can be trusted.
+async fn tell(mut table: watch::Receiver<Arc<Snapshot<Table>>>) {
+    let known = table.wait_for(|snapshot| snapshot.freshness != Freshness::Empty);
+    let _ = tokio::time::timeout(ROUTES_KNOWN, known).await;
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    loop {
+        let status = {
+            let snapshot = table.borrow_and_update();
+            let routes = snapshot.view.routes().len();
+            match snapshot.freshness {
+                Freshness::Empty => "routes are not known yet: every request is answered 503".to_owned(),
+                Freshness::Live => format!("{routes} routes, followed live"),
+                Freshness::LastGood(since) => {
+                    format!("{routes} routes as last known, NATS away since {since}")
+                }
+            }
+        };
+        let _ = sd_notify::notify(&[NotifyState::Status(&status)]);
+        if table.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// To the journal when it listens to us, else to standard error; standard output is the access log's.
+fn log() {
+    use tracing_subscriber::prelude::*;
+    // Pingora writes a line for every client that leaves early or sends nonsense; that is counted instead.
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PLOYZ_LOG")
+        .unwrap_or_else(|_| "info,async_nats=warn,pingora_core=off,pingora_proxy=off,pingora=off".into());
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    let registry = tracing_subscriber::registry().with(filter);
+    match journal {
+        Some(layer) => registry.with(layer).init(),
+        None => registry
+            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
+            .init(),
+    }
+}
+
+fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::from(code)
+}
+
+const THREADS: u16 = 2;
+/// systemd waits for readiness; clients of a machine that starts without NATS should get their 503.
+const ROUTES_KNOWN: Duration = Duration::from_secs(1);
+const FEED_ENDS: Duration = Duration::from_secs(2);
