@@ -1,0 +1,118 @@
+//! Connections (RFC 7766): queries are answered as their answers come, several at once.
+//!
+//! A stop closes a connection only when nothing has come for a moment, so that a client in the middle of a series is not
+//! cut off; the deadline of the process is the end of that.
+
+use super::{Outcome, Server};
+use crate::answer::Transport;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Serves until it is told to stop. Connections are tasks of `tasks`.
+pub async fn serve(listener: TcpListener, server: Arc<Server>, tasks: TaskTracker, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // Cancel-safe: a place that is not taken is given back, a connection not accepted stays in the backlog.
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = async {
+                let place = places.clone().acquire_owned().await;
+                (listener.accept().await, place)
+            } => accepted,
+        };
+        match accepted {
+            (Ok((stream, from)), place) => {
+                let (server, stop) = (server.clone(), stop.clone());
+                tasks.spawn(async move {
+                    let _place = place;
+                    server.metrics.connections.fetch_add(1, Relaxed);
+                    if let Err(error) = converse(stream, from, &server, &stop).await {
+                        tracing::debug!(%error, %from, "a connection ended");
+                    }
+                    server.metrics.connections.fetch_sub(1, Relaxed);
+                });
+            }
+            (Err(error), _) => {
+                tracing::warn!(%error, "accepting a connection");
+                // Out of descriptors: they come back when connections end.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn converse(
+    stream: TcpStream,
+    from: SocketAddr,
+    server: &Server,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    let _ = stream.set_nodelay(true);
+    let (mut input, mut output) = stream.into_split();
+    let mut read = Vec::with_capacity(1024);
+    let mut waiting = FuturesUnordered::new();
+    let mut open = true;
+    loop {
+        while waiting.len() < AT_ONCE
+            && let Some(packet) = next_message(&mut read)
+        {
+            let at = server.snapshots.borrow().clone();
+            match server.take(&packet, from, Transport::Tcp, &at) {
+                // Whoever sends what cannot be answered, in a connection, sends nothing better after it.
+                Outcome::Silence => return Ok(()),
+                Outcome::Reply(reply, _) => write(&mut output, &reply).await?,
+                Outcome::Wait(query) => waiting.push(server.wait(query)),
+            }
+        }
+        if !open && waiting.is_empty() {
+            return Ok(());
+        }
+        let idle = if stop.is_cancelled() { IDLE_STOPPING } else { IDLE };
+        // Cancel-safe: `next` keeps what is waited for, `read_buf` keeps what it has read in `read`.
+        tokio::select! {
+            Some(reply) = waiting.next() => write(&mut output, &reply).await?,
+            count = input.read_buf(&mut read), if open && waiting.len() < AT_ONCE => {
+                open = count? > 0;
+            }
+            () = stop.cancelled(), if !stop.is_cancelled() => {}
+            () = tokio::time::sleep(idle), if waiting.is_empty() => return Ok(()),
+        }
+    }
+}
+
+fn next_message(read: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let [high, low, rest @ ..] = read.as_slice() else { return None };
+    let length = usize::from(u16::from_be_bytes([*high, *low]));
+    let message = rest.get(..length)?.to_vec();
+    read.drain(..2 + length);
+    Some(message)
+}
+
+/// In one piece, so that it is one segment.
+async fn write(output: &mut tokio::net::tcp::OwnedWriteHalf, reply: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
+    let mut framed = Vec::with_capacity(reply.len() + 2);
+    framed.extend_from_slice(&length.to_be_bytes());
+    framed.extend_from_slice(reply);
+    timeout(WRITE, output.write_all(&framed)).await?
+}
+
+const CONNECTIONS: usize = 256;
+/// Queries of one connection that wait at the same time.
+const AT_ONCE: usize = 32;
+/// RFC 7766 section 6.2.3: "of the order of a few seconds".
+const IDLE: Duration = Duration::from_secs(10);
+const IDLE_STOPPING: Duration = Duration::from_millis(200);
+const WRITE: Duration = Duration::from_secs(5);

@@ -1,0 +1,319 @@
+//! DNS messages as bytes: enough to pass on what others answered without changing it.
+//!
+//! What we say ourselves is written with hickory's types; what an upstream said is checked here and handed on byte for byte
+//! (RFC 3597: types nobody here knows must survive). RFC 1035 section 4 is the format.
+
+/// Length of a header.
+pub const HEADER: usize = 12;
+/// What we say we take over UDP, and at most send (DNS flag day 2020: no fragmentation).
+pub const UDP_PAYLOAD: u16 = 1232;
+/// Smallest limit of UDP (RFC 1035 section 2.3.4).
+pub const UDP_PLAIN: usize = 512;
+
+/// Bits of the second and third 16-bit words of a header that are read or written here.
+pub mod flag {
+    /// Response.
+    pub const QR: u16 = 0x8000;
+    /// Truncated.
+    pub const TC: u16 = 0x0200;
+    /// Recursion desired.
+    pub const RD: u16 = 0x0100;
+    /// Recursion available.
+    pub const RA: u16 = 0x0080;
+    /// Authentic data.
+    pub const AD: u16 = 0x0020;
+    /// Checking disabled.
+    pub const CD: u16 = 0x0010;
+}
+
+/// Response codes by number (RFC 6895).
+pub mod rcode {
+    /// Answered.
+    pub const NOERROR: u16 = 0;
+    /// Not understood.
+    pub const FORMERR: u16 = 1;
+    /// Could not be answered.
+    pub const SERVFAIL: u16 = 2;
+    /// There is no such name.
+    pub const NXDOMAIN: u16 = 3;
+    /// This kind of request is not served.
+    pub const NOTIMP: u16 = 4;
+    /// Not served to this asker, or not this question.
+    pub const REFUSED: u16 = 5;
+}
+
+/// A message that breaks the format, or is not an answer to the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// Ends too early.
+    #[error("ends in the middle of a field")]
+    Short,
+    /// A name that is longer than 255 octets or uses reserved label types.
+    #[error("has a name that breaks the format")]
+    Name,
+    /// Another id, another question, or not a response at all.
+    #[error("is not the answer to what was asked")]
+    Stranger,
+}
+
+/// What was found in a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// Response code with the extension of RFC 6891.
+    pub rcode: u16,
+    /// Whether it says that it is not whole.
+    pub truncated: bool,
+    /// Where its times to live stand.
+    pub ttls: Vec<u16>,
+    /// Smallest of them, `None` without records.
+    pub smallest_ttl: Option<u32>,
+    /// For how long "there is none" holds (RFC 2308 section 5), when it is one and says so.
+    pub negative_ttl: Option<u32>,
+    /// The message without its OPT record.
+    pub message: Vec<u8>,
+}
+
+/// Where the only question ends that starts after the header. Compressed names are not taken: nothing is before it.
+pub fn question_end(message: &[u8]) -> Result<usize, Malformed> {
+    let mut at = HEADER;
+    loop {
+        let length = usize::from(*message.get(at).ok_or(Malformed::Short)?);
+        at += 1 + length;
+        match length {
+            0 => break,
+            1..=63 if at - HEADER < 255 => {}
+            _ => return Err(Malformed::Name),
+        }
+    }
+    if message.len() < at + 4 { Err(Malformed::Short) } else { Ok(at + 4) }
+}
+
+/// The 16-bit number at `at`.
+pub fn word(message: &[u8], at: usize) -> Result<u16, Malformed> {
+    let bytes = message.get(at..at + 2).ok_or(Malformed::Short)?;
+    Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
+}
+
+/// Writes a 16-bit number; nothing happens past the end.
+pub fn put(message: &mut [u8], at: usize, value: u16) {
+    if let Some(place) = message.get_mut(at..at + 2) {
+        place.copy_from_slice(&value.to_be_bytes());
+    }
+}
+
+/// A query for what `question` (name, type, class) says.
+pub fn query(id: u16, question: &[u8], edns: Option<bool>, checking_disabled: bool) -> Vec<u8> {
+    let flags = flag::RD | if checking_disabled { flag::CD } else { 0 };
+    let mut out = header(id, flags);
+    put(&mut out, 4, 1);
+    out.extend_from_slice(question);
+    if let Some(dnssec_ok) = edns {
+        append_opt(&mut out, dnssec_ok);
+    }
+    out
+}
+
+/// A header without records.
+pub fn header(id: u16, flags: u16) -> Vec<u8> {
+    let mut out = Vec::with_capacity(UDP_PLAIN);
+    out.extend_from_slice(&id.to_be_bytes());
+    out.extend_from_slice(&flags.to_be_bytes());
+    out.extend_from_slice(&[0; 8]);
+    out
+}
+
+/// Adds the OPT record of RFC 6891.
+pub fn append_opt(message: &mut Vec<u8>, dnssec_ok: bool) {
+    message.push(0);
+    message.extend_from_slice(&OPT.to_be_bytes());
+    message.extend_from_slice(&UDP_PAYLOAD.to_be_bytes());
+    message.extend_from_slice(&[0, 0, if dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
+    let records = word(message, 10).unwrap_or(0);
+    put(message, 10, records + 1);
+}
+
+/// Reads the response to a query with this id and question.
+pub fn response(message: &[u8], id: u16, question: &[u8]) -> Result<Response, Malformed> {
+    let flags = word(message, 2)?;
+    let same =
+        word(message, 0)? == id && flags & flag::QR != 0 && flags & 0x7800 == 0 && word(message, 4)? == 1;
+    let end = if same { question_end(message)? } else { return Err(Malformed::Stranger) };
+    if !message[HEADER..end].eq_ignore_ascii_case(question) {
+        return Err(Malformed::Stranger);
+    }
+    let mut found = Response {
+        rcode: flags & 0xf,
+        truncated: flags & flag::TC != 0,
+        ttls: Vec::new(),
+        smallest_ttl: None,
+        negative_ttl: None,
+        message: Vec::new(),
+    };
+    if found.truncated {
+        return Ok(found);
+    }
+    let counts = [word(message, 6)?, word(message, 8)?, word(message, 10)?];
+    let asked = word(question, question.len() - 4)?;
+    let kept = found.records(message, end, counts, asked)?;
+    found.message = message[..kept.1].to_vec();
+    put(&mut found.message, 10, kept.0);
+    Ok(found)
+}
+
+impl Response {
+    /// Reads all records; how many additional ones to keep and where they end.
+    fn records(
+        &mut self,
+        message: &[u8],
+        from: usize,
+        counts: [u16; 3],
+        asked: u16,
+    ) -> Result<(u16, usize), Malformed> {
+        let mut at = from;
+        let mut kept = None;
+        let mut answered = false;
+        for (section, count) in counts.into_iter().enumerate() {
+            for index in 0..count {
+                let start = at;
+                let fixed = skip_name(message, at)?;
+                let (kind, length) = (word(message, fixed)?, usize::from(word(message, fixed + 8)?));
+                let ttl = u32::from(word(message, fixed + 4)?) << 16 | u32::from(word(message, fixed + 6)?);
+                at = fixed + 10 + length;
+                if at > message.len() {
+                    return Err(Malformed::Short);
+                }
+                if kind == OPT {
+                    self.rcode |= (ttl >> 24 << 4) as u16;
+                    // What follows may point behind it, so it goes too: additional records are optional.
+                    kept.get_or_insert((index, start));
+                    continue;
+                }
+                if kept.is_some() {
+                    continue;
+                }
+                // RFC 2181 section 8: a set top bit means zero.
+                let ttl = if ttl > i32::MAX as u32 { 0 } else { ttl };
+                self.ttls.push(u16::try_from(fixed + 4).map_err(|_| Malformed::Short)?);
+                self.smallest_ttl = Some(self.smallest_ttl.map_or(ttl, |least| least.min(ttl)));
+                answered |= section == 0 && (kind == asked || asked == ANY);
+                if section == 1 && kind == SOA && length >= 20 {
+                    let minimum = at - 4;
+                    let minimum =
+                        u32::from(word(message, minimum)?) << 16 | u32::from(word(message, minimum + 2)?);
+                    self.negative_ttl = Some(ttl.min(minimum));
+                }
+            }
+        }
+        if answered {
+            self.negative_ttl = None;
+        }
+        Ok(kept.unwrap_or((counts[2], at)))
+    }
+
+    /// For how many seconds it may be kept; `None`: not at all.
+    pub fn lifetime(&self) -> Option<u32> {
+        match self.rcode {
+            rcode::NXDOMAIN => self.negative_ttl.map(|ttl| ttl.min(NEGATIVE_MOST)),
+            rcode::NOERROR if self.negative_ttl.is_some() => self.negative_ttl.map(|t| t.min(NEGATIVE_MOST)),
+            rcode::NOERROR if word(&self.message, 6).unwrap_or(0) > 0 => {
+                self.smallest_ttl.map(|ttl| ttl.min(POSITIVE_MOST))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Where the name ends that starts at `at`.
+pub fn skip_name(message: &[u8], mut at: usize) -> Result<usize, Malformed> {
+    let limit = at + 255;
+    loop {
+        let length = usize::from(*message.get(at).ok_or(Malformed::Short)?);
+        match length {
+            0 => return Ok(at + 1),
+            1..=63 if at < limit => at += 1 + length,
+            192.. => return Ok(at + 2),
+            _ => return Err(Malformed::Name),
+        }
+    }
+}
+
+const OPT: u16 = 41;
+const SOA: u16 = 6;
+const ANY: u16 = 255;
+/// Seconds. A name that appears must not stay hidden for hours.
+const NEGATIVE_MOST: u32 = 300;
+/// Seconds.
+const POSITIVE_MOST: u32 = 86_400;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const QUESTION: &[u8] = b"\x01a\x04test\x00\x00\x01\x00\x01";
+
+    fn answer(records: &[&[u8]], counts: [u16; 3]) -> Vec<u8> {
+        let mut out = header(7, flag::QR | flag::RD | flag::RA);
+        put(&mut out, 4, 1);
+        for (place, count) in counts.iter().enumerate() {
+            put(&mut out, 6 + 2 * place, *count);
+        }
+        out.extend_from_slice(QUESTION);
+        records.iter().for_each(|record| out.extend_from_slice(record));
+        out
+    }
+
+    const A: &[u8] = b"\xc0\x0c\x00\x01\x00\x01\x00\x00\x00\x3c\x00\x04\x01\x02\x03\x04";
+    const OPT_RECORD: &[u8] = b"\x00\x00\x29\x04\xd0\x00\x00\x00\x00\x00\x00";
+    const SOA_RECORD: &[u8] =
+        b"\x04test\x00\x00\x06\x00\x01\x00\x00\x00\x64\x00\x16\x00\x00\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\0\0\x1e";
+
+    #[test]
+    fn an_answer_is_kept_without_its_opt_record() {
+        let whole = answer(&[A, OPT_RECORD], [1, 0, 1]);
+        let found = response(&whole, 7, QUESTION).unwrap();
+        assert_eq!(found.message, answer(&[A], [1, 0, 0]));
+        assert_eq!((found.rcode, found.lifetime(), found.ttls), (0, Some(60), vec![12 + 12 + 6]));
+    }
+
+    #[test]
+    fn a_negative_answer_lives_as_long_as_its_soa_says() {
+        let found = response(&answer(&[SOA_RECORD], [0, 1, 0]), 7, QUESTION).unwrap();
+        assert_eq!(found.lifetime(), Some(30));
+        let nothing = response(&answer(&[], [0, 0, 0]), 7, QUESTION).unwrap();
+        assert_eq!(nothing.lifetime(), None);
+    }
+
+    #[test]
+    fn another_id_or_question_or_a_query_is_a_strangers() {
+        let whole = answer(&[A], [1, 0, 0]);
+        assert_eq!(response(&whole, 8, QUESTION), Err(Malformed::Stranger));
+        assert_eq!(response(&whole, 7, b"\x01b\x04test\x00\x00\x01\x00\x01"), Err(Malformed::Stranger));
+        assert_eq!(response(&query(7, QUESTION, None, false), 7, QUESTION), Err(Malformed::Stranger));
+    }
+
+    #[test]
+    fn an_extended_response_code_is_read_whole() {
+        let mut opt = OPT_RECORD.to_vec();
+        opt[5] = 1;
+        assert_eq!(response(&answer(&[A, &opt], [1, 0, 1]), 7, QUESTION).unwrap().rcode, 16);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = question_end(&bytes);
+            let _ = response(&bytes, 7, QUESTION);
+        }
+
+        #[test]
+        fn a_damaged_answer_is_read_or_refused(at in 0usize..90, value: u8, cut in 0usize..90) {
+            let mut whole = answer(&[A, SOA_RECORD, OPT_RECORD], [1, 1, 1]);
+            if let Some(byte) = whole.get_mut(at) { *byte = value; }
+            whole.truncate(whole.len() - cut.min(whole.len()));
+            if let Ok(found) = response(&whole, 7, QUESTION) {
+                prop_assert!(found.ttls.iter().all(|at| usize::from(*at) + 4 <= found.message.len()));
+            }
+        }
+    }
+}
