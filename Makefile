@@ -16,7 +16,7 @@ build: setup ## build everything (release)
 	packaging/fetch-nats.sh
 
 demo: setup ## a three-node mesh on this machine: init, join, kill ployzd under a ping, adopted, clean up
-	cargo build --profile $(if $(filter dev,$(PROFILE)),dev,$(PROFILE)) -p ployzd -p ployzctl -p ployz-netns --bins
+	cargo build --profile $(if $(filter dev,$(PROFILE)),dev,$(PROFILE)) -p ployzd -p ployzctl -p ployz-netns -p ployz-gateway -p ployz-dns --bins
 	PLOYZ_PROFILE=$(PROFILE) scripts/demo.sh
 
 deb: setup ## dist/ployz_<version>_amd64.deb

@@ -14,7 +14,7 @@ if [ "$(cargo deb --version 2>/dev/null)" != "$cargo_deb" ] &&
     cargo install cargo-deb --version "$cargo_deb" --locked
 fi
 packaging/fetch-nats.sh
-cargo build --profile "$profile" -p ployzd -p ployzctl -p ployz-netns --bins
+cargo build --profile "$profile" -p ployzd -p ployzctl -p ployz-netns -p ployz-gateway -p ployz-dns --bins
 
 # Everything that is not a program of this workspace, in one place, as the asset lists in cli/Cargo.toml name it.
 rm -rf "$stage"
@@ -22,7 +22,7 @@ mkdir -p "$stage/doc"
 case "$profile" in dev) output=debug ;; *) output=$profile ;; esac
 "${CARGO_TARGET_DIR:-target}/$output/ployzctl" __generate "$stage"
 install -m 0755 target/vendor/nats-server "$stage/nats-server"
-for document in README.md docs/cli.md docs/errors.md; do
+for document in README.md docs/cli.md docs/deploy.md docs/errors.md docs/manifest.schema.json; do
     if [ -f "$document" ]; then cp "$document" "$stage/doc/"; fi
 done
 if [ -f CHANGELOG.md ]; then gzip -9n <CHANGELOG.md >"$stage/doc/changelog.gz"; fi

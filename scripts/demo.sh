@@ -30,7 +30,7 @@ until_true() { # seconds, command...
 [ "$(id -u)" = 0 ] || { echo "the demo makes network namespaces: run it as root" >&2; exit 1; }
 "$root/packaging/fetch-nats.sh"
 mkdir -p "$work/bin"
-for program in ployzd ployzctl ployz-wireguard; do ln -s "$bin/$program" "$work/bin/$program"; done
+for program in ployzd ployzctl ployz-wireguard ployz-gateway ployz-dns; do ln -s "$bin/$program" "$work/bin/$program"; done
 ln -s "$root/target/vendor/nats-server" "$work/bin/nats-server"
 
 say "three nodes on a private network"

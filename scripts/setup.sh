@@ -9,6 +9,7 @@ need() { # $1: program, $2: package
     command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"
 }
 need cc gcc
+need cmake cmake
 need make make
 need ip iproute2
 need nft nftables

@@ -2,6 +2,10 @@
 //!
 //! The doc comments below are the help texts and, through clap_mangen, the manual pages.
 
+mod services;
+
+pub(crate) use services::{Deploy, DeployVerb, Logs, Named, OneService, Service};
+
 use crate::complete::{invite_ids, network_names};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
@@ -9,7 +13,8 @@ use ployz_core::adopt::Component;
 use ployz_core::id::{InviteId, NetworkName};
 use std::path::PathBuf;
 
-/// Operates the Ployz daemon of this machine: the mesh, its machines, and what was done to them.
+/// Operates the Ployz daemon of this machine: the mesh, its machines, the services on them, and what was
+/// done to them.
 #[derive(Parser)]
 #[command(name = "ployzctl", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(disable_help_subcommand = true, after_help = EXIT_CODES)]
@@ -51,6 +56,12 @@ pub(crate) enum Command {
     /// List the member machines and let new ones in
     #[command(subcommand)]
     Machine(Machine),
+    /// Bring a namespace to what a manifest says
+    #[command(after_help = services::DEPLOY_HELP)]
+    Deploy(Deploy),
+    /// List, inspect and remove services, and read what they print
+    #[command(subcommand)]
+    Service(Service),
     /// Show the daemon, its network and every component of the data plane
     Status,
     /// Show what the last reconciliations adopted, changed, recreated or held, and why
@@ -59,7 +70,7 @@ pub(crate) enum Command {
         #[arg(value_parser = component_parser())]
         component: Option<Component>,
     },
-    /// Print the completion script for a shell; network names are asked from the daemon while completing
+    /// Print the completion script for a shell; names are asked from the daemon while completing
     #[command(after_help = COMPLETION_HELP)]
     Completions {
         /// The shell
@@ -221,7 +232,7 @@ fn component_parser() -> impl clap::builder::TypedValueParser<Value = Component>
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed, ployzd cannot be reached, or `mesh \
-ready` says no; 2 wrong usage or configuration.";
+ready` says no; 2 wrong usage, configuration or manifest.";
 
 const COMPLETION_HELP: &str = "Load it for this shell only:
   bash:  source <(ployzctl completions bash)

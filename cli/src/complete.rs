@@ -1,4 +1,5 @@
-//! Shell completion. The script a shell loads calls `ployzctl` back, so names of networks and invites are live.
+//! Shell completion. The script a shell loads calls `ployzctl` back, so names of networks, invites and services
+//! are live.
 //!
 //! A daemon that is away or slow gives no candidates and no message: completion must never get in the way.
 
@@ -11,6 +12,8 @@ use clap_complete::CompleteEnv;
 use clap_complete::engine::CompletionCandidate;
 use clap_complete::env::Shells;
 use ployz_core::wire::v1::api::{Payload, Request};
+use ployz_core::wire::v1::api_deploy::{ServiceListRequest, ServiceRow};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -56,6 +59,35 @@ pub(crate) fn invite_ids(current: &OsStr) -> Vec<CompletionCandidate> {
         _ => Vec::new(),
     };
     beginning_with(current, candidates)
+}
+
+/// Namespaces that have services.
+pub(crate) fn namespaces(current: &OsStr) -> Vec<CompletionCandidate> {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for row in listed() {
+        *counts.entry(row.namespace.to_string()).or_default() += 1;
+    }
+    let help = |count| format!("{count} service{}", if count == 1 { "" } else { "s" });
+    beginning_with(current, counts.into_iter().map(|(name, count)| (name, help(count))).collect())
+}
+
+/// Names of services in any namespace: which one is meant is not known while the line is being typed.
+pub(crate) fn service_names(current: &OsStr) -> Vec<CompletionCandidate> {
+    let names: BTreeSet<String> = listed().into_iter().map(|row| row.service.to_string()).collect();
+    beginning_with(current, names.into_iter().map(|name| (name, "service".to_owned())).collect())
+}
+
+/// `NAMESPACE/SERVICE` of every service.
+pub(crate) fn services(current: &OsStr) -> Vec<CompletionCandidate> {
+    let name = |row: &ServiceRow| format!("{}/{}", row.namespace, row.service);
+    beginning_with(current, listed().iter().map(|row| (name(row), row.image.to_string())).collect())
+}
+
+fn listed() -> Vec<ServiceRow> {
+    match ask(&Request::ServiceList(ServiceListRequest::default())) {
+        Some(Payload::ServiceList(list)) => list.services,
+        _ => Vec::new(),
+    }
 }
 
 fn beginning_with(current: &OsStr, candidates: Vec<(String, String)>) -> Vec<CompletionCandidate> {

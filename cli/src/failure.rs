@@ -3,6 +3,7 @@
 //! The form is the same for all: `error [CODE]: message`, one `caused by:` line a cause, a `hint:` line.
 
 use ployz_core::wire::v1::api::{Envelope, ErrorCode};
+use ployz_core::wire::v1::manifest::BadManifest;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -16,6 +17,8 @@ pub(crate) enum Failure {
         /// Why.
         cause: String,
     },
+    /// The manifest is refused.
+    Manifest(Box<BadManifest>),
     /// Nobody answers at the socket.
     Unreachable {
         /// The socket.
@@ -45,7 +48,7 @@ impl Failure {
     /// The process's exit code.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Config { .. } => 2,
+            Self::Usage(_) | Self::Config { .. } | Self::Manifest(_) => 2,
             Self::Unreachable { .. } | Self::BrokenOff { .. } | Self::Unintelligible { .. } => 1,
             Self::Refused(_) => 1,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
@@ -53,9 +56,12 @@ impl Failure {
         }
     }
 
-    /// What `--json` prints when ployzd could not be asked; `None` for what is no matter of ployzd's.
+    /// What `--json` prints when ployzd was not or could not be asked; `None` for what has no code.
     pub(crate) fn envelope(&self) -> Option<Envelope> {
         let causes = match self {
+            Self::Manifest(bad) => {
+                return Some(Envelope::error(ErrorCode::ManifestInvalid, REFUSED, vec![bad.to_string()]));
+            }
             Self::Unreachable { cause, .. } => vec![cause.to_string()],
             Self::BrokenOff { cause, .. } | Self::Unintelligible { cause } => vec![cause.clone()],
             _ => return None,
@@ -72,6 +78,10 @@ impl Failure {
                     "correct the file, or name the socket with --socket; `ployzd check-config` shows more";
                 paragraph("", "the configuration cannot be used", std::slice::from_ref(cause), Some(hint))
             }
+            Self::Manifest(bad) => {
+                let code = ErrorCode::ManifestInvalid;
+                paragraph(&format!(" [{code}]"), REFUSED, &[bad.to_string()], Some(code.hint()))
+            }
             Self::Unreachable { socket, cause } => {
                 let hint = match cause.kind() {
                     io::ErrorKind::PermissionDenied => JOIN_THE_GROUP.to_owned(),
@@ -83,7 +93,8 @@ impl Failure {
             }
             Self::BrokenOff { socket, cause } => {
                 let hint = format!(
-                    "ployzd may have been restarted (socket: {}); `ployzctl status` shows what was done",
+                    "ployzd may have been restarted (socket: {}); `ployzctl status` shows what was done, \
+                     `ployzctl service ls` how far a deploy came",
                     socket.display()
                 );
                 paragraph(
@@ -130,6 +141,7 @@ fn paragraph(code: &str, message: &str, causes: &[String], hint: Option<&str>) -
     text
 }
 
+const REFUSED: &str = "the manifest is refused; nothing was asked of ployzd";
 const JOIN_THE_GROUP: &str =
     "add yourself to the group ployz: sudo usermod -aG ployz $USER, then log in again";
 

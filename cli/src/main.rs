@@ -4,6 +4,7 @@ mod args;
 mod client;
 mod complete;
 mod failure;
+mod follow;
 mod generate;
 mod progress;
 mod render;
@@ -30,7 +31,12 @@ fn main() -> ExitCode {
         let what = "the argument '--json' cannot be used with '--plain'";
         Cli::command().error(ErrorKind::ArgumentConflict, what).exit();
     }
+    let json = cli.global.json;
     run(cli).unwrap_or_else(|failure| {
+        if let (true, Some(envelope)) = (json, failure.envelope()) {
+            // A reader that went away is told by the exit code alone.
+            let _ = render::write_envelope(&envelope, &mut io::stdout().lock());
+        }
         failure.print();
         ExitCode::from(failure.exit_code())
     })
@@ -39,6 +45,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match Task::of(cli.command, &mut io::stdin().lock())? {
         Task::Call(request) => call(&cli.global, &request),
+        Task::Follow(request) => {
+            let socket = socket::find(&cli.global)?;
+            match runtime()?.block_on(follow::follow(&socket, request, mode(&cli.global)))? {}
+        }
         Task::Completions(shell) => {
             let mut out = io::stdout().lock();
             complete::write_script(shell, &mut out)?;
@@ -54,21 +64,10 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
 
 fn call(global: &Global, request: &Request) -> Result<ExitCode, Failure> {
     let socket = socket::find(global)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answer = runtime.block_on(async {
+    let answer = runtime()?.block_on(async {
         let mut progress = Progress::on_terminal(!global.quiet && !global.json);
         client::call(&socket, request, &mut progress).await
-    });
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(failure) => {
-            if let (true, Some(envelope)) = (global.json, failure.envelope()) {
-                let text = serde_json::to_string_pretty(&envelope).map_err(io::Error::from)?;
-                writeln!(io::stdout().lock(), "{text}").map_err(Failure::Output)?;
-            }
-            return Err(failure);
-        }
-    };
+    })?;
     let written = write(global, request, &answer);
     if !answer.envelope.ok {
         return Err(Failure::Refused(Box::new(answer.envelope)));
@@ -82,17 +81,28 @@ fn call(global: &Global, request: &Request) -> Result<ExitCode, Failure> {
 
 /// `--json` writes failures too: a script wants to see the code. Everything else writes successes only.
 fn write(global: &Global, request: &Request, answer: &Answer) -> io::Result<()> {
-    let mode = match (global.json, global.plain) {
-        (true, _) => Mode::Json,
-        (_, true) => Mode::Plain,
-        _ => Mode::Human,
-    };
+    let mode = mode(global);
+    if !answer.envelope.ok && !global.quiet && mode == Mode::Human {
+        return render::write_steps(answer, &mut io::stderr().lock());
+    }
     if (answer.envelope.ok && global.quiet) || (!answer.envelope.ok && mode != Mode::Json) {
         return Ok(());
     }
     let mut out = io::BufWriter::new(io::stdout().lock());
     render::write(mode, request::changes(request), answer, &mut out, &mut io::stderr().lock())?;
     out.flush()
+}
+
+fn mode(global: &Global) -> Mode {
+    match (global.json, global.plain) {
+        (true, _) => Mode::Json,
+        (_, true) => Mode::Plain,
+        _ => Mode::Human,
+    }
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
 fn verdict(answer: &Answer) -> ExitCode {

@@ -1,9 +1,13 @@
 //! From the parsed command line to the daemon's [`Request`]. Standard input is handed in, so tests can be the operator.
 
-use crate::args::{Command, Invite, Machine, Mesh, NameOrStdin, Shell, Token};
+mod manifest;
+mod services;
+
+use crate::args::{Command, Invite, Machine, Mesh, NameOrStdin, Service, Shell, Token};
 use crate::failure::Failure;
 use ployz_core::id::NetworkName;
 use ployz_core::wire::v1::api::Request;
+use ployz_core::wire::v1::api_deploy::ServiceLogsRequest;
 use std::io::Read;
 use std::path::PathBuf;
 
@@ -11,6 +15,8 @@ use std::path::PathBuf;
 pub(crate) enum Task {
     /// A call of the daemon.
     Call(Request),
+    /// Calls of the daemon without end, for the lines of a service.
+    Follow(ServiceLogsRequest),
     /// Print a completion script.
     Completions(Shell),
     /// Write manual pages and completion scripts into this directory.
@@ -23,6 +29,11 @@ impl Task {
         Ok(Self::Call(match command {
             Command::Mesh(mesh) => of_mesh(mesh, stdin)?,
             Command::Machine(machine) => of_machine(machine),
+            Command::Deploy(deploy) => services::of_deploy(deploy, stdin)?,
+            Command::Service(Service::Logs(logs)) if logs.follow => {
+                return Ok(Self::Follow(services::of_logs(logs)));
+            }
+            Command::Service(service) => services::of_service(service),
             Command::Status => Request::Status,
             Command::Explain { component } => Request::Explain { component },
             Command::Completions { shell } => return Ok(Self::Completions(shell)),
@@ -41,7 +52,11 @@ pub(crate) fn changes(request: &Request) -> bool {
         | Request::MeshReady
         | Request::MeshSelfRecord
         | Request::MachineList
-        | Request::InviteList { .. } => false,
+        | Request::InviteList { .. }
+        | Request::DeployPreview(_)
+        | Request::ServiceList(_)
+        | Request::ServiceInspect(_)
+        | Request::ServiceLogs(_) => false,
         Request::MeshCreate { .. }
         | Request::MeshInit { .. }
         | Request::MeshStart { .. }
@@ -49,7 +64,9 @@ pub(crate) fn changes(request: &Request) -> bool {
         | Request::MeshJoin { .. }
         | Request::MeshDestroy { .. }
         | Request::InviteCreate { .. }
-        | Request::InviteRevoke { .. } => true,
+        | Request::InviteRevoke { .. }
+        | Request::Deploy(_)
+        | Request::ServiceRemove(_) => true,
     }
 }
 
@@ -115,5 +132,5 @@ fn read(stdin: &mut dyn Read, what: &str) -> Result<String, Failure> {
     }
 }
 
-/// Bytes read from standard input at most; a token has about 1 KiB.
+/// Bytes of a name or token read from standard input at most; a token has about 1 KiB.
 const MOST: u64 = 64 * 1024;

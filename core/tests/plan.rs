@@ -5,11 +5,12 @@
 mod node;
 
 use node::{NS, live, network, peer_key, spec};
+use ployz_core::adopt::sidecar::{Replace, replace};
 use ployz_core::adopt::{Component, Plan, Seen, plan};
 use ployz_core::id::NetworkId;
 use ployz_core::live::*;
 use ployz_core::spec::netns::owner_alias;
-use ployz_core::spec::{NodeSpec, TunnelBackend};
+use ployz_core::spec::{Listen, Mac, NodeSpec, RouteVia, SidecarSpec, TunnelBackend};
 use proptest::prelude::*;
 
 const KERNEL: TunnelBackend = TunnelBackend::Kernel;
@@ -70,6 +71,38 @@ fn drift_table() {
             present!(live.tunnel).state = ActiveState::Changing;
             let nats = present!(live.nats);
             (nats.unit.state, nats.loaded) = (ActiveState::Changing, None);
+        }),
+    );
+    row(
+        "the namespace is no port of the bridge (a node of an older version)",
+        drifted(KERNEL, |spec, live| {
+            let service = spec.link.service_end.clone();
+            let link = present!(live.link);
+            (link.port_end, link.service_end) = (None, None);
+            link.bridge.as_mut().unwrap().mac = Some(Mac([0x16, 0xaa, 0x69, 0x87, 0x97, 0x85]));
+            link.routes.retain(|(_, route)| route.via != RouteVia::Device(service.clone()));
+            link.netns_sysctls.retain(|name, _| !name.contains("svc0"));
+        }),
+    );
+    row(
+        "the port of the bridge was taken out",
+        drifted(KERNEL, |_, live| present!(live.link).port_end.as_mut().unwrap().controller = None),
+    );
+    row(
+        "Docker was up first and made the bridge for its network",
+        drifted(KERNEL, |_, live| {
+            let link = present!(live.link);
+            let bridge = link.bridge.as_mut().unwrap();
+            (bridge.alias, bridge.ports, bridge.mac) = (None, 2, Some(Mac([2, 0x42, 0x24, 0x1d, 6, 0x30])));
+            link.port_end.as_mut().unwrap().controller = None;
+        }),
+    );
+    row(
+        "somebody else's link has the port's name",
+        drifted(KERNEL, |_, live| {
+            let port = present!(live.link).port_end.as_mut().unwrap();
+            (port.alias, port.paired) = (None, false);
+            port.ports = 1;
         }),
     );
     row(
@@ -162,6 +195,7 @@ fn drift_table() {
         drifted(KERNEL, |_, live| {
             let bridge = present!(live.link).bridge.as_mut().unwrap();
             (bridge.alias, bridge.ports) = (None, 2);
+            bridge.addresses = ["192.0.2.2/24".parse().unwrap()].into();
         }),
     );
     row("nft flush ruleset in the host", drifted(KERNEL, |_, live| present!(live.firewall).host = None));
@@ -251,7 +285,87 @@ fn drift_table() {
         }),
     );
     row("NATS runs and does not answer", drifted(KERNEL, |_, live| present!(live.nats).loaded = None));
+    row(
+        "gateway_threads changed in the configuration",
+        drifted(KERNEL, |spec, _| {
+            spec.gateway.unit.environment.insert("PLOYZ_GATEWAY_THREADS".into(), "4".into());
+        }),
+    );
+    row(
+        "gateway_listen_addr changed in the configuration",
+        drifted(KERNEL, |spec, _| {
+            spec.gateway.sockets[0].listen = vec![Listen::Stream(([0, 0, 0, 0], 8080).into())];
+        }),
+    );
+    row(
+        "gateway_metrics_listen_addr taken out of the configuration",
+        drifted(KERNEL, |spec, _| spec.gateway.sockets.truncate(1)),
+    );
+    row(
+        "a socket of the gateway closed",
+        drifted(KERNEL, |_, live| {
+            present!(live.gateway).sockets.get_mut("ployz-gateway").unwrap().state = ActiveState::Inactive;
+        }),
+    );
+    row(
+        "gateway stopped, its sockets listen",
+        drifted(KERNEL, |_, live| {
+            let unit = present!(live.gateway).unit.as_mut().unwrap();
+            (unit.state, unit.netns) = (ActiveState::Inactive, None);
+        }),
+    );
+    row(
+        "gateway's service gone, its sockets there",
+        drifted(KERNEL, |_, live| present!(live.gateway).unit = None),
+    );
+    row(
+        "gateway being restarted by its supervisor",
+        drifted(KERNEL, |_, live| {
+            present!(live.gateway).unit.as_mut().unwrap().state = ActiveState::Changing;
+        }),
+    );
+    row(
+        "DNS in another namespace",
+        drifted(KERNEL, |_, live| {
+            present!(live.dns).unit.as_mut().unwrap().netns = Some(NsId { inode: 4026532999, ..NS });
+        }),
+    );
+    row(
+        "a foreign socket unit with our name",
+        drifted(KERNEL, |_, live| {
+            present!(live.dns).sockets.get_mut("ployz-dns").unwrap().fingerprint = None;
+        }),
+    );
     golden("drift-table", &text);
+}
+
+/// Sockets that stay are connections that are not refused.
+#[test]
+fn as_little_is_replaced_as_will_do() {
+    let whole = spec(KERNEL);
+    let found = |change: &dyn Fn(&mut SidecarSpec, &mut SidecarLive)| {
+        let mut spec = whole.dns.clone();
+        let mut live = node::served(&spec);
+        change(&mut spec, &mut live);
+        replace(&spec, Some(&live), Some(NS))
+    };
+    let threads = |spec: &mut SidecarSpec, _: &mut SidecarLive| {
+        spec.unit.environment.insert("PLOYZ_DNS_DRAIN_SECONDS".into(), "1".into());
+    };
+    assert_eq!(found(&threads), Replace::Process);
+    assert_eq!(found(&|spec, _| spec.unit.user = None), Replace::All);
+    assert_eq!(found(&|spec, _| spec.sockets[0].netns = None), Replace::All);
+    assert_eq!(found(&|_, live| live.unit = None), Replace::All);
+    assert_eq!(
+        found(&|_, live| live.unit.as_mut().unwrap().netns = None),
+        Replace::All,
+        "whose sockets are where?"
+    );
+    let live = node::served(&whole.dns);
+    assert_eq!(replace(&whole.dns, Some(&live), None), Replace::All, "sockets of a namespace that goes");
+    assert_eq!(replace(&whole.dns, None, Some(NS)), Replace::All);
+    let gateway = node::served(&whole.gateway);
+    assert_eq!(replace(&whole.gateway, Some(&gateway), None), Replace::Process, "the host's sockets stay");
 }
 
 #[test]
@@ -287,6 +401,8 @@ fn nothing() -> NodeLive {
         link: Seen::Absent,
         firewall: Seen::Absent,
         nats: Seen::Absent,
+        gateway: Seen::Absent,
+        dns: Seen::Absent,
     }
 }
 
@@ -300,7 +416,9 @@ fn hide(live: &mut NodeLive, which: usize, foreign: bool) {
         2 => put(&mut live.wireguard, foreign),
         3 => put(&mut live.link, foreign),
         4 => put(&mut live.firewall, foreign),
-        _ => put(&mut live.nats, foreign),
+        5 => put(&mut live.nats, foreign),
+        6 => put(&mut live.gateway, foreign),
+        _ => put(&mut live.dns, foreign),
     }
 }
 
@@ -312,7 +430,7 @@ proptest! {
     /// Unknown is not absent: whatever else is wrong, what could not be inspected is held, and so is all that
     /// lives in it.
     #[test]
-    fn unknown_and_foreign_are_never_written(which in 0usize..6, foreign: bool, empty: bool, userspace: bool) {
+    fn unknown_and_foreign_are_never_written(which in 0usize..8, foreign: bool, empty: bool, userspace: bool) {
         let spec = spec(if userspace { USERSPACE } else { KERNEL });
         let mut live = if empty { nothing() } else { live(&spec) };
         hide(&mut live, which, foreign);

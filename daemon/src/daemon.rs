@@ -271,6 +271,9 @@ impl Daemon {
                 format!("network {name} has other members and is not running here, so they cannot be told");
             return Err(Failure::new(ErrorCode::MeshDestroyPeersUnreachable, message));
         }
+        if let (Some(mesh), true) = (&mesh, local) {
+            withdraw(mesh).await;
+        }
         say("removing this machine's part");
         self.remove_local(name, mesh).await
     }
@@ -553,9 +556,13 @@ impl Daemon {
     }
 }
 
-/// How many workloads of this machine use the overlay: the ports of the bridge now. `None` when that cannot be told.
+/// How many workloads of this machine use the overlay: running containers of ours, or, when Docker does not answer, the
+/// ports of the bridge. `None` when that cannot be told.
 pub async fn workloads(mesh: &Mesh) -> Option<usize> {
     let spec = mesh.spec();
+    if let Some(count) = crate::workload::running(&spec.link.network).await {
+        return Some(count);
+    }
     match ployz_netns::link::inspect(&spec.link, &ployz_netns::namespace::path(&spec.netns.name)).await {
         Seen::Absent => Some(0),
         Seen::Present(link) => Some(link.bridge.map_or(0, |bridge| bridge.ports)),
@@ -672,6 +679,19 @@ async fn destroy_peers(mesh: &Arc<Mesh>, say: Say<'_>) -> Result<()> {
     Err(Failure::new(ErrorCode::MeshDestroyPeerExecuteFailed, "some peers did not confirm").with(failed))
 }
 
+/// Takes this machine out of everybody's routes when the rest of the network goes on; best effort, because it is left
+/// even when nobody can be told.
+async fn withdraw(mesh: &Mesh) {
+    let (store, network) = (mesh.store.borrow().clone(), mesh.network());
+    let Some(store) = store else { return };
+    match tokio::time::timeout(WITHDRAW, crate::mesh::routes::withdraw(&store, &network)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("its route stays: {}", ployz_netns::chain(&error)),
+        Err(_) => tracing::warn!("its route stays: no answer within {}s", WITHDRAW.as_secs()),
+    }
+}
+
+const WITHDRAW: Duration = Duration::from_secs(2);
 /// How long a start waits for parts that could not be inspected.
 const SURE: Duration = Duration::from_secs(20);
 const USABLE: Duration = Duration::from_secs(30);

@@ -3,6 +3,7 @@
 //! Files are replaced by temporary file + fsync + rename + fsync of the directory, so a power cut leaves the old or
 //! the new content and never half of one.
 
+use crate::deploy::local::InstancesFile;
 use nix::unistd::Gid;
 use ployz_core::address::{AddressPlan, NodeSubnet, OverlayPrefix};
 use ployz_core::id::{InviteId, MachineId, NetworkId, NetworkName};
@@ -112,9 +113,21 @@ pub struct Keys {
     pub nats_seed: Secret,
     /// Seed its invites are signed with, base64.
     pub signing_seed: Secret,
+    /// Seeds of the NATS users of its sidecars; made by the first start that finds none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecars: Option<SidecarSeeds>,
     /// The invite they were made for: a repeated join uses them again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invite: Option<InviteId>,
+}
+
+/// Seeds of the NATS users of a machine's sidecars. Only this machine's own server knows these users.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct SidecarSeeds {
+    /// The gateway's.
+    pub gateway: Secret,
+    /// The DNS server's.
+    pub dns: Secret,
 }
 
 /// A secret text without `Debug`, wiped when dropped.
@@ -281,6 +294,16 @@ impl Disk {
         self.put_peers(name, peers)
     }
 
+    /// What deploys made on this machine; `None` when they never made anything.
+    pub fn instances(&self, name: &NetworkName) -> Result<Option<InstancesFile>, DiskError> {
+        read(&self.network_dir(name).join(INSTANCES))
+    }
+
+    /// Stores it; the environment of containers is in it.
+    pub fn put_instances(&self, name: &NetworkName, instances: &InstancesFile) -> Result<(), DiskError> {
+        write(&self.network_dir(name).join(INSTANCES), instances, 0o600)
+    }
+
     /// The active network's name.
     pub fn active(&self) -> Result<Option<NetworkName>, DiskError> {
         let path = self.root.join(ACTIVE);
@@ -410,6 +433,7 @@ const FORGOTTEN: std::time::Duration = std::time::Duration::from_secs(24 * 3600)
 const NETWORK: &str = "network.json";
 const KEYS: &str = "keys.json";
 const PEERS: &str = "peers.json";
+const INSTANCES: &str = "instances.json";
 const PENDING: &str = "joining.json";
 const ACTIVE: &str = "active_network";
 

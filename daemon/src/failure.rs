@@ -1,6 +1,6 @@
 //! An error as an operator sees it: a stable code, what failed, why, and what to do.
 
-use ployz_core::wire::v1::api::{Envelope, ErrorCode};
+use ployz_core::wire::v1::api::{Envelope, ErrorCode, Payload};
 
 /// A refused or failed request.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +16,8 @@ pub struct Failure {
     pub hint: Option<String>,
     /// Whether what was asked for may have happened all the same.
     pub unknown: bool,
+    /// How far it came, where that is more than a sentence.
+    pub payload: Option<Box<Payload>>,
 }
 
 /// Result of a request.
@@ -24,7 +26,7 @@ pub type Result<T> = std::result::Result<T, Failure>;
 impl Failure {
     /// With a code and a message.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), causes: Vec::new(), hint: None, unknown: false }
+        Self { code, message: message.into(), causes: Vec::new(), hint: None, unknown: false, payload: None }
     }
 
     /// With the chain of an error as causes.
@@ -50,6 +52,7 @@ impl Failure {
         if self.hint.is_some() {
             envelope.hint = self.hint;
         }
+        envelope.payload = self.payload.map(|payload| *payload);
         envelope
     }
 }

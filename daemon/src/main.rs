@@ -5,6 +5,7 @@
 mod args;
 mod clock;
 mod daemon;
+mod deploy;
 mod disk;
 mod failure;
 mod http;
@@ -17,6 +18,7 @@ mod reach;
 mod reconcile;
 mod rpc;
 mod supervisor;
+mod workload;
 
 use anyhow::Context;
 use args::{Args, Verb};

@@ -1,6 +1,6 @@
 //! Randomness and the keys made from it.
 
-use crate::disk::{Keys, Secret};
+use crate::disk::{Keys, Secret, SidecarSeeds};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nkeys::KeyPair;
@@ -23,13 +23,25 @@ pub fn keys(invite: Option<InviteId>) -> Keys {
         wireguard: PrivateKey::from_random(bytes()),
         nats_seed: Secret::new(nats.seed().expect("a fresh pair has a seed")),
         signing_seed: Secret::new(STANDARD.encode(seed.as_slice())),
+        sidecars: Some(sidecar_seeds()),
         invite,
     }
 }
 
+/// Fresh users for the sidecars of one machine.
+pub fn sidecar_seeds() -> SidecarSeeds {
+    let seed = || Secret::new(KeyPair::new_user().seed().expect("a fresh pair has a seed"));
+    SidecarSeeds { gateway: seed(), dns: seed() }
+}
+
 /// Public half of a NATS user's seed.
 pub fn nats_key(keys: &Keys) -> Option<String> {
-    KeyPair::from_seed(keys.nats_seed.expose()).ok().map(|pair| pair.public_key())
+    public(&keys.nats_seed)
+}
+
+/// Public half of any NATS user's seed.
+pub fn public(seed: &Secret) -> Option<String> {
+    KeyPair::from_seed(seed.expose()).ok().map(|pair| pair.public_key())
 }
 
 /// Public half of the signing key, base64.

@@ -8,7 +8,7 @@ use ployz_core::adopt::Seen;
 use ployz_core::live::{EndLive, LinkLive};
 use ployz_core::spec::link::{HOST_HOP, NETNS_HOP};
 use ployz_core::spec::netns::owned_by_us;
-use ployz_core::spec::{LinkSpec, RouteVia, Side};
+use ployz_core::spec::{LinkSpec, Mac, RouteVia, Side};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::IpAddr;
@@ -32,18 +32,26 @@ async fn find(spec: &LinkSpec, netns: &Path) -> Result<LinkLive> {
     };
     let host_end = host.link(&spec.host_end);
     let netns_end = inside.as_ref().and_then(|side| side.link(&spec.netns_end));
-    let paired = match (host_end, netns_end) {
-        (Some(a), Some(b)) => a.peer == Some(b.index) && b.peer == Some(a.index),
-        _ => false,
-    };
+    let paired = is_pair(host_end, netns_end);
     live.host_end = host_end.map(|link| host.end(link, paired));
     live.netns_end = netns_end.zip(inside.as_ref()).map(|(link, side)| side.end(link, paired));
+    let port_end = host.link(&spec.port_end);
+    let service_end = inside.as_ref().and_then(|side| side.link(&spec.service_end));
+    let paired = is_pair(port_end, service_end);
+    live.port_end = port_end.map(|link| host.end(link, paired));
+    live.service_end = service_end.zip(inside.as_ref()).map(|(link, side)| side.end(link, paired));
     live.bridge = host.link(&spec.bridge).map(|link| host.end(link, false));
+    if let (Some(bridge), Some(port)) = (&mut live.bridge, port_end)
+        && port.controller == Some(bridge.index)
+    {
+        bridge.ports -= 1;
+    }
     for (side, found) in [(Side::Host, Some(&host)), (Side::Netns, inside.as_ref())] {
         let Some(found) = found else { continue };
         live.routes.extend(found.rtnl.our_routes().await?.into_iter().map(|route| (side, route.spec)));
     }
-    if inside.is_some() && (live.host_end.is_some() || live.netns_end.is_some() || live.bridge.is_some()) {
+    let any = [&live.host_end, &live.netns_end, &live.bridge].into_iter().any(Option::is_some);
+    if inside.is_some() && any {
         live.netns_sysctls = read_sysctls(spec, netns)?;
     }
     Ok(live)
@@ -53,15 +61,21 @@ async fn find(spec: &LinkSpec, netns: &Path) -> Result<LinkLive> {
 pub async fn apply(spec: &LinkSpec, netns: &Path) -> Result<()> {
     let host = Rtnl::here()?;
     let inside = Rtnl::inside(netns)?;
-    ensure_pair(spec, &host, &inside, netns).await?;
+    ensure_pair(&host, &inside, &spec.host_end, &spec.netns_end, netns).await?;
+    ensure_pair(&host, &inside, &spec.port_end, &spec.service_end, netns).await?;
     if host.link(&spec.bridge).await?.is_none() {
         host.add_bridge(&spec.bridge).await?;
     }
     write_sysctls(spec, netns)?;
+    set_mac(&host, &spec.bridge, spec.bridge_mac).await?;
+    set_mac(&inside, &spec.service_end, spec.service_mac).await?;
+    attach(&host, &spec.port_end, &spec.bridge).await?;
     for (rtnl, name, addresses) in [
         (&host, &spec.host_end, &spec.host_addresses),
         (&inside, &spec.netns_end, &spec.netns_addresses),
         (&host, &spec.bridge, &spec.bridge_addresses),
+        (&host, &spec.port_end, &BTreeSet::new()),
+        (&inside, &spec.service_end, &spec.service_addresses),
     ] {
         settle(rtnl, name, &spec.alias(), spec.mtu, addresses).await?;
     }
@@ -71,7 +85,7 @@ pub async fn apply(spec: &LinkSpec, netns: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes the veth pair, the bridge and our routes in the host namespace; each only if it carries our mark.
+/// Removes the veth pairs, the bridge and our routes in the host namespace; each only if it carries our mark.
 pub async fn remove(spec: &LinkSpec) -> Result<()> {
     let host = Rtnl::here()?;
     for route in host.our_routes().await? {
@@ -84,7 +98,7 @@ pub async fn remove(spec: &LinkSpec) -> Result<()> {
             host.delete_route(&route).await?;
         }
     }
-    for name in [&spec.host_end, &spec.bridge] {
+    for name in [&spec.host_end, &spec.port_end, &spec.bridge] {
         if let Some(link) = host.link(name).await?
             && owned_by_us(link.alias.as_deref())
         {
@@ -131,21 +145,42 @@ pub(crate) fn is_ours_to_judge(address: &IpNet) -> bool {
     }
 }
 
-async fn ensure_pair(spec: &LinkSpec, host: &Rtnl, inside: &Rtnl, netns: &Path) -> Result<()> {
-    let (outer, inner) = (host.link(&spec.host_end).await?, inside.link(&spec.netns_end).await?);
-    if let (Some(a), Some(b)) = (&outer, &inner)
-        && a.peer == Some(b.index)
-    {
+fn is_pair(outer: Option<&Link>, inner: Option<&Link>) -> bool {
+    match (outer, inner) {
+        (Some(a), Some(b)) => a.peer == Some(b.index) && b.peer == Some(a.index),
+        _ => false,
+    }
+}
+
+async fn ensure_pair(host: &Rtnl, inside: &Rtnl, outer: &str, inner: &str, netns: &Path) -> Result<()> {
+    let (stale_outer, stale_inner) = (host.link(outer).await?, inside.link(inner).await?);
+    if is_pair(stale_outer.as_ref(), stale_inner.as_ref()) {
         return Ok(());
     }
-    if let Some(stale) = outer {
+    if let Some(stale) = stale_outer {
         host.delete_link(stale.index).await?;
     }
-    if let Some(stale) = inside.link(&spec.netns_end).await? {
+    if let Some(stale) = inside.link(inner).await? {
         inside.delete_link(stale.index).await?;
     }
     let file = File::open(netns).doing("open namespace", netns.display().to_string())?;
-    host.add_veth(&spec.host_end, &spec.netns_end, &file).await
+    host.add_veth(outer, inner, &file).await
+}
+
+async fn set_mac(rtnl: &Rtnl, name: &str, mac: Mac) -> Result<()> {
+    match rtnl.link(name).await? {
+        Some(link) if link.mac != Some(mac) => rtnl.set_mac(link.index, mac).await,
+        _ => Ok(()),
+    }
+}
+
+async fn attach(host: &Rtnl, port: &str, bridge: &str) -> Result<()> {
+    match (host.link(port).await?, host.link(bridge).await?) {
+        (Some(port), Some(bridge)) if port.controller != Some(bridge.index) => {
+            host.set_controller(port.index, bridge.index).await
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn set_routes(spec: &LinkSpec, side: Side, rtnl: &Rtnl) -> Result<()> {
@@ -167,9 +202,12 @@ fn read_sysctls(spec: &LinkSpec, netns: &Path) -> Result<BTreeMap<String, String
     namespace::inside(netns, move || {
         names
             .into_iter()
-            .map(|name| {
-                let value = std::fs::read_to_string(sysctl(&name)).doing("read sysctl", name.as_str())?;
-                Ok((name, value.trim().to_owned()))
+            .filter_map(|name| match std::fs::read_to_string(sysctl(&name)) {
+                // Of a link that is not there.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                read => Some(
+                    read.doing("read sysctl", name.as_str()).map(|value| (name, value.trim().to_owned())),
+                ),
             })
             .collect()
     })?
@@ -209,6 +247,10 @@ impl View {
         self.links.iter().find(|link| link.name == name)
     }
 
+    fn name(&self, index: u32) -> Option<String> {
+        self.links.iter().find(|link| link.index == index).map(|link| link.name.clone())
+    }
+
     fn end(&self, link: &Link, paired: bool) -> EndLive {
         let addresses = self.addresses.get(&link.index).cloned().unwrap_or_default();
         EndLive {
@@ -217,6 +259,8 @@ impl View {
             alias: link.alias.clone(),
             mtu: link.mtu,
             up: link.up,
+            mac: link.mac,
+            controller: link.controller.and_then(|index| self.name(index)),
             addresses: addresses.into_iter().filter(is_ours_to_judge).collect(),
             paired,
             ports: self.links.iter().filter(|port| port.controller == Some(link.index)).count(),

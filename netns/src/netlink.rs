@@ -13,7 +13,7 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteVia as Via,
 };
 use ployz_core::spec::link::ROUTE_PROTOCOL;
-use ployz_core::spec::{RouteSpec, RouteVia};
+use ployz_core::spec::{Mac, RouteSpec, RouteVia};
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkWireguard, RouteMessageBuilder,
 };
@@ -43,6 +43,8 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// Hardware address, of links that have one.
+    pub mac: Option<Mac>,
     /// Index of the other end (veth).
     pub peer: Option<u32>,
     /// Index of the bridge it is a port of.
@@ -136,6 +138,16 @@ impl Rtnl {
     /// Brings a link up.
     pub async fn set_up(&self, index: u32) -> Result<()> {
         self.change(index, "bring up link", LinkMessageBuilder::up).await
+    }
+
+    /// Sets the hardware address, which for a bridge also means that it no longer follows its ports.
+    pub async fn set_mac(&self, index: u32, mac: Mac) -> Result<()> {
+        self.change(index, "set hardware address of link", |builder| builder.address(mac.0.to_vec())).await
+    }
+
+    /// Makes the link a port of a bridge.
+    pub async fn set_controller(&self, index: u32, bridge: u32) -> Result<()> {
+        self.change(index, "attach to bridge link", |builder| builder.controller(bridge)).await
     }
 
     async fn change(
@@ -302,6 +314,7 @@ fn read_link(message: LinkMessage) -> Link {
         alias: None,
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        mac: None,
         peer: None,
         controller: None,
     };
@@ -310,6 +323,7 @@ fn read_link(message: LinkMessage) -> Link {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias).filter(|text| !text.is_empty()),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Address(address) => link.mac = address.try_into().ok().map(Mac),
             LinkAttribute::Link(index) => link.peer = Some(index),
             LinkAttribute::Controller(index) => link.controller = Some(index).filter(|index| *index != 0),
             LinkAttribute::LinkInfo(info) => {

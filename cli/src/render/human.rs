@@ -1,5 +1,9 @@
 //! For people: labels, tables, units. Free to change between versions; scripts use `--plain` or `--json`.
 
+mod services;
+
+use super::Mode;
+use super::logs::Lines;
 use super::text::{
     bytes, clean, duration, labelled, lifecycle, list, or_dash, region_role, storage, table, time, yes_no,
 };
@@ -27,6 +31,19 @@ pub(crate) fn write(payload: &Payload, out: &mut dyn Write, notes: &mut dyn Writ
             writeln!(out, "{}", clean(token))
         }
         Payload::MachineInviteList { invites } => write_invites(invites, out),
+        Payload::Deploy(report) => services::report(report, out, notes),
+        Payload::DeployPreview(found) => services::preview(&found.preview, out),
+        Payload::ServiceList(found) => services::services(found, out, notes),
+        Payload::ServiceInspect(found) => services::detail(found, out, notes),
+        Payload::ServiceLogs(logs) => Lines::new(Mode::Human).write(&logs.lines, out),
+    }
+}
+
+/// What a failed operation had done before it failed.
+pub(crate) fn steps(payload: &Payload, notes: &mut dyn Write) -> io::Result<()> {
+    match payload {
+        Payload::Deploy(report) => services::steps(report, notes),
+        _ => Ok(()),
     }
 }
 

@@ -2,8 +2,11 @@
 
 mod human;
 mod json;
+pub(crate) mod logs;
 mod plain;
 pub(crate) mod text;
+
+pub(crate) use json::write_envelope;
 
 use crate::client::Answer;
 use std::io::{self, Write};
@@ -17,6 +20,11 @@ pub(crate) enum Mode {
     Plain,
     /// The whole envelope.
     Json,
+}
+
+/// Writes what a failed operation had done, for people; the error itself is the failure's.
+pub(crate) fn write_steps(answer: &Answer, notes: &mut dyn Write) -> io::Result<()> {
+    answer.envelope.payload.as_ref().map_or(Ok(()), |payload| human::steps(payload, notes))
 }
 
 /// Writes the answer to `out`; what only explains it goes to `notes`. `changes`: something was done, so say so first.

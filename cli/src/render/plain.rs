@@ -2,6 +2,10 @@
 //!
 //! A row that is one of several kinds begins with its kind (`component`, `control_plane`, `peer`, `reason`).
 
+mod services;
+
+use super::Mode;
+use super::logs::Lines;
 use super::text::{clean, lifecycle, or_dash, region_role, row, storage};
 use ployz_core::wire::v1::api::{
     Explain, InviteRow, MeshReady, MeshStatus, NetworkSummary, Payload, PeerStatus, Status,
@@ -23,6 +27,11 @@ pub(crate) fn write(payload: &Payload, out: &mut dyn Write) -> io::Result<()> {
         Payload::MachineInviteList { invites } => {
             invites.iter().try_for_each(|invite| write_invite(invite, out))
         }
+        Payload::Deploy(report) => services::report(report, out),
+        Payload::DeployPreview(found) => services::preview(&found.preview, out),
+        Payload::ServiceList(found) => services::services(found, out),
+        Payload::ServiceInspect(found) => services::detail(found, out),
+        Payload::ServiceLogs(logs) => Lines::new(Mode::Plain).write(&logs.lines, out),
     }
 }
 

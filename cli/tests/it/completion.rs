@@ -33,6 +33,20 @@ fn names_of_networks_are_live() {
 }
 
 #[test]
+fn names_of_namespaces_and_services_are_live() {
+    let stage = Stage::new();
+    let list = crate::services::list(&[("shop", "web"), ("shop", "worker"), ("site", "web")]);
+    let fake = Fake::start(stage.path(), Script::payload(list));
+    let socket = fake.socket.to_str().unwrap();
+    for verb in ["inspect", "logs", "rm"] {
+        assert_eq!(complete(&stage, socket, &["service", verb, "shop/"]), "shop/web\nshop/worker");
+    }
+    assert_eq!(complete(&stage, socket, &["service", "ls", "--namespace", "s"]), "shop\nsite");
+    assert_eq!(complete(&stage, socket, &["deploy", "service", "w"]), "web\nworker");
+    assert_eq!(complete(&stage, socket, &["deploy", "service", "web", "--namespace", "si"]), "site");
+}
+
+#[test]
 fn a_daemon_that_is_away_or_slow_gives_nothing_soon() {
     let stage = Stage::new();
     assert_eq!(complete(&stage, "/nonexistent", &["mesh", "status", "pr"]), "");

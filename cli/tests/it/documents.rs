@@ -1,8 +1,10 @@
-//! Documents that repeat what the code knows are compared with it: error codes and the default configuration.
+//! Documents that repeat what the code knows are compared with it: error codes, the default configuration,
+//! the example manifests, the list of commands.
 
 use crate::stage::same_as;
 use ployz_core::config::{Config, Layer, Origin};
 use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::manifest::Manifest;
 use std::path::{Path, PathBuf};
 
 pub(crate) fn project(path: &str) -> PathBuf {
@@ -52,6 +54,27 @@ fn the_packaged_configuration_changes_nothing_as_shipped() {
     let layers = [Layer::from_toml("packaging/config.toml", &text).unwrap()];
     let shipped = Config::resolve(&layers).unwrap().describe(&layers);
     assert!(shipped.iter().all(|(_, _, origin)| *origin == Origin::Default), "{shipped:?}");
+}
+
+#[test]
+fn the_example_manifests_are_good_and_mean_the_same() {
+    let text = std::fs::read_to_string(project("docs/deploy.md")).unwrap();
+    let example = |kind: &str| {
+        let mark = format!("<!-- {kind}: read by cli/tests/it/documents.rs -->\n```{kind}\n");
+        let (_, rest) = text.split_once(&mark).expect("the example is marked");
+        let (example, _) = rest.split_once("\n```\n").expect("the example ends");
+        Manifest::from_document(kind, example).unwrap()
+    };
+    assert_eq!(example("toml"), example("json"));
+    assert!(!example("toml").uses_volumes(), "the example can be deployed");
+}
+
+#[test]
+fn the_overview_names_every_command() {
+    let text = std::fs::read_to_string(project("docs/cli.md")).unwrap();
+    for screen in crate::help::SCREENS.iter().filter(|words| !words.contains(&"__generate")) {
+        assert!(text.contains(&screen.join(" ")), "docs/cli.md does not mention {screen:?}");
+    }
 }
 
 const BEGIN: &str = "<!-- codes: generated, see cli/tests/it/documents.rs -->";

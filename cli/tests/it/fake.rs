@@ -84,6 +84,11 @@ impl Script {
 impl Fake {
     /// Listens on a socket in `directory`.
     pub(crate) fn start(directory: &Path, script: Script) -> Self {
+        Self::play(directory, vec![script])
+    }
+
+    /// Listens; each call gets the next script, and those after the last one the last.
+    pub(crate) fn play(directory: &Path, scripts: Vec<Script>) -> Self {
         let socket = directory.join("ployzd.sock");
         let asked = Arc::new(Mutex::new(Vec::new()));
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
@@ -92,7 +97,7 @@ impl Fake {
         // The thread ends with the test process: it holds nothing but its socket.
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(serve(listener, script, seen));
+            runtime.block_on(serve(listener, scripts, seen));
         });
         Self { socket, asked }
     }
@@ -105,14 +110,14 @@ impl Fake {
 
 async fn serve(
     listener: std::os::unix::net::UnixListener,
-    script: Script,
+    scripts: Vec<Script>,
     asked: Arc<Mutex<Vec<serde_json::Value>>>,
 ) {
     let listener = UnixListener::from_std(listener).unwrap();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let (script, asked) = (script.clone(), asked.clone());
-        let service = service_fn(move |request| answer(request, script.clone(), asked.clone()));
+        let (scripts, asked) = (scripts.clone(), asked.clone());
+        let service = service_fn(move |request| answer(request, scripts.clone(), asked.clone()));
         // A client that goes away early is part of some tests.
         tokio::spawn(
             async move { http1::Builder::new().serve_connection(TokioIo::new(stream), service).await },
@@ -122,13 +127,17 @@ async fn serve(
 
 async fn answer(
     request: Request<Incoming>,
-    script: Script,
+    scripts: Vec<Script>,
     asked: Arc<Mutex<Vec<serde_json::Value>>>,
 ) -> Result<Response<Pieces>, hyper::Error> {
     assert_eq!((request.method().as_str(), request.uri().path()), ("POST", "/v1/call"));
     assert_eq!(request.headers()["content-type"], "application/json");
     let body = request.into_body().collect().await?.to_bytes();
-    asked.lock().unwrap().push(serde_json::from_slice(&body).unwrap());
+    let script = {
+        let mut asked = asked.lock().unwrap();
+        asked.push(serde_json::from_slice(&body).unwrap());
+        scripts[asked.len().min(scripts.len()) - 1].clone()
+    };
     tokio::time::sleep(script.delay).await;
     let response = Response::builder().status(script.status).header("content-type", "application/x-ndjson");
     Ok(response.body(Pieces(script.pieces.into())).unwrap())

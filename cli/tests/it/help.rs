@@ -2,7 +2,7 @@
 
 use crate::stage::{Stage, golden};
 
-const SCREENS: [&[&str]; 22] = [
+pub(crate) const SCREENS: [&[&str]; 30] = [
     &[],
     &["mesh"],
     &["mesh", "list"],
@@ -21,6 +21,14 @@ const SCREENS: [&[&str]; 22] = [
     &["machine", "invite", "create"],
     &["machine", "invite", "list"],
     &["machine", "invite", "revoke"],
+    &["deploy"],
+    &["deploy", "preview"],
+    &["deploy", "service"],
+    &["service"],
+    &["service", "ls"],
+    &["service", "inspect"],
+    &["service", "logs"],
+    &["service", "rm"],
     &["status"],
     &["explain"],
     &["completions"],
@@ -49,7 +57,7 @@ fn version_names_the_program() {
 
 #[test]
 fn no_command_is_a_usage_error_that_shows_the_help() {
-    for words in [&[][..], &["mesh"], &["machine"], &["machine", "invite"]] {
+    for words in [&[][..], &["mesh"], &["machine"], &["machine", "invite"], &["service"]] {
         let run = Stage::new().run(words, "");
         assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{words:?}");
         assert!(run.err.contains("Usage: ployzctl"), "{}", run.err);

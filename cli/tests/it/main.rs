@@ -6,11 +6,14 @@
 
 mod completion;
 mod conversation;
+mod deploying;
 mod documents;
 mod fake;
 mod generated;
 mod help;
+mod logs;
 mod packaging;
 mod rendering;
+mod services;
 mod stage;
 mod usage;

@@ -12,10 +12,10 @@ use ployz_core::wire::v1::record::{
 };
 use serde::de::DeserializeOwned;
 
-const NOON: u64 = 1_782_907_200;
+pub(crate) const NOON: u64 = 1_782_907_200;
 
 /// All modes of one command, each as a terminal session would show it.
-fn session(name: &str, line: &str, payload: Payload) {
+pub(crate) fn session(name: &str, line: &str, payload: Payload) {
     let mut text = String::new();
     for mode in ["", " --plain", " --json"] {
         let shown = format!("{line}{mode}");

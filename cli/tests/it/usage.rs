@@ -5,12 +5,12 @@ use crate::stage::{Run, Stage, request};
 use serde_json::json;
 
 /// A run that must not reach the daemon.
-fn refused(arguments: &[&str], stdin: &str) -> Run {
+pub(crate) fn refused(arguments: &[&str], stdin: &str) -> Run {
     let stage = Stage::new();
     let fake = Fake::start(stage.path(), Script::ok("done"));
     let run = stage.run_with(&fake, arguments, stdin);
     assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{arguments:?}: {run:?}");
-    assert!(run.err.starts_with("error: "), "{}", run.err);
+    assert!(run.err.starts_with("error"), "{}", run.err);
     assert!(fake.asked().is_empty(), "{arguments:?} reached the daemon");
     run
 }
@@ -66,7 +66,11 @@ fn names_and_numbers_are_checked_here() {
         refused(&["machine", "invite", "create", &format!("--ttl-secs={ttl}")], "");
     }
     refused(&["machine", "invite", "revoke", "xyz"], "");
-    assert!(refused(&["explain", "gateway"], "").err.contains("netns, tunnel, wireguard"));
+    assert!(refused(&["explain", "weather"], "").err.contains("netns, tunnel, wireguard"));
+    for service in ["web", "shop/", "/web", "shop/web/1", "Shop/web"] {
+        refused(&["service", "inspect", service], "");
+    }
+    refused(&["service", "logs", "shop/web", "--since", "yesterday"], "");
     refused(&["nonsense"], "");
 }
 
@@ -125,6 +129,35 @@ fn each_command_asks_for_what_it_says() {
             "machine invite revoke 00112233445566ff",
             "",
             json!({"command": "invite-revoke", "invite": "00112233445566ff"}),
+        ),
+        ("service ls", "", json!({"command": "service-list"})),
+        ("service list --namespace shop", "", json!({"command": "service-list", "namespace": "shop"})),
+        (
+            "service inspect shop/web",
+            "",
+            json!({"command": "service-inspect", "namespace": "shop", "service": "web"}),
+        ),
+        (
+            "service rm shop/web",
+            "",
+            json!({"command": "service-remove", "namespace": "shop", "service": "web"}),
+        ),
+        (
+            "service logs shop/web",
+            "",
+            json!({"command": "service-logs", "namespace": "shop", "service": "web", "tail": 100}),
+        ),
+        (
+            "service logs shop/web -n 5 --since @17 --instance web-0-abc12",
+            "",
+            json!({"command": "service-logs", "namespace": "shop", "service": "web", "tail": 5,
+                "after": 17_000_000_000_u64, "instance": "web-0-abc12"}),
+        ),
+        (
+            "service logs shop/web --since @17",
+            "",
+            json!({"command": "service-logs", "namespace": "shop", "service": "web", "tail": u32::MAX,
+                "after": 17_000_000_000_u64}),
         ),
     ] {
         let words: Vec<&str> = line.split_whitespace().collect();

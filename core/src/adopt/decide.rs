@@ -1,7 +1,7 @@
 //! The decisions, one pure function a component, and the cascade from parents to children.
 
 use crate::adopt::plan::{Component, Plan, Step};
-use crate::adopt::{Cause, Drift, Seen, Verdict};
+use crate::adopt::{Cause, Drift, Seen, Verdict, sidecar};
 use crate::live::{
     ActiveState, EndLive, FirewallLive, LinkLive, NatsLive, NetnsLive, NodeLive, NsId, TableLive, UnitLive,
     WireguardLive,
@@ -10,7 +10,8 @@ use crate::spec::firewall::Table;
 use crate::spec::netns::{owned_by_us, owner_alias};
 use crate::spec::unit::HASH_VARIABLE;
 use crate::spec::{
-    FirewallSpec, LinkSpec, NatsSpec, NetnsSpec, NodeSpec, PeerSpec, TunnelBackend, UnitSpec, WireguardSpec,
+    FirewallSpec, LinkSpec, Mac, NatsSpec, NetnsSpec, NodeSpec, PeerSpec, TunnelBackend, UnitSpec,
+    WireguardSpec,
 };
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -74,6 +75,13 @@ pub(super) fn node(spec: &NodeSpec, live: &NodeLive) -> Plan {
         nats = Verdict::Hold(format!("{parent} is held"));
     }
     steps.push(Step { component: Component::Nats, verdict: nats });
+
+    for (component, spec, live) in
+        [(Component::Gateway, &spec.gateway, &live.gateway), (Component::Dns, &spec.dns, &live.dns)]
+    {
+        let verdict = cascade(in_netns, live, |found| sidecar::verdict(spec, found, in_netns));
+        steps.push(Step { component, verdict });
+    }
     Plan { steps }
 }
 
@@ -180,10 +188,13 @@ fn link_verdict(spec: &NodeSpec, live: &NodeLive, in_netns: Parent, on_wireguard
 
 /// The links: a half that is missing or not paired with ours needs a new pair; all else is set in place.
 pub fn link(spec: &LinkSpec, live: &LinkLive) -> Verdict {
-    for (name, kind, end) in
-        [(&spec.host_end, "veth", &live.host_end), (&spec.bridge, "bridge", &live.bridge)]
-    {
+    for (name, kind, end) in [
+        (&spec.host_end, "veth", &live.host_end),
+        (&spec.bridge, "bridge", &live.bridge),
+        (&spec.port_end, "veth", &live.port_end),
+    ] {
         if let Some(end) = end
+            && !dockers_own(spec, end)
             && let Some(why) = foreign_end(name, kind, end)
         {
             return Verdict::Hold(why);
@@ -192,21 +203,24 @@ pub fn link(spec: &LinkSpec, live: &LinkLive) -> Verdict {
     let mut drift = Vec::new();
     let mut anew = Vec::new();
     match (&live.host_end, &live.netns_end) {
-        (None, None) if live.bridge.is_none() => return Verdict::Create,
+        (None, None) if live.bridge.is_none() && live.port_end.is_none() => return Verdict::Create,
         (Some(host), Some(inside)) if host.paired && inside.paired => {
             end_drift(&mut drift, spec, &spec.host_end, host, &spec.host_addresses);
             end_drift(&mut drift, spec, &spec.netns_end, inside, &spec.netns_addresses);
         }
         (host, inside) => {
-            let state = |end: &Option<EndLive>| if end.is_some() { "unpaired" } else { "missing" };
-            anew.push(Drift::new(&spec.host_end, state(host), "paired"));
-            anew.push(Drift::new(&spec.netns_end, state(inside), "paired"));
+            anew.push(Drift::new(&spec.host_end, pair_state(host), "paired"));
+            anew.push(Drift::new(&spec.netns_end, pair_state(inside), "paired"));
         }
     }
     match &live.bridge {
-        Some(bridge) => end_drift(&mut drift, spec, &spec.bridge, bridge, &spec.bridge_addresses),
+        Some(bridge) => {
+            end_drift(&mut drift, spec, &spec.bridge, bridge, &spec.bridge_addresses);
+            mac_drift(&mut drift, &spec.bridge, bridge, spec.bridge_mac);
+        }
         None => drift.push(Drift::new(&spec.bridge, "missing", "present")),
     }
+    port_drift(&mut drift, spec, live);
     if !anew.is_empty() {
         anew.extend(drift);
         return Verdict::Recreate(Cause::Drift(anew));
@@ -217,6 +231,39 @@ pub fn link(spec: &LinkSpec, live: &LinkLive) -> Verdict {
         differ(&mut drift, name, live.netns_sysctls.get(name).map_or("-", |v| v), want);
     }
     converge(drift)
+}
+
+/// The namespace's port of the bridge. Made anew it costs workloads a packet or two, so it counts as a soft drift.
+fn port_drift(drift: &mut Vec<Drift>, spec: &LinkSpec, live: &LinkLive) {
+    match (&live.port_end, &live.service_end) {
+        (Some(port), Some(service)) if port.paired && service.paired => {
+            end_drift(drift, spec, &spec.port_end, port, &BTreeSet::new());
+            let bridge = format!("{}.bridge", spec.port_end);
+            differ(drift, &bridge, text(port.controller.as_deref()), &spec.bridge);
+            end_drift(drift, spec, &spec.service_end, service, &spec.service_addresses);
+            mac_drift(drift, &spec.service_end, service, spec.service_mac);
+        }
+        (port, service) => {
+            drift.push(Drift::new(&spec.port_end, pair_state(port), "paired"));
+            drift.push(Drift::new(&spec.service_end, pair_state(service), "paired"));
+        }
+    }
+}
+
+fn pair_state(end: &Option<EndLive>) -> &'static str {
+    if end.is_some() { "unpaired" } else { "missing" }
+}
+
+fn mac_drift(drift: &mut Vec<Drift>, name: &str, end: &EndLive, want: Mac) {
+    let live = end.mac.map_or_else(|| "none".to_owned(), |mac| mac.to_string());
+    differ(drift, &format!("{name}.mac"), live, want);
+}
+
+/// Docker that starts before us finds its network without a bridge and makes one: unmarked, with just our address, and
+/// with the containers on it.
+fn dockers_own(spec: &LinkSpec, end: &EndLive) -> bool {
+    let bridge = end.kind.as_deref() == Some("bridge") && end.alias.is_none();
+    bridge && !end.addresses.is_empty() && end.addresses == spec.bridge_addresses
 }
 
 fn foreign_end(name: &str, kind: &str, end: &EndLive) -> Option<String> {
@@ -335,7 +382,7 @@ pub fn unit(spec: &UnitSpec, live: &UnitLive, netns: Option<NsId>) -> Verdict {
 
 /// A unit that waits for its restart because its namespace is gone waits in vain: when the namespace is made anew,
 /// so is the unit.
-fn settled(live: &UnitLive, parent: Parent) -> UnitLive {
+pub(super) fn settled(live: &UnitLive, parent: Parent) -> UnitLive {
     let state = match (live.state, parent) {
         (ActiveState::Changing, Parent::Anew(_)) => ActiveState::Active,
         (state, _) => state,

@@ -3,9 +3,11 @@
 //! *Unknown is not absent*: an inspection that timed out, and anything that is not provably ours, is held and
 //! never touched.
 
+pub mod container;
 pub mod decide;
 pub mod identity;
 pub mod plan;
+pub mod sidecar;
 
 pub use decide::decide;
 pub use plan::{Component, Plan, Step};

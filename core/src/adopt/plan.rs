@@ -20,6 +20,10 @@ pub enum Component {
     Firewall,
     /// The store.
     Nats,
+    /// The gateway.
+    Gateway,
+    /// The DNS server.
+    Dns,
 }
 
 /// One line of a plan.
@@ -40,8 +44,16 @@ pub struct Plan {
 
 impl Component {
     /// All, in plan order.
-    pub const ALL: [Self; 6] =
-        [Self::Netns, Self::Tunnel, Self::Wireguard, Self::Link, Self::Firewall, Self::Nats];
+    pub const ALL: [Self; 8] = [
+        Self::Netns,
+        Self::Tunnel,
+        Self::Wireguard,
+        Self::Link,
+        Self::Firewall,
+        Self::Nats,
+        Self::Gateway,
+        Self::Dns,
+    ];
 
     /// Its name as printed and as `explain` takes it.
     pub fn as_str(self) -> &'static str {
@@ -52,6 +64,8 @@ impl Component {
             Self::Link => "link",
             Self::Firewall => "firewall",
             Self::Nats => "nats",
+            Self::Gateway => "gateway",
+            Self::Dns => "dns",
         }
     }
 }

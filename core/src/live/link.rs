@@ -1,6 +1,6 @@
 //! Links, routes and sysctls as found.
 
-use crate::spec::{RouteSpec, Side};
+use crate::spec::{Mac, RouteSpec, Side};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +13,10 @@ pub struct LinkLive {
     pub netns_end: Option<EndLive>,
     /// Workload bridge.
     pub bridge: Option<EndLive>,
+    /// The namespace's port of the bridge, host end.
+    pub port_end: Option<EndLive>,
+    /// The same, namespace end.
+    pub service_end: Option<EndLive>,
     /// Routes with our protocol number, on either side.
     pub routes: BTreeSet<(Side, RouteSpec)>,
     /// The wanted sysctls as they are.
@@ -32,10 +36,14 @@ pub struct EndLive {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// Hardware address.
+    pub mac: Option<Mac>,
+    /// Name of the bridge that it is a port of.
+    pub controller: Option<String>,
     /// Addresses.
     pub addresses: BTreeSet<IpNet>,
-    /// For a veth end: whether its other end is the one of our pair.
+    /// For a veth end: whether its other end is the one of its pair of ours.
     pub paired: bool,
-    /// For a bridge: how many ports it has.
+    /// For a bridge: how many ports it has besides the namespace's.
     pub ports: usize,
 }

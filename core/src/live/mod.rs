@@ -1,16 +1,20 @@
 //! What was found: configuration as read back from the kernel and the supervisor, statistics kept apart.
 
+pub mod container;
 pub mod firewall;
 pub mod link;
 pub mod nats;
 pub mod netns;
+pub mod sidecar;
 pub mod unit;
 pub mod wireguard;
 
+pub use container::{ContainerLive, ContainerState};
 pub use firewall::{FirewallLive, TableLive};
 pub use link::{EndLive, LinkLive};
 pub use nats::NatsLive;
 pub use netns::{NetnsLive, NsId};
+pub use sidecar::{SidecarLive, SocketLive};
 pub use unit::{ActiveState, UnitLive};
 pub use wireguard::{PeerLive, PeerStats, WireguardLive};
 
@@ -31,6 +35,10 @@ pub struct NodeLive {
     pub firewall: Seen<FirewallLive>,
     /// The store.
     pub nats: Seen<NatsLive>,
+    /// The gateway.
+    pub gateway: Seen<SidecarLive>,
+    /// The DNS server.
+    pub dns: Seen<SidecarLive>,
 }
 
 impl NodeLive {
@@ -45,6 +53,8 @@ impl NodeLive {
             || unknown(&self.link)
             || unknown(&self.firewall)
             || unknown(&self.nats)
+            || unknown(&self.gateway)
+            || unknown(&self.dns)
     }
 
     /// This, with what a second look knows of the parts that the first could not tell.
@@ -59,6 +69,8 @@ impl NodeLive {
             link: or(self.link, second.link),
             firewall: or(self.firewall, second.firewall),
             nats: or(self.nats, second.nats),
+            gateway: or(self.gateway, second.gateway),
+            dns: or(self.dns, second.dns),
         }
     }
 }

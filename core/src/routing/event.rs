@@ -52,6 +52,26 @@ pub struct Event {
     pub value: Option<Value>,
 }
 
+/// Something in the stream that the contract does not allow, or that a later release wrote.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    /// A subject that is no key: it is about nothing, so it changes nothing.
+    #[error("an event is about no key")]
+    Key(#[source] InvalidId),
+    /// A value that is no value.
+    #[error("the value of {key} cannot be read")]
+    Value {
+        /// Whose.
+        key: Key,
+        /// Why not.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A value of another kind than its key.
+    #[error("the value of {0} is one of another kind of key")]
+    Kind(Key),
+}
+
 /// Addresses of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineRoute {
@@ -143,6 +163,34 @@ pub struct InstanceRoute {
     pub draining: bool,
 }
 
+impl Event {
+    /// Reads what the stream holds: the last part of a subject, and its message; an empty one says that the key is gone.
+    pub fn parse(key: &str, payload: &[u8]) -> Result<Self, Unreadable> {
+        let key: Key = key.parse().map_err(Unreadable::Key)?;
+        if payload.is_empty() {
+            return Ok(Self { key, value: None });
+        }
+        match serde_json::from_slice::<Value>(payload) {
+            Ok(value) if value.fits(&key) => Ok(Self { key, value: Some(value) }),
+            Ok(_) => Err(Unreadable::Kind(key)),
+            Err(source) => Err(Unreadable::Value { key, source }),
+        }
+    }
+}
+
+impl Unreadable {
+    /// What it has to count as: its key is gone.
+    ///
+    /// The value before it is gone from the stream. Who kept it would differ from whoever starts now, until the next
+    /// rebuild made it vanish at a moment that nobody chose.
+    pub fn event(&self) -> Option<Event> {
+        match self {
+            Self::Key(_) => None,
+            Self::Value { key, .. } | Self::Kind(key) => Some(Event { key: key.clone(), value: None }),
+        }
+    }
+}
+
 impl Value {
     /// Whether this is a value such a key can have.
     pub fn fits(&self, key: &Key) -> bool {
@@ -197,4 +245,57 @@ impl FromStr for Key {
 
 fn root() -> String {
     "/".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_message_says_that_the_key_is_gone() {
+        let event = Event::parse("machine.n1", b"").unwrap();
+        assert_eq!(event, Event { key: "machine.n1".parse().unwrap(), value: None });
+    }
+
+    #[test]
+    fn fields_of_a_later_release_are_passed_over() {
+        let text = br#"{"kind":"instance","address":"10.101.1.3","revision":"r","deploy":"00112233445566aa",
+            "slot":0,"ready":true,"weight":3,"zone":{"a":[1]}}"#;
+        let event = Event::parse("instance.n1.shop.web.web-1", text).unwrap();
+        let Some(Value::Instance(route)) = event.value else { panic!("{event:?}") };
+        assert!(route.ready && !route.draining);
+    }
+
+    #[test]
+    fn what_cannot_be_read_counts_as_gone_and_says_why() {
+        let machine = br#"{"kind":"machine","overlay_ip":"fd00::1","subnet":"10.101.1.0/24"}"#;
+        assert!(Event::parse("machine.n1", machine).unwrap().value.is_some());
+        for (key, payload) in [
+            ("service.shop.web", machine.as_slice()),
+            ("machine.n1", b"{".as_slice()),
+            ("machine.n1", br#"{"kind":"planet"}"#),
+            ("machine.n1", b"\xff"),
+        ] {
+            let said = Event::parse(key, payload).unwrap_err();
+            assert_eq!(said.event(), Some(Event { key: key.parse().unwrap(), value: None }));
+        }
+        assert!(Event::parse("volume.n1", machine).unwrap_err().event().is_none());
+    }
+
+    #[test]
+    fn keys_that_are_none() {
+        for text in [
+            "",
+            "machine",
+            "machine.",
+            "machine.a.b",
+            "machine.A",
+            "service.a",
+            "service.a.b.c",
+            "instance.a.b.c",
+            "a.b",
+        ] {
+            assert!(text.parse::<Key>().is_err(), "{text:?}");
+        }
+    }
 }

@@ -7,6 +7,6 @@ pub mod state;
 
 pub use event::{
     Event, HttpRoute, InstanceRoute, Key, MachineRoute, ServicePort, ServiceRef, ServiceRoute, TcpRoute,
-    Value,
+    Unreadable, Value,
 };
 pub use state::{Applied, Fold, Freshness, State};

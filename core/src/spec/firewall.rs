@@ -2,8 +2,8 @@
 //!
 //! The rules are written the way `nft list` prints them, so that a live table can be compared rule by rule.
 
-use crate::address::{AddressPlan, OverlayPrefix};
-use crate::spec::link::{BRIDGE, HOST_END, NETNS_END, WG_DEVICE};
+use crate::address::{AddressPlan, NodeSubnet, OverlayPrefix};
+use crate::spec::link::{BRIDGE, HOST_END, NETNS_END, SERVICE_END, WG_DEVICE};
 use crate::wire::v1::join::PORT;
 use std::net::Ipv6Addr;
 
@@ -36,8 +36,8 @@ pub struct Chain {
 
 impl FirewallSpec {
     /// The rules of one node.
-    pub fn of(prefix: OverlayPrefix, own: Ipv6Addr, plan: &AddressPlan) -> Self {
-        Self { host: host_table(prefix, plan), netns: netns_table(prefix, own) }
+    pub fn of(prefix: OverlayPrefix, own: Ipv6Addr, subnet: NodeSubnet, plan: &AddressPlan) -> Self {
+        Self { host: host_table(prefix, subnet, plan), netns: netns_table(prefix, own, subnet) }
     }
 }
 
@@ -67,9 +67,9 @@ impl Table {
 
 /// Overlay traffic may leave and enter the host only through our links: nothing leaks to the underlay when the
 /// tunnel is away, and nobody on the underlay can pretend to be a peer.
-fn host_table(prefix: OverlayPrefix, plan: &AddressPlan) -> Table {
+fn host_table(prefix: OverlayPrefix, subnet: NodeSubnet, plan: &AddressPlan) -> Table {
     let ours = format!("{{ \"lo\", \"{HOST_END}\", \"{BRIDGE}\" }}");
-    let (v6, v4) = (prefix.net(), plan.cluster_cidr);
+    let (v6, v4, own) = (prefix.net(), plan.cluster_cidr, subnet.net());
     Table {
         chains: vec![
             Chain {
@@ -90,11 +90,31 @@ fn host_table(prefix: OverlayPrefix, plan: &AddressPlan) -> Table {
                     format!("oifname != {ours} ip daddr {v4} drop"),
                 ],
             },
+            Chain {
+                name: "untracked".into(),
+                hook: "type filter hook prerouting priority raw; policy accept;".into(),
+                // Workloads reach the overlay through the host and are answered over the bridge. Connection tracking
+                // sees half of that and calls it invalid, which firewalld, for one, drops.
+                rules: vec![
+                    format!("iifname \"{BRIDGE}\" ip saddr {own} ip daddr {v4} ip daddr != {own} notrack"),
+                    format!("iifname \"{BRIDGE}\" ip saddr {v4} ip saddr != {own} ip daddr {own} notrack"),
+                ],
+            },
+            Chain {
+                name: "egress".into(),
+                hook: "type nat hook postrouting priority srcnat; policy accept;".into(),
+                rules: vec![
+                    format!("ip saddr {own} ip daddr != {v4} oifname != \"{BRIDGE}\" masquerade"),
+                    // Only what Docker translated (a port published on the bridge address) comes this way. Answered
+                    // to the host it is translated back; answered to the overlay it would not be.
+                    format!("iifname \"{HOST_END}\" oifname \"{BRIDGE}\" masquerade"),
+                ],
+            },
         ],
     }
 }
 
-fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr) -> Table {
+fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr, subnet: NodeSubnet) -> Table {
     let (v6, host, guests) = (prefix.net(), prefix.host(), prefix.guests());
     Table {
         chains: vec![
@@ -127,7 +147,10 @@ fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr) -> Table {
             Chain {
                 name: "only_ours".into(),
                 hook: "type filter hook prerouting priority raw; policy accept;".into(),
-                rules: vec![format!("iifname \"{NETNS_END}\" ip6 saddr != {{ {host}, fe80::/10 }} drop")],
+                rules: vec![
+                    format!("iifname \"{NETNS_END}\" ip6 saddr != {{ {host}, fe80::/10 }} drop"),
+                    format!("iifname \"{SERVICE_END}\" ip saddr != {} drop", subnet.net()),
+                ],
             },
         ],
     }

@@ -1,11 +1,16 @@
-//! The veth pair between host and namespace, the workload bridge, and the routes and sysctls that make them work.
+//! The links between host, namespace and workloads, and the routes and sysctls that make them work.
+//!
+//! Two veth pairs: one for the host, routed; one that makes the namespace a port of the workload bridge. Workloads and
+//! namespace are on one Ethernet segment, so that no forward rule of Docker, nor of anybody else, is on the way to
+//! a workload (docs/decisions/0005-containers-on-the-bridge.md).
 
 use crate::address::{NodeSubnet, OverlayPrefix};
 use crate::id::NetworkId;
 use crate::spec::netns::owner_alias;
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The wanted links.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +23,11 @@ pub struct LinkSpec {
     pub netns_end: String,
     /// Workload bridge in the host namespace.
     pub bridge: String,
-    /// MTU of all three: the tunnel's.
+    /// Host end of the second pair: the namespace's port of the bridge.
+    pub port_end: String,
+    /// Namespace end of the second pair: where the service address is on link for workloads.
+    pub service_end: String,
+    /// MTU of all of them: the tunnel's.
     pub mtu: u32,
     /// Addresses of the host end.
     pub host_addresses: BTreeSet<IpNet>,
@@ -26,11 +35,22 @@ pub struct LinkSpec {
     pub netns_addresses: BTreeSet<IpNet>,
     /// Addresses of the bridge.
     pub bridge_addresses: BTreeSet<IpNet>,
+    /// Addresses of the service end.
+    pub service_addresses: BTreeSet<IpNet>,
+    /// Hardware address of the bridge. One that is not set follows the ports: it changes with the first container and
+    /// is lost with the last, and workloads send to the old one until ARP notices.
+    pub bridge_mac: Mac,
+    /// Hardware address of the service end, the same whenever the namespace is made anew.
+    pub service_mac: Mac,
     /// Routes by side.
     pub routes: BTreeSet<(Side, RouteSpec)>,
     /// Sysctls inside the namespace, by path below `/proc/sys/net`.
     pub netns_sysctls: BTreeMap<String, String>,
 }
+
+/// The hardware address of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
 
 /// In which namespace something lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -80,36 +100,56 @@ impl LinkSpec {
         let to_netns = || gateway(HOST_END, NETNS_HOP);
         let tunnel = || RouteVia::Device(WG_DEVICE.to_owned());
         let to_host = || gateway(NETNS_END, HOST_HOP);
+        let workloads = || RouteVia::Device(SERVICE_END.to_owned());
         Self {
             network: network.clone(),
             host_end: HOST_END.to_owned(),
             netns_end: NETNS_END.to_owned(),
             bridge: BRIDGE.to_owned(),
+            port_end: PORT_END.to_owned(),
+            service_end: SERVICE_END.to_owned(),
             mtu,
             host_addresses: BTreeSet::from([link_local(HOST_HOP), IpNet::from(host6)]),
             netns_addresses: BTreeSet::from([link_local(NETNS_HOP)]),
             bridge_addresses: BTreeSet::from([IpNet::V4(
                 Ipv4Net::new(own.bridge(), own.net().prefix_len()).expect("the prefix is the subnet's own"),
             )]),
+            service_addresses: BTreeSet::from([service]),
+            bridge_mac: Mac::of(own.bridge()),
+            service_mac: Mac::of(own.service()),
             routes: BTreeSet::from([
                 (Side::Host, route(overlay, to_netns(), Some(host6))),
                 (Side::Host, route(IpNet::V4(cluster), to_netns(), Some(bridge))),
                 (Side::Host, route(service, to_netns(), Some(bridge))),
                 (Side::Netns, route(overlay, tunnel(), None)),
                 (Side::Netns, route(IpNet::V4(cluster), tunnel(), None)),
-                (Side::Netns, route(IpNet::V4(own.net()), to_host(), None)),
+                (Side::Netns, route(IpNet::V4(own.net()), workloads(), Some(service.addr()))),
+                // The host answers over the first pair, so this must not go to the bridge: a strict rp_filter drops it.
+                (Side::Netns, route(IpNet::from(bridge), to_host(), None)),
                 (Side::Netns, route(IpNet::from(host6), to_host(), None)),
             ]),
-            netns_sysctls: BTreeMap::from([
-                ("ipv4/ip_forward".to_owned(), "1".to_owned()),
-                ("ipv6/conf/all/forwarding".to_owned(), "1".to_owned()),
-            ]),
+            netns_sysctls: SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         }
     }
 
     /// The mark of ownership on each link.
     pub fn alias(&self) -> String {
         owner_alias(&self.network)
+    }
+}
+
+impl Mac {
+    /// Locally administered, and unlike any that Docker gives (02:42 and the container's address).
+    fn of(address: Ipv4Addr) -> Self {
+        let [a, b, c, d] = address.octets();
+        Self([0x02, 0x70, a, b, c, d])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 
@@ -125,9 +165,27 @@ pub const HOST_END: &str = "ployz-veth";
 pub const NETNS_END: &str = "host0";
 /// Workload bridge.
 pub const BRIDGE: &str = "ployz0";
+/// The namespace's port of the bridge, in the host.
+pub const PORT_END: &str = "ployz-port";
+/// The other end of that port, in the namespace.
+pub const SERVICE_END: &str = "svc0";
 /// Link-local address of the host end.
 pub const HOST_HOP: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 /// Link-local address of the namespace end.
 pub const NETNS_HOP: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 /// `proto` of our routes as `ip route` prints it; free in `/etc/iproute2/rt_protos`.
 pub const ROUTE_PROTOCOL: u8 = 76;
+
+/// A new namespace starts with the host's values, whatever those are: all that matter are set.
+const SYSCTLS: [(&str, &str); 8] = [
+    ("ipv4/ip_forward", "1"),
+    ("ipv6/conf/all/forwarding", "1"),
+    // Workloads answer by the bridge to what came from them by the host: no path is the reverse of another.
+    ("ipv4/conf/all/rp_filter", "0"),
+    ("ipv4/conf/host0/rp_filter", "0"),
+    ("ipv4/conf/svc0/rp_filter", "0"),
+    ("ipv4/conf/all/arp_ignore", "0"),
+    ("ipv4/conf/svc0/arp_ignore", "0"),
+    // Overlay IPv6 is what the control plane trusts: nothing of it may come from a workload's Ethernet frame.
+    ("ipv6/conf/svc0/disable_ipv6", "1"),
+];

@@ -1,16 +1,20 @@
 //! What we want: one value a component, complete enough to create it and to tell whether a live one is right.
 
+pub mod container;
 pub mod firewall;
 pub mod link;
 pub mod nats;
 pub mod netns;
+pub mod sidecar;
 pub mod unit;
 pub mod wireguard;
 
+pub use container::{ContainerOwner, ContainerSpec};
 pub use firewall::FirewallSpec;
-pub use link::{LinkSpec, RouteSpec, RouteVia, Side};
+pub use link::{LinkSpec, Mac, RouteSpec, RouteVia, Side};
 pub use nats::{NatsRole, NatsSpec};
 pub use netns::NetnsSpec;
+pub use sidecar::{Listen, SidecarSpec, SocketSpec};
 pub use unit::{UnitName, UnitSpec};
 pub use wireguard::{PeerSpec, WireguardSpec};
 
@@ -41,6 +45,10 @@ pub struct NodeSpec {
     pub firewall: FirewallSpec,
     /// The store.
     pub nats: NatsSpec,
+    /// The gateway.
+    pub gateway: SidecarSpec,
+    /// The DNS server.
+    pub dns: SidecarSpec,
 }
 
 impl TunnelBackend {

@@ -41,8 +41,12 @@ impl UnitName {
     pub const NATS: Self = Self("ployz-nats");
     /// The userspace tunnel.
     pub const WIREGUARD: Self = Self("ployz-wireguard");
+    /// The gateway.
+    pub const GATEWAY: Self = Self("ployz-gateway");
+    /// The DNS server.
+    pub const DNS: Self = Self("ployz-dns");
     /// Every unit this daemon may own.
-    pub const ALL: [Self; 2] = [Self::NATS, Self::WIREGUARD];
+    pub const ALL: [Self; 4] = [Self::NATS, Self::WIREGUARD, Self::GATEWAY, Self::DNS];
 
     /// The bare name.
     pub fn as_str(&self) -> &'static str {

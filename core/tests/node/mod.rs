@@ -66,7 +66,22 @@ pub fn spec(backend: TunnelBackend) -> NodeSpec {
         notifies: true,
         ..nats.clone()
     };
+    let gateway = sidecar(
+        &UnitSpec { name: UnitName::GATEWAY, user: Some("ployz-gateway".into()), ..nats.clone() },
+        vec![
+            socket("ployz-gateway", "http", &["0.0.0.0:80"], None),
+            socket("ployz-gateway-metrics", "metrics", &["127.0.0.1:9101"], None),
+        ],
+        &[("PLOYZ_GATEWAY_THREADS", "2")],
+    );
+    let dns = sidecar(
+        &UnitSpec { name: UnitName::DNS, user: Some("ployz-dns".into()), ..nats.clone() },
+        vec![socket("ployz-dns", "dns", &["10.101.0.2:53"], Some("/run/netns/ployz"))],
+        &[("PLOYZ_DNS_MACHINE", "db-1")],
+    );
     NodeSpec {
+        gateway,
+        dns,
         netns: NetnsSpec {
             name: "ployz".into(),
             network: network(),
@@ -84,7 +99,7 @@ pub fn spec(backend: TunnelBackend) -> NodeSpec {
             peers: BTreeMap::from([peer(2, "db-2"), peer(3, "db-3")]),
         },
         link: LinkSpec::of(&network(), prefix, subnet, plan.cluster_cidr, 1420),
-        firewall: FirewallSpec::of(prefix, own, &plan),
+        firewall: FirewallSpec::of(prefix, own, subnet, &plan),
         nats: NatsSpec {
             unit: nats,
             config_path: "/var/lib/ployz/networks/prod/nats/nats.conf".into(),
@@ -109,7 +124,49 @@ pub fn live(spec: &NodeSpec) -> NodeLive {
             unit: unit(&spec.nats.unit),
             loaded: Some(spec.nats.revision.clone()),
         }),
+        gateway: Seen::Present(served(&spec.gateway)),
+        dns: Seen::Present(served(&spec.dns)),
     }
+}
+
+/// A process with its sockets, made from its spec.
+pub fn served(spec: &SidecarSpec) -> SidecarLive {
+    let sockets = spec.sockets.iter().map(|socket| (socket.name.clone(), listening(socket))).collect();
+    SidecarLive { unit: Some(unit(&spec.unit)), sockets }
+}
+
+/// Sockets made from their spec.
+pub fn listening(spec: &SocketSpec) -> SocketLive {
+    SocketLive {
+        identity: spec.identity(),
+        fingerprint: Some(spec.identity().fingerprint()),
+        state: ActiveState::Active,
+    }
+}
+
+/// Sockets of TCP.
+pub fn socket(name: &str, purpose: &'static str, listen: &[&str], netns: Option<&str>) -> SocketSpec {
+    SocketSpec {
+        name: name.into(),
+        purpose,
+        listen: listen.iter().map(|text| Listen::Stream(text.parse().unwrap())).collect(),
+        netns: netns.map(Into::into),
+    }
+}
+
+fn sidecar(unit: &UnitSpec, sockets: Vec<SocketSpec>, environment: &[(&str, &str)]) -> SidecarSpec {
+    let name = unit.name.as_str();
+    let dir = std::path::Path::new("/var/lib/ployz/networks/prod").join(name);
+    let unit = UnitSpec {
+        description: name.into(),
+        exec: vec!["/usr/lib/ployz/ployz-front".into(), format!("/usr/lib/ployz/{name}")],
+        environment: environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        writable: vec![dir.join("data")],
+        notifies: true,
+        reload_signal: None,
+        ..unit.clone()
+    };
+    SidecarSpec { unit, settings: dir.join("env"), sockets }
 }
 
 /// A unit made from its spec.
@@ -154,14 +211,21 @@ fn links(spec: &LinkSpec) -> LinkLive {
         alias: Some(owner_alias(&spec.network)),
         mtu: spec.mtu,
         up: true,
+        mac: None,
+        controller: None,
         addresses: addresses.clone(),
         paired,
         ports: 0,
     };
+    let bridge = end("bridge", &spec.bridge_addresses, false);
+    let port = end("veth", &BTreeSet::new(), true);
+    let service = end("veth", &spec.service_addresses, true);
     LinkLive {
         host_end: Some(end("veth", &spec.host_addresses, true)),
         netns_end: Some(end("veth", &spec.netns_addresses, true)),
-        bridge: Some(end("bridge", &spec.bridge_addresses, false)),
+        bridge: Some(EndLive { mac: Some(spec.bridge_mac), ..bridge }),
+        port_end: Some(EndLive { controller: Some(spec.bridge.clone()), ..port }),
+        service_end: Some(EndLive { mac: Some(spec.service_mac), ..service }),
         routes: spec.routes.clone(),
         netns_sysctls: spec.netns_sysctls.clone(),
     }

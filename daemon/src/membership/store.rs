@@ -192,7 +192,8 @@ impl Store {
     /// All reservations that were made under an invite: key, revision, invite, owner.
     pub async fn reservations(&self) -> Result<Vec<(String, u64, InviteId, PublicKey)>> {
         let mut found = Vec::new();
-        for key in keys(&self.locks).await? {
+        // Locks of namespaces belong to deploys and are not made under an invite.
+        for key in keys(&self.locks).await?.into_iter().filter(|key| !key.starts_with("deploy.")) {
             let lock: Option<Stored<Reservation>> = get(&self.locks, &key).await?;
             if let Some(Stored { value: Reservation { owner, invite: Some(invite) }, revision }) = lock {
                 found.push((key, revision, invite, owner));
@@ -232,7 +233,7 @@ impl Store {
 
 /// Made as a stream of our own: a bucket as the library makes it allows roll-ups, with which a member that may
 /// write one key can wipe all others.
-async fn ensure_bucket(js: &Context, bucket: &str) -> Result<()> {
+pub(crate) async fn ensure_bucket(js: &Context, bucket: &str) -> Result<()> {
     let config = StreamConfig {
         name: format!("KV_{bucket}"),
         subjects: vec![format!("$KV.{bucket}.>")],
@@ -254,7 +255,7 @@ async fn ensure_bucket(js: &Context, bucket: &str) -> Result<()> {
     }
 }
 
-async fn get<T: DeserializeOwned>(bucket: &kv::Store, key: &str) -> Result<Option<Stored<T>>> {
+pub(crate) async fn get<T: DeserializeOwned>(bucket: &kv::Store, key: &str) -> Result<Option<Stored<T>>> {
     match bucket.entry(key).await {
         Ok(Some(entry)) if entry.operation == Operation::Put => {
             Ok(Some(Stored { value: decode(key, &entry.value)?, revision: entry.revision }))
@@ -270,7 +271,7 @@ async fn count(bucket: &kv::Store) -> Result<u64> {
     Ok(info.state.messages)
 }
 
-async fn keys(bucket: &kv::Store) -> Result<Vec<String>> {
+pub(crate) async fn keys(bucket: &kv::Store) -> Result<Vec<String>> {
     if count(bucket).await? == 0 {
         return Ok(Vec::new());
     }
@@ -291,21 +292,26 @@ async fn all<T: DeserializeOwned>(bucket: &kv::Store) -> Result<Vec<T>> {
     Ok(values)
 }
 
-async fn create<T: Serialize>(bucket: &kv::Store, key: &str, value: &T) -> Result<u64> {
+pub(crate) async fn create<T: Serialize>(bucket: &kv::Store, key: &str, value: &T) -> Result<u64> {
     bucket.create(key, encode(key, value)?).await.map_err(|error| match error.kind() {
         kv::CreateErrorKind::AlreadyExists => StoreError::Conflict(key.to_owned()),
         _ => away("write", error),
     })
 }
 
-async fn update<T: Serialize>(bucket: &kv::Store, key: &str, value: &T, revision: u64) -> Result<u64> {
+pub(crate) async fn update<T: Serialize>(
+    bucket: &kv::Store,
+    key: &str,
+    value: &T,
+    revision: u64,
+) -> Result<u64> {
     bucket.update(key, encode(key, value)?, revision).await.map_err(|error| match error.kind() {
         kv::UpdateErrorKind::WrongLastRevision => StoreError::Conflict(key.to_owned()),
         _ => away("write", error),
     })
 }
 
-async fn watch<T: DeserializeOwned + Send + 'static>(
+pub(crate) async fn watch<T: DeserializeOwned + Send + 'static>(
     bucket: &kv::Store,
 ) -> Result<impl Stream<Item = Change<T>> + use<T>> {
     let empty = count(bucket).await? == 0;
@@ -338,18 +344,18 @@ async fn watch<T: DeserializeOwned + Send + 'static>(
     Ok(first.chain(rest))
 }
 
-fn encode<T: Serialize>(key: &str, value: &T) -> Result<Bytes> {
+pub(crate) fn encode<T: Serialize>(key: &str, value: &T) -> Result<Bytes> {
     let text = serde_json::to_vec(value);
     text.map(Bytes::from)
         .map_err(|error| StoreError::Damaged { key: key.to_owned(), detail: error.to_string() })
 }
 
-fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
+pub(crate) fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
     serde_json::from_slice(value)
         .map_err(|error| StoreError::Damaged { key: key.to_owned(), detail: error.to_string() })
 }
 
-fn away(operation: &'static str, error: impl std::error::Error) -> StoreError {
+pub(crate) fn away(operation: &'static str, error: impl std::error::Error) -> StoreError {
     StoreError::Away { operation, detail: ployz_netns::chain(&error) }
 }
 

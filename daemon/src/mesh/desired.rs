@@ -1,6 +1,7 @@
 //! From what is on disk to what the data plane should be. No control plane, no clock but the one handed in.
 
 use crate::disk::{Disk, Keys, NetworkFile, PeersFile};
+use crate::mesh::sidecars;
 use crate::nats::config::Settings;
 use ipnet::IpNet;
 use ployz_core::config::Config;
@@ -29,6 +30,13 @@ pub struct Surroundings {
     pub nats_user: Option<String>,
     /// MTU of the underlay.
     pub underlay_mtu: u32,
+}
+
+impl Surroundings {
+    /// Whether a service manager runs the sidecars: under users of their own, and on sockets that it keeps.
+    pub fn is_system(&self) -> bool {
+        self.nats_user.is_some()
+    }
 }
 
 /// The whole node.
@@ -65,8 +73,10 @@ pub fn node(
             peers: peer_specs(network, peers, now),
         },
         link: LinkSpec::of(&network.id, prefix, own.subnet, network.plan.cluster_cidr, mtu),
-        firewall: FirewallSpec::of(prefix, own.overlay_ip, &network.plan),
+        firewall: FirewallSpec::of(prefix, own.overlay_ip, own.subnet, &network.plan),
         nats: nats(around, disk, network, keys, peers).spec(),
+        gateway: sidecars::gateway(around, disk, network),
+        dns: sidecars::dns(around, disk, network),
     }
 }
 
@@ -99,7 +109,14 @@ pub fn nats<'a>(
         netns: namespace::path(NETNS),
         user: around.nats_user.clone(),
         seed: keys.nats_seed.expose(),
+        sidecars: sidecar_keys(keys),
     }
+}
+
+fn sidecar_keys(keys: &Keys) -> Vec<(&'static str, String)> {
+    let Some(seeds) = &keys.sidecars else { return Vec::new() };
+    let named = [("gateway", &seeds.gateway), ("dns", &seeds.dns)];
+    named.into_iter().filter_map(|(name, seed)| Some((name, crate::random::public(seed)?))).collect()
 }
 
 /// The userspace tunnel's process: in the host namespace, where its UDP socket belongs.

@@ -10,6 +10,8 @@ pub mod monitor;
 pub mod probe;
 pub mod ready;
 pub mod remote;
+pub mod routes;
+pub mod sidecars;
 pub mod sync;
 pub mod teardown;
 
@@ -17,6 +19,7 @@ use crate::clock;
 use crate::disk::{Backend, Disk, DiskError, Keys, NetworkFile, PeersFile};
 use crate::membership::store::Store;
 use crate::reconcile::{Outcome, Reconciler};
+use crate::workload::watch::{Checks, View};
 use desired::Surroundings;
 use ployz_core::config::BackendChoice;
 use ployz_core::id::MachineId;
@@ -70,6 +73,12 @@ pub struct Mesh {
     pub store: watch::Sender<Option<Store>>,
     /// Health of the store's connection.
     pub sync: watch::Sender<Health>,
+    /// The containers of this machine.
+    pub workloads: watch::Sender<View>,
+    /// How they are asked whether they are ready.
+    pub readiness: watch::Sender<Checks>,
+    /// What deploys made on this machine.
+    pub deploys: crate::deploy::local::Local,
     /// A peer said that the network is to be destroyed here.
     pub leave: tokio::sync::Notify,
     /// Ends every task.
@@ -90,10 +99,15 @@ impl Mesh {
     pub async fn start(
         shared: Arc<Shared>,
         network: NetworkFile,
-        keys: Keys,
+        mut keys: Keys,
         trigger: &'static str,
     ) -> Result<(Arc<Self>, Arc<Outcome>), DiskError> {
+        if keys.sidecars.is_none() {
+            keys.sidecars = Some(crate::random::sidecar_seeds());
+            shared.disk.put_keys(&network.name, &keys)?;
+        }
         let peers = shared.disk.peers(&network.name)?;
+        let deploys = crate::deploy::local::Local::open(&shared.disk, &network.name);
         let (nudges, requests) = mpsc::channel(16);
         let away = Health { healthy: false, since: Some(clock::now()), error: None };
         let mesh = Arc::new(Self {
@@ -104,6 +118,9 @@ impl Mesh {
             outcome: watch::Sender::new(None),
             store: watch::Sender::new(None),
             sync: watch::Sender::new(away),
+            workloads: watch::Sender::new(View::default()),
+            readiness: deploys.checks(),
+            deploys,
             leave: tokio::sync::Notify::new(),
             cancel: CancellationToken::new(),
             network: Mutex::new(network),
@@ -118,6 +135,12 @@ impl Mesh {
         mesh.choose_backend().await?;
         mesh.phase.send_replace(Phase::Provisioning);
         mesh.install_seed()?;
+        if let Err(error) =
+            sidecars::install(&mesh.shared.around, &mesh.shared.disk, &mesh.network(), &mesh.keys)
+        {
+            // The mesh is worth more than what is served on it.
+            tracing::error!("the sidecars have no files to start from: {}", ployz_netns::chain(&error));
+        }
         let outcome = mesh.reconcile(trigger).await;
         mesh.phase.send_replace(Phase::Bootstrapping);
         mesh.spawn(requests);
@@ -237,6 +260,9 @@ impl Mesh {
         self.task(probe::run(self.clone()));
         self.task(endpoints::run(self.clone()));
         self.task(monitor::run(self.clone()));
+        self.task(crate::workload::run(self.clone()));
+        self.task(crate::deploy::announce::run(self.clone()));
+        self.task(crate::deploy::follow::run(self.clone()));
         self.task(crate::membership::issue::lapse_loop(self.clone()));
     }
 

@@ -49,6 +49,10 @@ pub async fn subscribe(mesh: &Mesh, store: &Store) -> Result<Subscriber, async_n
 pub async fn answer(mesh: &Arc<Mesh>, store: &Store, mut requests: Subscriber) {
     while let Some(request) = requests.next().await {
         let Some(reply) = request.reply.filter(|reply| reply.starts_with("_INBOX.")) else { continue };
+        if request.subject.contains(".deploy.") {
+            crate::deploy::participant::take(mesh, store, reply, request.payload);
+            continue;
+        }
         let answer = match serde_json::from_slice(&request.payload) {
             Ok(command) => handle(mesh, command).await,
             Err(error) => Answer { ok: false, message: format!("unknown command: {error}") },

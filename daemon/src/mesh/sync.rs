@@ -5,7 +5,7 @@
 use crate::clock;
 use crate::membership::draft;
 use crate::membership::store::{self, Change, Store, StoreError, Stored};
-use crate::mesh::{Health, Mesh, remote};
+use crate::mesh::{Health, Mesh, remote, routes};
 use futures_util::{Stream, StreamExt};
 use ployz_core::wire::v1::api::Phase;
 use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, SubnetLock};
@@ -35,10 +35,16 @@ async fn session(mesh: &Arc<Mesh>) -> Result<(), AnyError> {
     let client = store::connect(network.machine.overlay_ip, seed, &network.machine.id).await?;
     let store = Store::open(client, &network.id, network.is_founder()).await?;
     if network.is_founder() {
+        ployz_routing::ensure_stream(store.client(), &network.id).await?;
+        crate::deploy::records::ensure(store.client(), &network.id).await?;
         found(&store, mesh).await?;
         draft::publish(&store, mesh).await?;
     }
     publish(&store, mesh).await?;
+    if let Err(error) = routes::publish(&store, &network).await {
+        // Its name is not answered until the next session; everything else works.
+        tracing::warn!("this machine's route is not published: {}", ployz_netns::chain(&error));
+    }
     let answering = remote::subscribe(mesh, &store).await?;
     mesh.store.send_replace(Some(store.clone()));
     // Both end with this future; neither keeps a network that was left.

@@ -3,7 +3,8 @@
 
 use crate::reconcile::Reconciler;
 use ployz_core::adopt::Seen;
-use ployz_core::live::UnitLive;
+use ployz_core::adopt::sidecar::is_ours;
+use ployz_core::live::{SidecarLive, UnitLive};
 use ployz_core::spec::netns::owner_alias;
 use ployz_core::spec::{NodeSpec, UnitName};
 use ployz_netns::{firewall, link, namespace, wireguard};
@@ -34,8 +35,11 @@ pub async fn run(reconciler: &Reconciler, spec: &NodeSpec) -> Vec<String> {
         Seen::Foreign(owner) => Seen::Foreign(owner.clone()),
         Seen::Unknown(why) => Seen::Unknown(why.clone()),
     };
+    note("dns", stop_sidecar(reconciler, UnitName::DNS, &live.dns).await);
+    note("gateway", stop_sidecar(reconciler, UnitName::GATEWAY, &live.gateway).await);
     note("nats", stop(reconciler, UnitName::NATS, &nats).await);
     note("firewall", firewall::remove().await.map_err(|error| ployz_netns::chain(&error)));
+    note("docker network", crate::workload::leave(&spec.link.network).await);
     note("link", link::remove(&spec.link).await.map_err(|error| ployz_netns::chain(&error)));
     note("tunnel", stop(reconciler, UnitName::WIREGUARD, &live.tunnel).await);
     if live.netns.present().is_some() {
@@ -55,6 +59,24 @@ pub async fn run(reconciler: &Reconciler, spec: &NodeSpec) -> Vec<String> {
 fn is_own(spec: &NodeSpec, alias: Option<&str>) -> bool {
     let own = std::iter::once(&spec.netns.network).chain(&spec.netns.siblings);
     own.map(owner_alias).any(|wanted| alias == Some(&wanted))
+}
+
+async fn stop_sidecar(
+    reconciler: &Reconciler,
+    name: UnitName,
+    seen: &Seen<SidecarLive>,
+) -> Result<(), String> {
+    match seen {
+        Seen::Absent => Ok(()),
+        Seen::Present(live) if is_ours(live) => {
+            reconciler.supervisor().stop_sidecar(&name).await.map_err(|error| error.to_string())
+        }
+        Seen::Present(_) | Seen::Foreign(_) => {
+            tracing::info!("unit {name} is not ours: left alone");
+            Ok(())
+        }
+        Seen::Unknown(why) => Err(format!("cannot be inspected: {why}")),
+    }
 }
 
 async fn stop(reconciler: &Reconciler, name: UnitName, seen: &Seen<UnitLive>) -> Result<(), String> {

@@ -9,6 +9,7 @@ use nkeys::KeyPair;
 use ployz_core::id::{MachineId, NetworkId, hex};
 use ployz_core::spec::{NatsRole, NatsSpec, UnitName, UnitSpec};
 use ployz_core::wire::v1::{record::MachineMembership, subject};
+use ployz_routing::rights::{self, Rights};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -36,6 +37,8 @@ pub struct Settings<'a> {
     pub user: Option<String>,
     /// Seed for the leaf connection; kept in a file of its own.
     pub seed: &'a str,
+    /// Keys of this machine's sidecars, by name.
+    pub sidecars: Vec<(&'static str, String)>,
 }
 
 impl Settings<'_> {
@@ -109,6 +112,7 @@ impl Settings<'_> {
         for member in others.filter(|member| is_user_key(&member.nats_key)) {
             user(text, self.network, &member.id, &member.nats_key);
         }
+        self.followers(text);
         text.push_str("  ]\n}\n");
     }
 
@@ -120,7 +124,24 @@ impl Settings<'_> {
             socket(founder, LEAF_PORT)
         );
         user(text, self.network, &self.machine.id, &self.machine.nats_key);
+        self.followers(text);
         text.push_str("  ]\n}\n");
+    }
+
+    /// This machine's own sidecars, known to no other server.
+    fn followers(&self, text: &mut String) {
+        for (name, key) in self.sidecars.iter().filter(|(_, key)| is_user_key(key)) {
+            let mut rights = rights::follower(&self.machine.id, name);
+            if matches!(self.role, NatsRole::Founder) {
+                // The domain's own server takes the domain off before it looks at rights (nats-server 2.15.1).
+                let bare = |subject: &String| subject.replacen(&format!("$JS.{DOMAIN}.API."), "$JS.API.", 1);
+                let bare: Vec<String> = rights.publish.iter().map(bare).collect();
+                rights.publish.extend(bare);
+                rights.publish.sort_unstable();
+                rights.publish.dedup();
+            }
+            permitted(text, &format!("{name} of {}", self.machine.id), key, &rights);
+        }
     }
 
     /// Writes the seed of the leaf connection unless it is there: it never changes.
@@ -154,7 +175,7 @@ pub fn install(spec: &NatsSpec) -> Result<(), DiskError> {
 /// commands. The subjects are those that the client library uses, found by trying each alone.
 fn user(text: &mut String, network: &NetworkId, machine: &MachineId, key: &str) {
     let mut publish: Vec<String> = Vec::new();
-    for bucket in [subject::MACHINES, subject::INVITES, subject::LOCKS] {
+    for bucket in [subject::MACHINES, subject::INVITES, subject::LOCKS, subject::DEPLOY_STATUS] {
         publish.extend([
             format!("$JS.{DOMAIN}.API.STREAM.INFO.KV_{bucket}"),
             format!("$JS.{DOMAIN}.API.DIRECT.GET.KV_{bucket}"),
@@ -172,12 +193,23 @@ fn user(text: &mut String, network: &NetworkId, machine: &MachineId, key: &str) 
         format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::MACHINES),
         format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::INVITES),
         format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::LOCKS),
+        format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::DEPLOY_STATUS),
+        // Every machine may coordinate; the stream itself refuses a second decision on a deploy.
+        subject::deploy_commits(network),
+        format!("$JS.{DOMAIN}.API.DIRECT.GET.{}.>", subject::DEPLOY_COMMITS),
         format!("ployz.v1.{network}.rpc.>"),
         "_INBOX.>".to_owned(),
     ]);
-    let subscribe = [subject::rpc_all(network, machine), format!("{}.>", subject::inbox(machine))];
-    let _ = writeln!(text, "    # {machine}\n    {{\n      nkey: \"{key}\"\n      permissions: {{");
-    for (what, subjects) in [("publish", publish.as_slice()), ("subscribe", &subscribe)] {
+    // Its leaf connection carries what its sidecars ask for. Which of them asks is not told by the subject.
+    publish.extend(rights::follower(machine, "").publish);
+    publish.extend(rights::publisher(network, machine).publish);
+    let subscribe = vec![subject::rpc_all(network, machine), format!("{}.>", subject::inbox(machine))];
+    permitted(text, machine.as_str(), key, &Rights { publish, subscribe });
+}
+
+fn permitted(text: &mut String, who: &str, key: &str, rights: &Rights) {
+    let _ = writeln!(text, "    # {who}\n    {{\n      nkey: \"{key}\"\n      permissions: {{");
+    for (what, subjects) in [("publish", &rights.publish), ("subscribe", &rights.subscribe)] {
         let _ = writeln!(text, "        {what}: {{ allow: [");
         for subject in subjects {
             let _ = writeln!(text, "          \"{subject}\"");
@@ -189,7 +221,7 @@ fn user(text: &mut String, network: &NetworkId, machine: &MachineId, key: &str) 
 
 /// The directory is root's, so that nobody can put something else in the place of what root writes there; the
 /// server may pass and read. Only `data` is the server's own.
-fn prepare(dir: &Path, user: Option<&str>) -> Result<(), DiskError> {
+pub fn prepare(dir: &Path, user: Option<&str>) -> Result<(), DiskError> {
     make_dir(dir, 0o711)?;
     let data = dir.join(DATA);
     make_dir(&data, 0o700)?;
@@ -202,7 +234,8 @@ fn prepare(dir: &Path, user: Option<&str>) -> Result<(), DiskError> {
     Ok(())
 }
 
-fn put(path: &Path, text: &str, user: Option<&str>) -> Result<(), DiskError> {
+/// Replaces a file that the user may read and root alone may write.
+pub fn put(path: &Path, text: &str, user: Option<&str>) -> Result<(), DiskError> {
     let group = user.map(|name| account(name, path)).transpose()?.map(|user| user.gid);
     replace_for(path, text.as_bytes(), 0o640, group)
 }
@@ -227,8 +260,8 @@ pub const MONITOR_PORT: u16 = 8222;
 pub const DOMAIN: &str = "hub";
 /// Metadata key under which the server reports the revision it runs with.
 pub const REVISION_KEY: &str = "ployz_config";
-/// The server's own directory.
-const DATA: &str = "data";
+/// A user's own directory.
+pub const DATA: &str = "data";
 const SEED_FILE: &str = "leaf-seed.conf";
 const HEADER: &str = "# Written by ployzd from this machine's network.json and the members it knows.\n\
                       # Changes made here are lost; `ployzctl explain nats` shows what is wanted and why.\n";
@@ -244,6 +277,11 @@ mod tests {
         "UBTDOZWM3DZ7PJ2PHGTHPGBY3YUGVJHOLV4O2TCFEWJK3AALZF2XF3QF",
         "UBBKPNDZVDSMQMN7Q75QSFE5Y2NAW6MK6ZIYRSOJ3237BMHDHAFIYGYF",
         "UDC7HMBBRBGW7JKBUVY4EBU6WVN3CV7X2SHXCT2OUJ4UBDBJ5K5SXMTW",
+    ];
+
+    const SIDECARS: [&str; 2] = [
+        "UCLRMU3PMLEB7YJ6PQQ4RAD27FX5SP3HP2IF4U4BPIGSW4VJLPGSWPFV",
+        "UDOXLKOW7MYJYQ4Z7ZBFZVPZB74V5OQTLVUSJ64ROZXOLU3SNMLIUER5",
     ];
 
     fn machine(n: u8) -> MachineMembership {
@@ -279,6 +317,7 @@ mod tests {
             netns: "/run/netns/ployz".into(),
             user: Some("ployz-nats".into()),
             seed: "SUSECRET",
+            sidecars: vec![("gateway", SIDECARS[0].into()), ("dns", SIDECARS[1].into())],
         };
         settings.spec()
     }

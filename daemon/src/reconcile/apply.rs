@@ -3,9 +3,9 @@
 use super::inspect;
 use crate::nats::config;
 use crate::supervisor::Supervisor;
-use ployz_core::adopt::{Component, Plan, Seen, Verdict};
-use ployz_core::live::NodeLive;
-use ployz_core::spec::{NatsSpec, NodeSpec, TunnelBackend, UnitName, UnitSpec};
+use ployz_core::adopt::{Component, Plan, Seen, Verdict, sidecar};
+use ployz_core::live::{NodeLive, SidecarLive};
+use ployz_core::spec::{NatsSpec, NodeSpec, SidecarSpec, TunnelBackend, UnitName, UnitSpec};
 use ployz_netns::{firewall, link, namespace, wireguard};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,7 +41,7 @@ pub(super) async fn plan(
 fn parents(component: Component) -> &'static [Component] {
     match component {
         Component::Netns => &[],
-        Component::Tunnel | Component::Firewall => &[Component::Netns],
+        Component::Tunnel | Component::Firewall | Component::Gateway | Component::Dns => &[Component::Netns],
         Component::Wireguard => &[Component::Netns, Component::Tunnel],
         Component::Link | Component::Nats => &[Component::Netns, Component::Wireguard],
     }
@@ -72,11 +72,18 @@ async fn component(
         Component::Link => link::apply(&spec.link, &file).await.map_err(words),
         Component::Firewall => firewall::apply(&spec.firewall, &file).await.map_err(words),
         Component::Nats => store(supervisor, &spec.nats, verdict, &file).await,
+        Component::Gateway => sidecar(supervisor, &spec.gateway, &live.gateway, &file).await,
+        Component::Dns => sidecar(supervisor, &spec.dns, &live.dns, &file).await,
     }
 }
 
-/// A store that still runs in the old namespace keeps that alive, and with it the old device and its UDP port.
+/// A process that still runs in the old namespace keeps that alive, and with it the old device and its UDP port.
 async fn leave_old_namespace(supervisor: &Supervisor, live: &NodeLive) -> Result<(), String> {
+    for (name, found) in [(UnitName::GATEWAY, &live.gateway), (UnitName::DNS, &live.dns)] {
+        if found.present().is_some_and(sidecar::is_ours) {
+            supervisor.stop_sidecar(&name).await.map_err(|error| error.to_string())?;
+        }
+    }
     match live.nats.present() {
         Some(nats) if nats.unit.fingerprint.is_some() => {
             supervisor.stop(&UnitName::NATS).await.map_err(|error| error.to_string())
@@ -144,6 +151,22 @@ async fn store(
             other => return Err(format!("it did not come up: {other:?}")),
         }
     }
+}
+
+/// What was found may have gone with the old namespace since.
+async fn sidecar(
+    supervisor: &Supervisor,
+    spec: &SidecarSpec,
+    found: &Seen<SidecarLive>,
+    file: &Path,
+) -> Result<(), String> {
+    let netns = namespace::id_of(file).ok().flatten();
+    let live = match found {
+        Seen::Present(_) => supervisor.inspect_sidecar(spec).await,
+        other => other.clone(),
+    };
+    let what = sidecar::replace(spec, live.present(), netns);
+    supervisor.put_sidecar(spec, what).await.map_err(|error| error.to_string())
 }
 
 async fn put_unit(supervisor: &Supervisor, unit: &UnitSpec, anew: bool) -> Result<(), String> {

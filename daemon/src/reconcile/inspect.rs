@@ -12,15 +12,17 @@ use std::time::Duration;
 
 pub(super) async fn node(supervisor: &Supervisor, spec: &NodeSpec) -> NodeLive {
     let file = namespace::path(&spec.netns.name);
-    let (netns, tunnel, wireguard, link, firewall, nats) = tokio::join!(
+    let (netns, tunnel, wireguard, link, firewall, nats, gateway, dns) = tokio::join!(
         limited(namespace::inspect(&spec.netns)),
         supervisor.inspect(&UnitName::WIREGUARD),
         limited(wireguard::inspect(&spec.wireguard.name, &file)),
         limited(link::inspect(&spec.link, &file)),
         limited(firewall::inspect(&file)),
         store(supervisor, &file),
+        supervisor.inspect_sidecar(&spec.gateway),
+        supervisor.inspect_sidecar(&spec.dns),
     );
-    NodeLive { netns, tunnel, wireguard, link, firewall, nats }
+    NodeLive { netns, tunnel, wireguard, link, firewall, nats, gateway, dns }
 }
 
 /// The store's process and the settings it runs with.

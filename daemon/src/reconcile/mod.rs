@@ -4,8 +4,8 @@ mod apply;
 mod inspect;
 
 use crate::supervisor::Supervisor;
-use ployz_core::adopt::{self, Component, Plan, Verdict};
-use ployz_core::live::NodeLive;
+use ployz_core::adopt::{self, Component, Plan, Seen, Verdict};
+use ployz_core::live::{NodeLive, SidecarLive};
 use ployz_core::spec::NodeSpec;
 use ployz_core::wire::v1::api::{ComponentStatus, ExplainRun};
 use std::collections::{BTreeMap, VecDeque};
@@ -250,8 +250,18 @@ fn facts(component: Component, live: &NodeLive) -> BTreeMap<String, String> {
         }
         Component::Firewall => Vec::new(),
         Component::Nats => live.nats.present().map(|n| ("pid", n.unit.pid.to_string())).into_iter().collect(),
+        Component::Gateway => sidecar_facts(&live.gateway),
+        Component::Dns => sidecar_facts(&live.dns),
     };
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn sidecar_facts(live: &Seen<SidecarLive>) -> Vec<(&'static str, String)> {
+    let Some(live) = live.present() else { return Vec::new() };
+    let listens = live.sockets.values().filter_map(|socket| socket.identity.fields().get("listen"));
+    let listens: Vec<&str> = listens.map(String::as_str).collect();
+    let pid = live.unit.as_ref().map(|unit| ("pid", unit.pid.to_string()));
+    pid.into_iter().chain((!listens.is_empty()).then(|| ("listen", listens.join(" ")))).collect()
 }
 
 const KEPT_RUNS: usize = 20;

@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::daemon::{Daemon, Say};
+use crate::deploy;
 use crate::disk::{NetworkFile, Stored};
 use crate::failure::{Failure, Result};
 use crate::mesh::{Mesh, desired, ready};
@@ -12,6 +13,7 @@ use ployz_core::wire::v1::api::{
     ComponentStatus, ControlPlaneStatus, Envelope, ErrorCode, Explain, MeshStatus, NetworkSummary, Payload,
     PeerStatus, Phase, Request, Status,
 };
+use ployz_core::wire::v1::api_deploy::{DeployReport, DeployState};
 use ployz_netns::{namespace, wireguard};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -103,6 +105,44 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             daemon.revoke_invite(&invite, network).await?;
             done(format!("invite {invite} is revoked"), None)
         }
+        Request::Deploy(request) => {
+            let report = deploy::run::deploy(&daemon.running()?, &request, say).await?;
+            done(outcome(&report), Some(Payload::Deploy(Box::new(report))))
+        }
+        Request::DeployPreview(request) => {
+            let preview = deploy::run::preview(&daemon.running()?, &request).await?;
+            done("preview".into(), Some(Payload::DeployPreview(Box::new(preview))))
+        }
+        Request::ServiceList(request) => {
+            let list = deploy::services::list_all(&*daemon.running()?, request.namespace.as_ref()).await?;
+            done(format!("{} services", list.services.len()), Some(Payload::ServiceList(list)))
+        }
+        Request::ServiceInspect(request) => {
+            let detail = deploy::services::inspect(&*daemon.running()?, &request).await?;
+            done(request.service.to_string(), Some(Payload::ServiceInspect(Box::new(detail))))
+        }
+        Request::ServiceLogs(request) => {
+            let logs = deploy::services::logs(&*daemon.running()?, &request).await?;
+            done(format!("{} lines", logs.lines.len()), Some(Payload::ServiceLogs(logs)))
+        }
+        Request::ServiceRemove(request) => {
+            let report = deploy::run::remove(&daemon.running()?, &request, say).await?;
+            done(outcome(&report), Some(Payload::Deploy(Box::new(report))))
+        }
+    }
+}
+
+fn outcome(report: &DeployReport) -> String {
+    let namespace = &report.preview.namespace;
+    match (&report.deploy_id, report.state) {
+        (Some(deploy), DeployState::CleanupPending) => {
+            let why = report.failures.first().map(ToString::to_string).unwrap_or_default();
+            format!(
+                "namespace {namespace}: deploy {deploy} is committed; old instances are still being removed: {why}"
+            )
+        }
+        (Some(deploy), state) => format!("namespace {namespace}: deploy {deploy} is {state}"),
+        (None, _) => format!("namespace {namespace}: there was nothing to do"),
     }
 }
 

@@ -5,8 +5,9 @@ pub mod process;
 pub mod systemd;
 
 use ployz_core::adopt::Seen;
-use ployz_core::live::UnitLive;
-use ployz_core::spec::{UnitName, UnitSpec};
+use ployz_core::adopt::sidecar::Replace;
+use ployz_core::live::{SidecarLive, UnitLive};
+use ployz_core::spec::{SidecarSpec, UnitName, UnitSpec};
 
 /// A failed operation on a unit.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +59,40 @@ impl Supervisor {
     pub async fn stop(&self, name: &UnitName) -> Result<(), UnitError> {
         match self {
             Self::Systemd(hands) => hands.stop(name).await,
+            Self::Process(hands) => hands.stop(name).await,
+        }
+    }
+
+    /// What runs of a process with sockets, and which of those are there.
+    pub async fn inspect_sidecar(&self, spec: &SidecarSpec) -> Seen<SidecarLive> {
+        match self {
+            Self::Systemd(hands) => hands.inspect_sidecar(spec).await,
+            Self::Process(hands) => match hands.inspect(&spec.unit.name).await {
+                Seen::Absent => Seen::Absent,
+                Seen::Present(unit) => {
+                    Seen::Present(SidecarLive { unit: Some(unit), ..SidecarLive::default() })
+                }
+                Seen::Foreign(owner) => Seen::Foreign(owner),
+                Seen::Unknown(why) => Seen::Unknown(why),
+            },
+        }
+    }
+
+    /// Starts a process with its sockets, or makes anew as much as `what` says of what is there.
+    pub async fn put_sidecar(&self, spec: &SidecarSpec, what: Replace) -> Result<(), UnitError> {
+        match self {
+            Self::Systemd(hands) => hands.put_sidecar(spec, what).await,
+            Self::Process(hands) => {
+                hands.stop(&spec.unit.name).await?;
+                hands.start(&spec.unit).await
+            }
+        }
+    }
+
+    /// Stops a process, all that is left of earlier ones, and its sockets.
+    pub async fn stop_sidecar(&self, name: &UnitName) -> Result<(), UnitError> {
+        match self {
+            Self::Systemd(hands) => hands.stop_sidecar(name).await,
             Self::Process(hands) => hands.stop(name).await,
         }
     }

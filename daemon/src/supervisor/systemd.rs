@@ -3,6 +3,8 @@
 //! Identity is read back from the unit's properties and from `/proc` of its main process; a proxy is never kept,
 //! because zbus caches properties for a proxy's life.
 
+mod sidecar;
+
 use crate::supervisor::UnitError;
 use futures_util::StreamExt;
 use ployz_core::adopt::Seen;

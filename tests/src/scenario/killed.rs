@@ -212,13 +212,14 @@ fn is_write(monitor: &str, line: &str) -> bool {
         && !READS.contains(&member)
 }
 
-const READS: [&str; 9] = [
+const READS: [&str; 10] = [
     "Get",
     "GetAll",
     "GetUnit",
     "GetUnitByPID",
     "ListUnits",
     "ListUnitsByNames",
+    "ListUnitsByPatterns",
     "Ping",
     "Introspect",
     "ResetFailed",

@@ -3,6 +3,7 @@
 //! A scenario is a function in a file of this directory and an entry in [`all`].
 
 mod bad_input;
+mod deploy;
 mod drift_network;
 mod drift_units;
 mod held;
@@ -14,9 +15,12 @@ mod metrics;
 mod package;
 mod power;
 mod product;
+mod service;
+mod sidecars;
 mod three;
 mod tokens;
 mod underlays;
+mod workload;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -130,7 +134,7 @@ pub fn all() -> Vec<Scenario> {
     THEMES.into_iter().flatten().copied().collect()
 }
 
-const THEMES: [&[Scenario]; 14] = [
+const THEMES: [&[Scenario]; 18] = [
     &lab_self_test::SCENARIOS,
     &three::SCENARIOS,
     &killed::SCENARIOS,
@@ -139,10 +143,14 @@ const THEMES: [&[Scenario]; 14] = [
     &held::SCENARIOS,
     &tokens::SCENARIOS,
     &joins::SCENARIOS,
+    &service::SCENARIOS,
     &lifecycle::SCENARIOS,
     &metrics::SCENARIOS,
+    &sidecars::SCENARIOS,
     &package::SCENARIOS,
     &power::SCENARIOS,
     &underlays::SCENARIOS,
     &bad_input::SCENARIOS,
+    &workload::SCENARIOS,
+    &deploy::SCENARIOS,
 ];

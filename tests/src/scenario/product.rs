@@ -121,7 +121,7 @@ pub(super) fn endpoint(node: &Node, key: &str) -> Result<String> {
 /// Everything of the data plane that lives on while ployzd does not: pids, namespace, link indices, the unit's start.
 pub(super) fn identity(node: &Node) -> Result<BTreeMap<String, String>> {
     let text = node.sh(concat!(
-        "for u in nats wireguard; do echo \"$u $(systemctl show -P MainPID,InvocationID --value ployz-$u | tr '\\n' ' ')\"; done; ",
+        "for u in nats wireguard gateway dns; do echo \"$u $(systemctl show -P MainPID,InvocationID --value ployz-$u | tr '\\n' ' ')\"; done; ",
         "echo \"netns $(stat -Lc %i /run/netns/ployz)\"; ",
         "echo \"wg0 $(ip -n ployz -o link show wg0 | cut -d: -f1)\"; ",
         "echo \"veth $(cat /sys/class/net/ployz-veth/ifindex)\"; echo \"bridge $(cat /sys/class/net/ployz0/ifindex)\""
@@ -265,8 +265,8 @@ ls -A /run/wireguard 2>/dev/null | sed 's/^/uapi /'
 systemctl list-units --all --plain --no-legend 'ployz-*' 'ployz.slice' | grep -v '^ployz.slice' | sed 's/^/unit /'
 ls /run/systemd/transient 2>/dev/null | grep ployz | sed 's/^/transient /'
 nft list tables | grep ployz
-ip -br link | grep -vE '^(lo|eth[0-9]|docker0)' | sed 's/^/link /'
+ip -br link | grep -vE '^(lo |eth[0-9]|docker0)' | sed 's/^/link /'
 ip route show table all proto 76; ip -6 route show table all proto 76
 ip rule | grep -vE 'lookup (local|main|default)'
-ps -eo comm | grep -E '^(nats-server|ployz-wireguard)'
+ps -eo comm | grep -E '^(nats-server|ployz-wireguard|ployz-front|ployz-gateway|ployz-dns)'
 true";

@@ -6,6 +6,10 @@
 use crate::adopt::{Component, Plan};
 use crate::id::{InviteId, MachineId, NetworkName};
 use crate::key::PublicKey;
+use crate::wire::v1::api_deploy::{
+    DeployPreview, DeployReport, DeployRequest, ServiceDetail, ServiceList, ServiceListRequest, ServiceLogs,
+    ServiceLogsRequest, ServiceRequest,
+};
 use crate::wire::v1::record::MachineMembership;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -89,6 +93,18 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         network: Option<NetworkName>,
     },
+    /// Brings a namespace, or one service of it, to what a manifest says.
+    Deploy(DeployRequest),
+    /// Says what that would do.
+    DeployPreview(DeployRequest),
+    /// Services of one namespace, or of all.
+    ServiceList(ServiceListRequest),
+    /// One service in detail.
+    ServiceInspect(ServiceRequest),
+    /// What a service printed.
+    ServiceLogs(ServiceLogsRequest),
+    /// Removes one service from its namespace: a deploy of its own.
+    ServiceRemove(ServiceRequest),
 }
 
 /// One line of the answer's stream.
@@ -169,6 +185,16 @@ pub enum Payload {
         /// Oldest first.
         invites: Vec<InviteRow>,
     },
+    /// [`Request::Deploy`], [`Request::ServiceRemove`]; when they failed too.
+    Deploy(Box<DeployReport>),
+    /// [`Request::DeployPreview`].
+    DeployPreview(Box<DeployPreview>),
+    /// [`Request::ServiceList`].
+    ServiceList(ServiceList),
+    /// [`Request::ServiceInspect`].
+    ServiceInspect(Box<ServiceDetail>),
+    /// [`Request::ServiceLogs`].
+    ServiceLogs(ServiceLogs),
 }
 
 /// A network on this machine.
@@ -428,6 +454,36 @@ error_codes! {
     DaemonUnreachable = "DAEMON_UNREACHABLE", "`systemctl status ployzd`; the socket is readable by root and the group ployz";
     /// The wire contract was broken.
     InvalidRequest = "INVALID_REQUEST", "ployzctl and ployzd differ in version: upgrade both";
+    /// A manifest that is refused, with file, line and path.
+    ManifestInvalid = "MANIFEST_INVALID", "the message names file, line and key; docs/manifest.schema.json is the schema";
+    /// Volumes in a manifest.
+    VolumesUnsupported = "VOLUMES_UNSUPPORTED", "take volumes out of the manifest: this version deploys services without them";
+    /// Nowhere to put an instance.
+    NoEligibleMachine = "NO_ELIGIBLE_MACHINE", "the message says of each machine why not: change the placement, activate a machine, or add one";
+    /// A machine that must take part does not answer.
+    ParticipantUnreachable = "PARTICIPANT_UNREACHABLE", "nothing was changed: bring the named machines up, or remove them from the network if they are gone for good";
+    /// An image that a machine does not have, or not in that form.
+    ImageMissing = "IMAGE_MISSING", "`ployzctl image push <image>` sends a local image to the machines";
+    /// A candidate did not become ready.
+    ReadinessFailed = "READINESS_FAILED", "nothing was changed: the causes hold what the container printed; check its readiness in the manifest";
+    /// A published port is in use.
+    PortTaken = "PORT_TAKEN", "publish another port, or stop what holds it on the named machine";
+    /// A route that another namespace has.
+    RouteTaken = "ROUTE_TAKEN", "choose another host, path or port, or remove the service that has it";
+    /// Somebody deploys to this namespace.
+    DeployInProgress = "DEPLOY_IN_PROGRESS", "wait until it is over; the lock of a coordinator that died runs out by itself";
+    /// It did not happen and was undone.
+    DeployFailed = "DEPLOY_FAILED", "nothing was changed: the causes say why; deploy again when it is mended";
+    /// It was cut off; what is left is known.
+    DeployInterrupted = "DEPLOY_INTERRUPTED", "deploy again: it first finishes or undoes what was cut off";
+    /// What a preview was made from is no longer so.
+    BaselineChanged = "BASELINE_CHANGED", "somebody deployed in between: look at a new preview";
+    /// No such service.
+    ServiceNotFound = "SERVICE_NOT_FOUND", "`ployzctl service ls` shows them";
+    /// The engine does not answer.
+    DockerUnavailable = "DOCKER_UNAVAILABLE", "`systemctl status docker` on the named machine";
+    /// No room.
+    DiskFull = "DISK_FULL", "make room on the named machine; `docker system df` shows what Docker holds";
     /// Disk, encoding, and what should not happen.
     IoError = "IO_ERROR", "`journalctl -u ployzd` has the details";
 }

@@ -1,7 +1,10 @@
 //! Version 1 of every contract: operator API, stored records, join tokens, subjects.
 
 pub mod api;
+pub mod api_deploy;
+pub mod deploy;
 pub mod join;
+pub mod manifest;
 pub mod record;
 pub mod subject;
 pub mod token;

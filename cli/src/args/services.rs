@@ -1,0 +1,249 @@
+//! `deploy` and `service` as operators type them. What is in a manifest is judged in `ployz_core`, not here.
+//!
+//! The doc comments below are the help texts and, through clap_mangen, the manual pages.
+
+use crate::complete::{namespaces, service_names, services};
+use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
+use ployz_core::id::{DeployId, InstanceId, Namespace, ServiceName};
+use ployz_core::wire::v1::manifest::MAX_REPLICAS;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// `deploy`.
+#[derive(Args)]
+pub(crate) struct Deploy {
+    #[command(flatten)]
+    pub(crate) file: File,
+    /// Show what would be done and do nothing, as `deploy preview` does
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// Refuse unless this is still the namespace's last deploy: `baseline` of the preview you looked at
+    #[arg(long, value_name = "DEPLOY", conflicts_with = "dry_run")]
+    pub(crate) expect_baseline: Option<DeployId>,
+    #[command(subcommand)]
+    pub(crate) verb: Option<DeployVerb>,
+}
+
+/// Where the manifest is.
+#[derive(Args)]
+pub(crate) struct File {
+    /// The manifest, TOML or JSON; `-` reads standard input [default: ployz.toml or ployz.json here]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// `deploy preview`, `deploy service`.
+#[derive(Subcommand)]
+pub(crate) enum DeployVerb {
+    /// Show what a deploy would do: every service and slot, the machines, the phases. Changes nothing
+    Preview(File),
+    /// Deploy one service from flags instead of a manifest; the others of its namespace stay
+    #[command(after_help = SERVICE_HELP)]
+    Service(Box<OneService>),
+}
+
+/// A service as flags.
+#[derive(Args)]
+pub(crate) struct OneService {
+    /// Its name, also its DNS name
+    #[arg(add = ArgValueCompleter::new(service_names))]
+    pub(crate) name: String,
+    /// The image, as each machine's own engine knows it
+    #[arg(long)]
+    pub(crate) image: String,
+    /// The namespace it is part of
+    #[arg(long, add = ArgValueCompleter::new(namespaces))]
+    pub(crate) namespace: String,
+    /// Port of the machines that leads to a port of the containers: 8080:80, 53:53/udp
+    #[arg(short, long, value_name = "HOST:CONTAINER[/PROTOCOL]")]
+    pub(crate) publish: Vec<String>,
+    /// Variable of the containers; other users of this machine can see it in the process list
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    pub(crate) env: Vec<String>,
+    /// Read more variables from standard input, one KEY=VALUE a line
+    #[arg(long)]
+    pub(crate) env_stdin: bool,
+    /// Volume of the namespace and where it is in the containers
+    #[arg(short, long, value_name = "SRC:DST[:ro]")]
+    pub(crate) volume: Vec<String>,
+    /// When Docker starts a container again [default: unless-stopped]
+    #[arg(long, value_parser = RESTARTS)]
+    pub(crate) restart: Option<String>,
+    /// How many containers, spread over the machines [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_REPLICAS)))]
+    pub(crate) replicas: Option<u32>,
+    /// Show what would be done and do nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// Program and arguments in place of the image's own
+    #[arg(last = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+/// `service`.
+#[derive(Subcommand)]
+pub(crate) enum Service {
+    /// List the services: image, how many of the wanted instances are ready, routes
+    #[command(visible_alias = "list")]
+    Ls {
+        /// Only of this namespace
+        #[arg(long, add = ArgValueCompleter::new(namespaces))]
+        namespace: Option<Namespace>,
+    },
+    /// Show one service: what was committed, and each instance with its machine, address and state
+    Inspect {
+        /// The service
+        #[arg(value_name = "NAMESPACE/SERVICE", add = ArgValueCompleter::new(services))]
+        service: Named,
+    },
+    /// Print what the instances of a service printed, each line behind the instance's name
+    #[command(after_help = LOGS_HELP)]
+    Logs(Logs),
+    /// Remove a service: its routes and names go, connections finish, its containers are removed
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// The service
+        #[arg(value_name = "NAMESPACE/SERVICE", add = ArgValueCompleter::new(services))]
+        service: Named,
+        /// Show what would be done and do nothing
+        #[arg(short = 'n', long)]
+        dry_run: bool,
+    },
+}
+
+/// `service logs`.
+#[derive(Args)]
+pub(crate) struct Logs {
+    /// The service
+    #[arg(value_name = "NAMESPACE/SERVICE", add = ArgValueCompleter::new(services))]
+    pub(crate) service: Named,
+    /// Only of this instance
+    #[arg(long)]
+    pub(crate) instance: Option<InstanceId>,
+    /// At most so many lines of each instance, the newest [default: 100; with --since all that the
+    /// machines give]
+    #[arg(short = 'n', long, value_name = "LINES")]
+    pub(crate) tail: Option<u32>,
+    /// Only lines younger than this, or printed after a time: 90s, 10m, 2h, 3d, @1782907200
+    #[arg(long, value_name = "AGE|@TIME")]
+    pub(crate) since: Option<Since>,
+    /// Go on with new lines as they come, also of instances that start later, until Ctrl-C
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+/// `NAMESPACE/SERVICE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) namespace: Namespace,
+    pub(crate) service: ServiceName,
+}
+
+/// A time: an age, or seconds since 1970 behind an `@`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Since {
+    Ago(Duration),
+    At(u64),
+}
+
+impl FromStr for Named {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (namespace, service) =
+            text.split_once('/').ok_or("NAMESPACE/SERVICE is wanted; `ployzctl service ls` shows them")?;
+        let namespace = namespace.parse().map_err(|error| format!("{error}"))?;
+        Ok(Self { namespace, service: service.parse().map_err(|error| format!("{error}"))? })
+    }
+}
+
+impl FromStr for Since {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = "an age such as 90s, 10m, 2h or 3d, or a Unix time such as @1782907200, is wanted";
+        since(text).ok_or_else(|| wrong.to_owned())
+    }
+}
+
+impl Since {
+    /// In nanoseconds since 1970, as machines date lines.
+    pub(crate) fn nanos(self) -> u64 {
+        let since_1970 = match self {
+            Self::At(seconds) => Duration::from_secs(seconds),
+            Self::Ago(age) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                now.saturating_sub(age)
+            }
+        };
+        u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+fn since(text: &str) -> Option<Since> {
+    // `parse` alone would take a sign.
+    let whole = |digits: &str| {
+        digits.parse::<u64>().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    if let Some(seconds) = text.strip_prefix('@') {
+        return whole(seconds).map(Since::At);
+    }
+    let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
+    let (digits, scale) =
+        units.into_iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)))?;
+    Some(Since::Ago(Duration::from_secs(whole(digits)?.checked_mul(scale)?)))
+}
+
+/// Here for the help and the completion; what they mean is the manifest's.
+const RESTARTS: [&str; 4] = ["unless-stopped", "always", "on-failure", "no"];
+
+pub(super) const DEPLOY_HELP: &str = "\
+A manifest says everything that should run in one namespace; services it does not name are removed.
+  ployzctl deploy preview                 what would be done with ./ployz.toml or ./ployz.json
+  ployzctl deploy -f shop.toml
+  render-manifest | ployzctl deploy -f -
+All machines that must take part are asked before anything is changed, and new containers are ready
+before the deploy counts: if it fails, everything is as it was.";
+
+const SERVICE_HELP: &str = "\
+Example:
+  ployzctl deploy service web --namespace shop --image shop-web:42 --replicas 3 -p 8080:80 -- serve
+Secrets go in through standard input:
+  ployzctl deploy service web --namespace shop --image shop-web:42 --env-stdin < secrets.env
+Routes, readiness, placement and limits need a manifest.";
+
+const LOGS_HELP: &str = "\
+Examples:
+  ployzctl service logs shop/web -n 20 -f
+  ployzctl service logs shop/web --since 10m --plain | grep -c stderr
+With --json and --follow, each line is one JSON object.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_an_age_or_a_date() {
+        let ago = |seconds| Ok(Since::Ago(Duration::from_secs(seconds)));
+        for (text, want) in [("0s", ago(0)), ("90s", ago(90)), ("10m", ago(600)), ("3d", ago(259_200))] {
+            assert_eq!(text.parse(), want);
+        }
+        assert_eq!("@1782907200".parse(), Ok(Since::At(1_782_907_200)));
+        assert_eq!(Since::At(2).nanos(), 2_000_000_000);
+        for bad in ["", "s", "10", "-5m", "+5m", "5 m", "@", "@x", "1w", "99999999999999999999s"] {
+            assert!(bad.parse::<Since>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn restarts_are_those_of_a_manifest() {
+        use ployz_core::wire::v1::manifest::Restart;
+        assert!(RESTARTS.iter().all(|word| word.parse::<Restart>().is_ok()));
+    }
+
+    #[test]
+    fn a_time_before_1970_is_1970() {
+        assert_eq!(Since::Ago(Duration::MAX).nanos(), 0);
+        assert_eq!(Since::At(u64::MAX).nanos(), u64::MAX);
+    }
+}

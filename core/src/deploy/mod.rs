@@ -1,0 +1,20 @@
+//! What a deploy means: which containers go where, in what order, and what to do when it is cut off.
+//!
+//! All of it decides and none of it acts: machines, images, random numbers and the time are handed in, so that a preview
+//! cannot change anything and every crash can be played through in a test.
+
+pub mod address;
+pub mod commit;
+pub mod image;
+pub mod instance;
+mod place;
+pub mod plan;
+mod planner;
+pub mod probe;
+mod refusal;
+pub mod revision;
+mod slots;
+pub mod step;
+
+pub use plan::{DeployPlan, Machine, PlanError, Scope, World, plan};
+pub use step::{Resume, Step, next, resume};

@@ -1,0 +1,132 @@
+//! A container as Docker's inspection shows it; the daemon fills this in, nothing here asks Docker.
+
+use crate::adopt::identity::Identity;
+use crate::id::{DeployId, InstanceId, MachineId, Namespace, NetworkId, ServiceName};
+use crate::spec::ContainerSpec;
+use crate::spec::container::{ContainerOwner, PublishedPort, digest, label, limit, ports, words};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// The container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContainerLive {
+    /// Docker's id of it.
+    pub id: String,
+    /// Its name, without Docker's leading slash.
+    pub name: String,
+    /// Its labels, the image's among them.
+    pub labels: BTreeMap<String, String>,
+    /// `Config.Image`: the image as it was asked for.
+    pub image: String,
+    /// `Image`: the engine's id of the image it was made from.
+    pub image_id: String,
+    /// `Config.Cmd`; the image's own where none was given.
+    pub command: Vec<String>,
+    /// `Config.Env`, split at the first `=`; the image's among it.
+    pub env: BTreeMap<String, String>,
+    /// Networks it is attached to, each with the address that was *asked for* (`IPAMConfig`): a stopped container
+    /// has no other.
+    pub networks: BTreeMap<String, Option<Ipv4Addr>>,
+    /// `HostConfig.Dns`.
+    pub dns: Vec<IpAddr>,
+    /// `HostConfig.DnsSearch`.
+    pub search: Vec<String>,
+    /// `HostConfig.PortBindings`, without addresses of the machine.
+    pub publish: BTreeSet<PublishedPort>,
+    /// `HostConfig.RestartPolicy.Name`; empty = `no`.
+    pub restart: String,
+    /// `HostConfig.NanoCpus` in thousandths of a processor; `None` = no limit (0).
+    pub cpu_millis: Option<u64>,
+    /// `HostConfig.Memory`; `None` = no limit (0).
+    pub memory: Option<u64>,
+    /// Whether it runs.
+    pub state: ContainerState,
+}
+
+/// Whether a container runs, in Docker's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Made, never started.
+    Created,
+    /// Runs.
+    Running,
+    /// Stopped for a moment by `docker pause`.
+    Paused,
+    /// Docker waits before it starts it again, or is removing it.
+    Changing,
+    /// Over, with this exit code.
+    Exited(i64),
+    /// Could not be stopped or removed by Docker.
+    Dead,
+}
+
+impl ContainerLive {
+    /// The fingerprint it carries, of whatever version; `None` = it carries none and is not ours.
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.label(label::CONFIG_HASH)
+    }
+
+    /// Whose it is by its labels; `None` = not all of them are there and valid, so it is not ours.
+    pub fn owner(&self) -> Option<ContainerOwner> {
+        Some(ContainerOwner {
+            network: self.label(label::NETWORK)?.parse::<NetworkId>().ok()?,
+            namespace: self.label(label::NAMESPACE)?.parse::<Namespace>().ok()?,
+            service: self.label(label::SERVICE)?.parse::<ServiceName>().ok()?,
+            instance: self.label(label::INSTANCE)?.parse::<InstanceId>().ok()?,
+            slot: self.label(label::SLOT)?.parse().ok()?,
+            machine: self.label(label::MACHINE)?.parse::<MachineId>().ok()?,
+            deploy: self.label(label::DEPLOY)?.parse::<DeployId>().ok()?,
+            revision: self.label(label::REVISION)?.to_owned(),
+        })
+    }
+
+    /// Its identity fields, read back. Arguments and image id are compared only where the spec says which: else they
+    /// are the image's own and the engine's business.
+    pub fn identity(&self, spec: &ContainerSpec) -> Identity {
+        let mut fields = BTreeMap::new();
+        let mut put = |name: &str, value: String| fields.insert(name.to_owned(), value);
+        for (field, name) in LABELLED {
+            put(field, self.label(name).unwrap_or("-").to_owned());
+        }
+        put("image", self.image.clone());
+        if spec.image_id.is_some() {
+            put("image_id", self.image_id.clone());
+        }
+        if !spec.command.is_empty() {
+            put("command", words(&self.command));
+        }
+        // Those that only the live one has are the image's: nobody can add one to a container that exists.
+        for name in spec.env.keys() {
+            if let Some(value) = self.env.get(name.as_str()) {
+                put(&format!("env.{name}"), digest(value));
+            }
+        }
+        let attached: Vec<&str> = self.networks.keys().map(String::as_str).collect();
+        put("bridge", attached.join(" "));
+        let address = self.networks.get(&spec.bridge).copied().flatten();
+        put("address", address.map_or_else(|| "-".into(), |address| address.to_string()));
+        put("dns", self.dns.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+        put("search", self.search.join(" "));
+        put("publish", ports(&self.publish));
+        put("restart", if self.restart.is_empty() { "no".into() } else { self.restart.clone() });
+        put("cpus", limit(self.cpu_millis));
+        put("memory", limit(self.memory));
+        put("parent", self.label(label::PARENT).unwrap_or_default().to_owned());
+        Identity::new(fields)
+    }
+
+    fn label(&self, name: &str) -> Option<&str> {
+        self.labels.get(name).map(String::as_str)
+    }
+}
+
+/// Identity fields that only labels can carry.
+const LABELLED: [(&str, &str); 7] = [
+    ("network", label::NETWORK),
+    ("namespace", label::NAMESPACE),
+    ("service", label::SERVICE),
+    ("instance", label::INSTANCE),
+    ("slot", label::SLOT),
+    ("machine", label::MACHINE),
+    ("revision", label::REVISION),
+];

@@ -1,0 +1,407 @@
+//! Plans: golden previews of what operators do, and the rules that hold for every plan.
+
+use ployz_core::address::AddressPlan;
+use ployz_core::deploy::image::Agreement;
+use ployz_core::deploy::plan::{DeployPlan, Machine, PlanError, Scope, World, plan};
+use ployz_core::deploy::{commit, probe};
+use ployz_core::id::{DeployId, InstanceId, MachineId, ServiceName};
+use ployz_core::routing::ServiceRef;
+use ployz_core::wire::v1::deploy::{Action, DeployCommit, ImageContent, ImageSeen, Placed, Probed};
+use ployz_core::wire::v1::manifest::{ImageRef, Manifest};
+use ployz_core::wire::v1::record::Lifecycle;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+/// A cluster to plan for.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Cluster {
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) current: Option<DeployCommit>,
+    routes: BTreeMap<String, ServiceRef>,
+    images: BTreeMap<ImageRef, Agreement>,
+    found: BTreeMap<MachineId, Vec<(ServiceName, InstanceId)>>,
+    deploys: u8,
+}
+
+impl Cluster {
+    pub(crate) fn of(machines: usize) -> Self {
+        let subnets = AddressPlan::new("10.101.0.0/16".parse().unwrap(), 24).unwrap();
+        let machine = |index: usize| Machine {
+            id: format!("node-{}", index + 1).parse().unwrap(),
+            lifecycle: Lifecycle::Active,
+            labels: BTreeMap::from([("disk".to_owned(), if index == 0 { "ssd" } else { "hdd" }.to_owned())]),
+            subnet: subnets.slice(index).unwrap(),
+            reachable: true,
+            instances: 0,
+            published: BTreeSet::new(),
+        };
+        Self { machines: (0..machines).map(machine).collect(), ..Self::default() }
+    }
+
+    pub(crate) fn plan(&mut self, manifest: &Manifest, scope: &Scope) -> Result<DeployPlan, PlanError> {
+        self.deploys += 1;
+        let world = World {
+            machines: &self.machines,
+            current: self.current.as_ref(),
+            routes: &self.routes,
+            images: &self.images,
+            found: &self.found,
+        };
+        let mut number = u64::from(self.deploys) << 20;
+        let deploy = DeployId::from_bytes([self.deploys; 8]);
+        plan(manifest, scope, &world, &deploy, &mut || {
+            number += 1;
+            number
+        })
+    }
+
+    /// Carries a plan out: what it committed is current, and runs.
+    pub(crate) fn apply(&mut self, plan: &DeployPlan) {
+        let node = self.machines[0].id.clone();
+        self.current = Some(plan.commit(&node, 1_000));
+        let placed: Vec<Placed> =
+            plan.services.values().flat_map(|service| service.slots.values().cloned()).collect();
+        for machine in &mut self.machines {
+            machine.instances = placed.iter().filter(|placed| placed.machine == machine.id).count();
+        }
+    }
+
+    fn deploy(&mut self, services: Value) -> DeployPlan {
+        let plan = self.plan(&manifest(services), &Scope::Namespace).unwrap();
+        self.apply(&plan);
+        plan
+    }
+
+    fn lifecycle(&mut self, index: usize, lifecycle: Lifecycle) {
+        self.machines[index].lifecycle = lifecycle;
+    }
+}
+
+pub(crate) fn manifest(services: Value) -> Manifest {
+    serde_json::from_value(json!({"version": 1, "namespace": "shop", "services": services})).unwrap()
+}
+
+fn web(image: &str, replicas: u32) -> Value {
+    json!({"name": "web", "image": image, "ports": [{"name": "http", "port": 80}],
+           "routes": [{"host": "shop.example.org"}], "placement": {"replicas": replicas}})
+}
+
+fn db() -> Value {
+    json!({"name": "db", "image": "postgres:16", "ports": [{"port": 5432, "publish": 5432}],
+           "placement": {"labels": {"disk": "ssd"}}})
+}
+
+fn agent(image: &str) -> Value {
+    json!({"name": "agent", "image": image, "placement": {"mode": "global"}})
+}
+
+#[test]
+fn golden_previews() {
+    let mut text = String::new();
+    let mut say = |what: &str, plan: &DeployPlan| write!(text, "# {what}\n{}\n", plan.preview).unwrap();
+    let mut cluster = Cluster::of(3);
+    say("first deploy", &cluster.deploy(json!([web("web:1", 3), db(), agent("agent:1")])));
+    say("the same again", &cluster.deploy(json!([web("web:1", 3), db(), agent("agent:1")])));
+    let mut slow = web("web:2", 4);
+    slow["rollout"] = json!({"parallelism": 2});
+    say(
+        "another image, one more replica, two at a time",
+        &cluster.deploy(json!([slow.clone(), db(), agent("agent:1")])),
+    );
+    let mut routes = slow.clone();
+    routes["routes"] = json!([{"host": "shop.example.com"}]);
+    routes["placement"]["replicas"] = json!(2);
+    say("another route, fewer replicas", &cluster.deploy(json!([routes.clone(), db(), agent("agent:1")])));
+    let mut later = db();
+    later["image"] = json!("postgres:17");
+    say(
+        "a published port is stopped first",
+        &cluster.deploy(json!([routes.clone(), later.clone(), agent("agent:1")])),
+    );
+    cluster.lifecycle(1, Lifecycle::Draining);
+    say(
+        "node-2 drains, another agent",
+        &cluster.deploy(json!([routes.clone(), later.clone(), agent("agent:2")])),
+    );
+    cluster.lifecycle(1, Lifecycle::Active);
+    say("node-2 is active again", &cluster.deploy(json!([routes, later.clone(), agent("agent:2")])));
+    cluster.machines[2].reachable = false;
+    say("node-3 away, another web", &cluster.deploy(json!([web("web:2", 3), later, agent("agent:2")])));
+    cluster.machines[2].reachable = true;
+    let only = cluster.plan(&manifest(json!([web("web:9", 1)])), &Scope::Service("web".parse().unwrap()));
+    say("deploy service web", &only.unwrap());
+    say("everything goes", &cluster.deploy(json!([])));
+    crate::same_as("deploy-previews.txt", &text);
+}
+
+#[test]
+fn what_was_left_behind_and_what_was_lost_is_mended() {
+    let mut cluster = Cluster::of(2);
+    let first = cluster.deploy(json!([web("web:1", 2)]));
+    let mut found: BTreeMap<MachineId, Vec<(ServiceName, InstanceId)>> = BTreeMap::new();
+    let service: ServiceName = "web".parse().unwrap();
+    let kept = first.services[&service].slots[&0].clone();
+    found.insert(
+        kept.machine.clone(),
+        vec![(service.clone(), kept.instance.clone()), (service.clone(), "web-7-zzzzz".parse().unwrap())],
+    );
+    found.insert(first.services[&service].slots[&1].machine.clone(), vec![]);
+    cluster.found = found;
+    let plan = cluster.plan(&manifest(json!([web("web:1", 2)])), &Scope::Namespace).unwrap();
+    let actions: Vec<Action> = plan.preview.services[0].slots.iter().map(|slot| slot.action).collect();
+    assert_eq!(actions, [Action::Unchanged, Action::Replace]);
+    assert_eq!(plan.preview.services[0].action, Action::Update);
+    assert_eq!(plan.preview.strays.len(), 1);
+    assert!(plan.retired.iter().any(|old| old.placed.instance.as_str() == "web-7-zzzzz"));
+}
+
+#[test]
+fn refusals_name_everything() {
+    let mut cluster = Cluster::of(3);
+    cluster.lifecycle(0, Lifecycle::Draining);
+    cluster.lifecycle(1, Lifecycle::Standby);
+    cluster.machines[2].reachable = false;
+    let error = cluster.plan(&manifest(json!([web("web:1", 1)])), &Scope::Namespace).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no machine can take slot 0 of web: node-1 is draining; node-2 is on standby; node-3 does not answer"
+    );
+    let error = cluster.plan(&manifest(json!([agent("a")])), &Scope::Namespace).unwrap_err();
+    assert_eq!(error.to_string(), "node-3 must take part in this deploy and cannot be reached");
+
+    let mut cluster = Cluster::of(2);
+    cluster.machines.iter_mut().for_each(|machine| {
+        machine.published.insert((ployz_core::wire::v1::manifest::Protocol::Tcp, 5432));
+    });
+    let error = cluster.plan(&manifest(json!([db()])), &Scope::Namespace).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "no machine can take slot 0 of db: node-1 has a published port taken; node-2 is not meant by the placement"
+    );
+    cluster.images.insert("web:1".parse().unwrap(), Agreement::Nowhere);
+    let error = cluster.plan(&manifest(json!([web("web:1", 1)])), &Scope::Namespace).unwrap_err();
+    assert_eq!(error.to_string(), "no machine has the image web:1 of web");
+    let owner = ServiceRef { namespace: "other".parse().unwrap(), service: "site".parse().unwrap() };
+    cluster.routes.insert("shop.example.org/".into(), owner);
+    let error = cluster.plan(&manifest(json!([web("web:1", 1)])), &Scope::Namespace).unwrap_err();
+    assert_eq!(error.to_string(), "the route shop.example.org/ of web is that of other.site");
+}
+
+#[test]
+fn a_deploy_of_one_service_leaves_the_others_alone() {
+    let mut cluster = Cluster::of(2);
+    cluster.deploy(json!([web("web:1", 2), agent("agent:1")]));
+    let before = cluster.current.clone().unwrap().services[&"agent".parse().unwrap()].clone();
+    let anew = Agreement::Same(ImageContent("v1:anew".into()));
+    cluster.images.insert("agent:1".parse().unwrap(), anew);
+    cluster.found = cluster.machines.iter().map(|machine| (machine.id.clone(), Vec::new())).collect();
+    cluster.lifecycle(1, Lifecycle::Draining);
+    let only = Scope::Service("web".parse().unwrap());
+    let plan = cluster.plan(&manifest(json!([web("web:2", 1)])), &only).unwrap();
+    assert_eq!(plan.services[&"agent".parse().unwrap()], before);
+    let gone = cluster.plan(&manifest(json!([])), &only).unwrap();
+    assert_eq!(gone.removed.len(), 1, "service rm");
+    let other = Scope::Service("site".parse().unwrap());
+    let mut site = web("web:1", 1);
+    site["name"] = json!("site");
+    let error = cluster.plan(&manifest(json!([site])), &other).unwrap_err();
+    assert_eq!(error.to_string(), "the route shop.example.org/ of site is that of shop.web");
+}
+
+#[test]
+fn a_machine_that_must_give_up_an_instance_takes_part() {
+    let mut cluster = Cluster::of(2);
+    cluster.deploy(json!([web("web:1", 2)]));
+    cluster.machines[1].reachable = false;
+    let gone = cluster.plan(&manifest(json!([])), &Scope::Namespace).unwrap_err();
+    assert_eq!(gone.to_string(), "node-2 must take part in this deploy and cannot be reached");
+    cluster.machines.remove(1);
+    let plan = cluster.plan(&manifest(json!([web("web:1", 2)])), &Scope::Namespace).unwrap();
+    assert!(plan.retired.is_empty(), "a machine that left took its containers with it");
+    assert_eq!(plan.preview.participants.len(), 1);
+}
+
+#[test]
+fn a_tag_that_was_built_anew_is_another_revision() {
+    let mut cluster = Cluster::of(2);
+    let image: ImageRef = "web:1".parse().unwrap();
+    let same = |text: &str| Agreement::Same(ImageContent(text.to_owned()));
+    cluster.images.insert(image.clone(), same("v1:a"));
+    cluster.deploy(json!([web("web:1", 2)]));
+    cluster.images.remove(&image);
+    assert!(cluster.deploy(json!([web("web:1", 2)])).preview.is_empty(), "not asked is not changed");
+    cluster.images.insert(image.clone(), Agreement::Nowhere);
+    assert!(cluster.deploy(json!([web("web:1", 2)])).preview.is_empty(), "what runs needs no image");
+    cluster.images.insert(image.clone(), same("v1:b"));
+    let plan = cluster.deploy(json!([web("web:1", 2)]));
+    assert_eq!(plan.preview.services[0].action, Action::Replace);
+    let differs = BTreeMap::from([
+        (ImageContent("v1:b".into()), vec!["node-1".parse().unwrap()]),
+        (ImageContent("v1:c".into()), vec!["node-2".parse().unwrap()]),
+    ]);
+    cluster.images.insert(image, Agreement::Differs(differs));
+    let plan = cluster.deploy(json!([web("web:1", 2)]));
+    assert!(plan.preview.is_empty());
+    assert_eq!(
+        plan.preview.warnings,
+        ["web: the image web:1 is not the same on every machine: node-1 | node-2"]
+    );
+}
+
+#[test]
+fn a_probe_asks_for_what_the_plan_needs_and_names_what_is_missing() {
+    let mut cluster = Cluster::of(2);
+    cluster.deploy(json!([db()]));
+    let mut later = db();
+    later["image"] = json!("postgres:17");
+    let plan = cluster.plan(&manifest(json!([web("web:1", 2), later])), &Scope::Namespace).unwrap();
+    let (network, node) = ("0".repeat(32).parse().unwrap(), "node-1".parse().unwrap());
+    let asked = probe::question(&plan, &network, &node);
+    assert_eq!((asked.starts, asked.images.len(), asked.publish.len(), asked.releases.len()), (2, 2, 1, 1));
+    let seen = ImageSeen { id: "sha256:1".into(), content: ImageContent("v1:a".into()) };
+    let mut told = Probed {
+        images: asked.images.iter().map(|image| (image.clone(), seen.clone())).collect(),
+        taken: BTreeSet::new(),
+        free_addresses: 9,
+        free_disk: None,
+        instances: 1,
+    };
+    assert_eq!(probe::judge(&plan, &node, &asked, &told), []);
+    told.images.remove(&"web:1".parse().unwrap());
+    told.taken = asked.publish.clone();
+    told.free_addresses = 1;
+    told.free_disk = Some(0);
+    let failures = probe::judge(&plan, &node, &asked, &told);
+    let text: Vec<String> = failures.iter().map(|failure| format!("{} {failure}", failure.code)).collect();
+    assert_eq!(
+        text,
+        [
+            "PORT_TAKEN node-1: db: port 5432/tcp is taken",
+            "IMAGE_MISSING node-1: web: the image web:1 is not there",
+            "NO_ELIGIBLE_MACHINE node-1: 1 addresses left for 2 new instances",
+            "DISK_FULL node-1: less than 64M are left where the engine keeps containers",
+        ]
+    );
+}
+
+#[test]
+fn a_commit_tells_gateways_of_what_it_changed() {
+    let mut cluster = Cluster::of(2);
+    cluster.deploy(json!([web("web:1", 1), db(), agent("a:1")]));
+    let plan = cluster.deploy(json!([web("web:2", 1), db()]));
+    let events = commit::events(&plan.commit(&"node-1".parse().unwrap(), 5));
+    let text: Vec<String> = events
+        .iter()
+        .map(|event| format!("{} {}", event.key, serde_json::to_string(&event.value).unwrap()))
+        .collect();
+    crate::same_as("deploy-events.txt", &(text.join("\n") + "\n"));
+}
+
+/// A cluster of up to six machines in any state.
+fn clusters() -> impl Strategy<Value = Cluster> {
+    let lifecycle = prop::sample::select(vec![
+        Lifecycle::Active,
+        Lifecycle::Active,
+        Lifecycle::Active,
+        Lifecycle::Draining,
+        Lifecycle::Standby,
+    ]);
+    prop::collection::vec((lifecycle, prop::bool::weighted(0.9), 0usize..5), 1..6).prop_map(|states| {
+        let mut cluster = Cluster::of(states.len());
+        for (machine, (lifecycle, reachable, instances)) in cluster.machines.iter_mut().zip(states) {
+            (machine.lifecycle, machine.reachable, machine.instances) = (lifecycle, reachable, instances);
+        }
+        cluster
+    })
+}
+
+/// Manifests of up to three services.
+fn manifests() -> impl Strategy<Value = Manifest> {
+    let service = |name: &'static str| {
+        (0u8..3, 1u32..7, prop::bool::weighted(0.25), prop::bool::weighted(0.25), 1u32..4).prop_map(
+            move |(image, replicas, global, publish, parallelism)| {
+                let mut service = json!({"name": name, "image": format!("{name}:{image}"), "ports": [{"port": 80}],
+                    "rollout": {"parallelism": parallelism}});
+                service["placement"] =
+                    if global { json!({"mode": "global"}) } else { json!({"replicas": replicas}) };
+                if publish {
+                    service["ports"][0]["publish"] = json!(8080);
+                }
+                service
+            },
+        )
+    };
+    (prop::option::of(service("a")), prop::option::of(service("b")), prop::option::of(service("c")))
+        .prop_map(|(a, b, c)| manifest([a, b, c].into_iter().flatten().collect()))
+}
+
+fn check(cluster: &Cluster, manifest: &Manifest, plan: &DeployPlan) -> Result<(), TestCaseError> {
+    let machine = |id: &MachineId| cluster.machines.iter().find(|machine| machine.id == *id);
+    let mut ids = BTreeSet::new();
+    let mut ports = BTreeSet::new();
+    for service in &manifest.services {
+        let committed = &plan.services[&service.name];
+        if let ployz_core::wire::v1::manifest::Mode::Replicated { replicas } = service.placement.mode {
+            let wanted: Vec<u32> = (0..replicas).collect();
+            prop_assert_eq!(committed.slots.keys().copied().collect::<Vec<_>>(), wanted);
+        } else {
+            let on: BTreeSet<&MachineId> = committed.slots.values().map(|placed| &placed.machine).collect();
+            prop_assert_eq!(on.len(), committed.slots.len(), "one a machine");
+            let active = cluster.machines.iter().filter(|machine| machine.lifecycle == Lifecycle::Active);
+            prop_assert!(active.into_iter().all(|machine| on.contains(&machine.id)));
+        }
+        for placed in committed.slots.values() {
+            prop_assert!(ids.insert(placed.instance.clone()), "an id is never used twice");
+            for port in service.published() {
+                prop_assert!(ports.insert((placed.machine.clone(), port)), "a port is held once");
+            }
+        }
+    }
+    prop_assert_eq!(plan.services.len(), manifest.services.len());
+    for (_, slot) in plan.preview.changes() {
+        if let Some(next) = &slot.next {
+            let place = machine(&next.machine).unwrap();
+            prop_assert!(place.reachable && place.lifecycle == Lifecycle::Active, "nothing new there");
+            prop_assert!(plan.preview.participants.contains(&next.machine));
+        }
+    }
+    for (change, slot) in plan.preview.changes().filter(|(_, slot)| slot.next.is_some()) {
+        let in_waves = plan.preview.waves.iter().flatten().filter(|wave| wave.service == change.service);
+        let times = in_waves.filter(|wave| wave.slots.contains(&slot.slot)).count();
+        prop_assert_eq!(times, 1, "every start is in one wave");
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn plans_keep_the_rules(cluster in clusters(), steps in prop::collection::vec((manifests(), clusters()), 1..5)) {
+        let mut cluster = cluster;
+        for (manifest, change) in steps {
+            for (machine, other) in cluster.machines.iter_mut().zip(&change.machines) {
+                (machine.lifecycle, machine.reachable) = (other.lifecycle, other.reachable);
+            }
+            let twin = cluster.clone().plan(&manifest, &Scope::Namespace);
+            let made = cluster.plan(&manifest, &Scope::Namespace);
+            prop_assert_eq!(&made, &twin, "equal inputs, equal plans");
+            let Ok(made) = made else { continue };
+            check(&cluster, &manifest, &made)?;
+            cluster.apply(&made);
+            let again = cluster.clone().plan(&manifest, &Scope::Namespace).unwrap();
+            prop_assert!(again.preview.is_empty(), "a second time does nothing:\n{}", again.preview);
+        }
+    }
+
+    #[test]
+    fn fresh_replicas_are_spread_evenly(machines in 1usize..7, replicas in 1u32..30) {
+        let mut cluster = Cluster::of(machines);
+        let plan = cluster.plan(&manifest(json!([web("web:1", replicas)])), &Scope::Namespace).unwrap();
+        let mut counts: BTreeMap<&MachineId, u32> = cluster.machines.iter().map(|m| (&m.id, 0)).collect();
+        for placed in plan.services.values().flat_map(|service| service.slots.values()) {
+            *counts.get_mut(&placed.machine).unwrap() += 1;
+        }
+        prop_assert!(counts.values().max().unwrap() - counts.values().min().unwrap() <= 1);
+    }
+}

@@ -1,0 +1,68 @@
+//! Asking participants. Nobody there is known at once; one that went away while it worked is noticed by pings.
+
+use crate::membership::store::Store;
+use crate::mesh::remote::{self, Command};
+use async_nats::{Request, RequestErrorKind};
+use bytes::Bytes;
+use ployz_core::id::MachineId;
+use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::deploy::{DeployAnswer, DeployCommand, DeployFailure};
+use ployz_core::wire::v1::subject;
+use std::time::Duration;
+
+/// The answer of a machine; what it refuses and what keeps it from answering are failures that name it.
+pub(super) async fn ask(
+    store: &Store,
+    machine: &MachineId,
+    command: &DeployCommand,
+) -> Result<DeployAnswer, DeployFailure> {
+    let away = |why: String| {
+        let what = format!("{machine} does not answer {}: {why}", command.name());
+        DeployFailure::new(ErrorCode::ParticipantUnreachable, what).on(machine)
+    };
+    let text = serde_json::to_vec(command).map_err(|error| away(error.to_string()))?;
+    let limit = limit(command);
+    let request = Request::new().payload(Bytes::from(text)).timeout(Some(limit));
+    let to = subject::rpc(store.network(), machine, command.name());
+    // Cancel-safe: an answer that nobody waits for any more is asked for again by whoever goes on.
+    let reply = tokio::select! {
+        reply = store.client().send_request(to, request) => reply,
+        () = lost(store, machine) => return Err(away("it went away while it was asked".into())),
+    };
+    let reply = reply.map_err(|error| match error.kind() {
+        RequestErrorKind::NoResponders => away("its ployzd is not connected".into()),
+        RequestErrorKind::TimedOut => away(format!("no answer within {}s", limit.as_secs())),
+        _ => away(error.to_string()),
+    })?;
+    match serde_json::from_slice(&reply.payload) {
+        Ok(DeployAnswer::Failed(failure)) => Err(failure),
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(away(format!("its answer is not understood: {error}"))),
+    }
+}
+
+/// Ends when the machine did not answer three pings in a row.
+async fn lost(store: &Store, machine: &MachineId) {
+    let mut silent = 0;
+    while silent < 3 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        match remote::ask(store, machine, &Command::Ping).await {
+            Ok(_) => silent = 0,
+            Err(_) => silent += 1,
+        }
+    }
+}
+
+fn limit(command: &DeployCommand) -> Duration {
+    match command {
+        DeployCommand::Probe(_)
+        | DeployCommand::Readiness(_)
+        | DeployCommand::List(_)
+        | DeployCommand::Logs(_) => Duration::from_secs(10),
+        // Containers may take their time to stop, engines to start them.
+        DeployCommand::Start(_) | DeployCommand::Restore(_) => Duration::from_secs(180),
+        DeployCommand::Stop(_) | DeployCommand::Drain(_) | DeployCommand::Remove(_) => {
+            Duration::from_secs(900)
+        }
+    }
+}

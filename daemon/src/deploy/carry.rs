@@ -1,0 +1,318 @@
+//! The work of each step of a deploy. All of it can be done twice: whoever goes on cannot know how far it came.
+
+use crate::deploy::ask::ask;
+use crate::deploy::participant::TOO_LATE;
+use crate::deploy::run::Run;
+use crate::deploy::survey::odd;
+use futures_util::future::join_all;
+use ployz_core::deploy::{commit, probe};
+use ployz_core::id::{InstanceId, MachineId, ServiceName};
+use ployz_core::routing::Event;
+use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::deploy::{
+    Candidate, Decision, DeployAnswer, DeployCommand, DeployFailure, DeployPhase, Drain, Instances, Placed,
+    ReadinessState, SlotWork, Start, Wave,
+};
+use ployz_core::wire::v1::manifest::Span;
+use ployz_routing::{PublishError, Publisher};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Of a step: done, or everything that stands against it.
+pub(super) type Done = Result<(), Vec<DeployFailure>>;
+type ByMachine = BTreeMap<MachineId, Vec<InstanceId>>;
+
+impl Run<'_> {
+    /// Asks every participant whether it could; changes nothing.
+    pub(super) async fn probe(&self) -> Done {
+        let Some(plan) = &self.plan else { return Ok(()) };
+        let asked = plan.preview.participants.iter().map(|machine| async move {
+            let question = probe::question(plan, self.store.network(), machine);
+            match ask(&self.store, machine, &DeployCommand::Probe(question.clone())).await {
+                Ok(DeployAnswer::Probed(told)) => probe::judge(plan, machine, &question, &told),
+                Ok(_) => vec![odd(machine)],
+                Err(failure) => vec![failure],
+            }
+        });
+        all(join_all(asked).await.into_iter().flatten().collect())
+    }
+
+    /// Starts candidates, wave by wave, each until it is ready.
+    pub(super) async fn start(&mut self) -> Done {
+        let Some(plan) = self.plan.clone() else { return Ok(()) };
+        let waves = plan.preview.waves.len();
+        for (number, group) in plan.preview.waves.iter().enumerate() {
+            let work: Vec<SlotWork> =
+                self.status.work.iter().filter(|work| is_in(group, work)).cloned().collect();
+            let stops = by_machine(
+                work.iter().filter(|work| work.stops_first()).filter_map(|work| work.stop.as_ref()),
+            );
+            if !stops.is_empty() {
+                self.tell(format!("wave {} of {waves}: stopping {}", number + 1, count(&stops)));
+                self.each(&stops, |run, ids| DeployCommand::Stop(run.instances(ids))).await?;
+            }
+            let starts = by_machine(work.iter().filter_map(|work| work.start.as_ref()));
+            self.tell(format!("wave {} of {waves}: starting {}", number + 1, count(&starts)));
+            self.each(&starts, |run, ids| DeployCommand::Start(run.candidates(ids))).await?;
+            self.until_ready(&starts).await?;
+        }
+        Ok(())
+    }
+
+    fn candidates(&self, ids: &[InstanceId]) -> Start {
+        let Instances { network, namespace, deploy, not_after, .. } = self.instances(ids);
+        let committed = self.plan.iter().flat_map(|plan| &plan.services);
+        let (mut services, mut candidates) = (BTreeMap::new(), Vec::new());
+        for (name, committed) in committed {
+            for (slot, placed) in committed.slots.iter().filter(|(_, placed)| ids.contains(&placed.instance))
+            {
+                services.insert(name.clone(), committed.service.clone());
+                candidates.push(Candidate {
+                    instance: placed.instance.clone(),
+                    service: name.clone(),
+                    slot: *slot,
+                    revision: committed.revision.clone(),
+                    content: committed.content.clone(),
+                });
+            }
+        }
+        Start { network, namespace, deploy, not_after, services, candidates }
+    }
+
+    /// Waits for all candidates once more, because some may have become ready long before others.
+    pub(super) async fn await_ready(&mut self) -> Done {
+        let candidates = by_machine(self.status.candidates());
+        self.until_ready(&candidates).await
+    }
+
+    async fn until_ready(&mut self, wanted: &ByMachine) -> Done {
+        let until = Instant::now() + self.patience(wanted);
+        let mut left = wanted.clone();
+        loop {
+            let asked = left.iter().map(|(machine, ids)| async {
+                let command = DeployCommand::Readiness(self.instances(ids));
+                (machine.clone(), ask(&self.store, machine, &command).await)
+            });
+            let mut last = Vec::new();
+            for (machine, answer) in join_all(asked).await {
+                match answer {
+                    Ok(DeployAnswer::Readiness { instances }) => {
+                        for one in instances {
+                            let failure = |what: String| self.not_ready(&machine, &one.instance, what);
+                            match one.state {
+                                ReadinessState::Ready => drop_one(&mut left, &machine, &one.instance),
+                                ReadinessState::Failed { why } => return Err(vec![failure(why)]),
+                                ReadinessState::Gone => return Err(vec![failure("it is gone".into())]),
+                                ReadinessState::Draining => {
+                                    return Err(vec![failure("it is being taken out of service".into())]);
+                                }
+                                ReadinessState::Starting { last: why } => {
+                                    last.push(failure(why.unwrap_or_else(|| "it is starting".into())));
+                                }
+                            }
+                        }
+                    }
+                    Ok(_) => return Err(vec![odd(&machine)]),
+                    // A machine may be silent for a moment; its time is limited by the deadline like everybody's.
+                    Err(failure) => last.push(failure),
+                }
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= until || !self.lease.holds() {
+                return Err(last);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    fn not_ready(&self, machine: &MachineId, instance: &InstanceId, what: String) -> DeployFailure {
+        let failure =
+            DeployFailure::new(ErrorCode::ReadinessFailed, format!("{instance}: {what}")).on(machine);
+        match self.service_of(instance) {
+            Some(service) => failure.of(service),
+            None => failure,
+        }
+    }
+
+    fn service_of(&self, instance: &InstanceId) -> Option<&ServiceName> {
+        let is = |work: &&SlotWork| work.start.as_ref().is_some_and(|placed| placed.instance == *instance);
+        self.status.work.iter().find(is).map(|work| &work.service)
+    }
+
+    fn patience(&self, wanted: &ByMachine) -> Duration {
+        let services = wanted.values().flatten().filter_map(|id| self.service_of(id));
+        let committed = services.filter_map(|name| self.plan.as_ref()?.services.get(name));
+        let longest =
+            committed.filter_map(|committed| Some(committed.service.readiness.as_ref()?.deadline.duration()));
+        longest.max().unwrap_or_default().max(STARTS) + SLACK
+    }
+
+    /// Tells gateways and DNS, over what they were told before and nothing else.
+    pub(super) async fn route(&self) -> Done {
+        let Some(Decision::Committed(commit)) = &self.decision else { return Ok(()) };
+        let publisher = Publisher::new(self.store.client().clone(), self.store.network());
+        for event in commit::events(commit) {
+            self.publish(&publisher, &event).await.map_err(|failure| vec![failure])?;
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, publisher: &Publisher, event: &Event) -> Result<(), DeployFailure> {
+        let failed =
+            |error: PublishError| DeployFailure::new(ErrorCode::StoreUnavailable, ployz_netns::chain(&error));
+        for _ in 0..CAS_TRIES {
+            let (value, sequence) = match publisher.current(&event.key).await {
+                Ok(current) => (current.value, current.sequence),
+                Err(PublishError::Damaged { sequence, .. }) if event.value.is_some() => (None, sequence),
+                Err(error) => return Err(failed(error)),
+            };
+            if value == event.value {
+                return Ok(());
+            }
+            // After the sequence was read: who takes the deploy over in between changes one of the two.
+            self.is_ours().await?;
+            let done = match &event.value {
+                Some(value) => publisher.put_at(&event.key, value, sequence).await,
+                None => publisher.remove_at(&event.key, sequence).await,
+            };
+            match done {
+                Ok(_) => return Ok(()),
+                Err(PublishError::Conflict(_)) => {}
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Err(DeployFailure::new(ErrorCode::DeployInterrupted, format!("{} changes all the time", event.key)))
+    }
+
+    async fn is_ours(&self) -> Result<(), DeployFailure> {
+        let found = self.records.status(&self.status.namespace).await;
+        let found =
+            found.map_err(|error| DeployFailure::new(ErrorCode::StoreUnavailable, error.to_string()))?;
+        if found.is_some_and(|found| found.revision == self.revision) {
+            return Ok(());
+        }
+        Err(DeployFailure::new(ErrorCode::DeployInterrupted, "another machine has taken this deploy over"))
+    }
+
+    /// Takes old instances out of service.
+    pub(super) async fn drain(&mut self) -> Done {
+        let old = self.retired();
+        if old.is_empty() {
+            return Ok(());
+        }
+        self.tell(format!("draining {}", count(&old)));
+        self.each(&old, |run, ids| DeployCommand::Drain(Drain { which: run.instances(ids), at_most: DRAIN }))
+            .await
+    }
+
+    /// Removes old instances.
+    pub(super) async fn clean(&mut self) -> Done {
+        let old = self.retired();
+        if old.is_empty() {
+            return Ok(());
+        }
+        self.tell(format!("removing {}", count(&old)));
+        self.each(&old, |run, ids| DeployCommand::Remove(run.instances(ids))).await
+    }
+
+    /// Removes candidates, and starts again what was stopped for them.
+    pub(super) async fn undo(&mut self) -> Done {
+        // Before the probes were answered nothing was asked of anybody.
+        if self.status.phase == DeployPhase::Locked {
+            return Ok(());
+        }
+        let candidates = self.members(by_machine(self.status.candidates()));
+        self.tell(format!("removing {}", count(&candidates)));
+        self.each(&candidates, |run, ids| DeployCommand::Remove(run.instances(ids))).await?;
+        let stopped = self.members(by_machine(self.status.stopped()));
+        if stopped.is_empty() {
+            return Ok(());
+        }
+        self.tell(format!("starting {} again", count(&stopped)));
+        self.each(&stopped, |run, ids| DeployCommand::Restore(run.instances(ids))).await
+    }
+
+    fn retired(&self) -> ByMachine {
+        let commit = self.decision.as_ref().and_then(Decision::commit);
+        self.members(by_machine(commit.iter().flat_map(|commit| &commit.retired).map(|old| &old.placed)))
+    }
+
+    /// A machine that left took its containers with it.
+    fn members(&self, mut wanted: ByMachine) -> ByMachine {
+        let members: BTreeSet<MachineId> =
+            self.mesh.peers.borrow().machines.iter().map(|machine| machine.id.clone()).collect();
+        wanted.retain(|machine, _| members.contains(machine));
+        wanted
+    }
+
+    fn instances(&self, ids: &[InstanceId]) -> Instances {
+        Instances {
+            network: self.store.network().clone(),
+            namespace: self.status.namespace.clone(),
+            deploy: self.status.deploy.clone(),
+            not_after: self.lease.not_after(),
+            instances: ids.to_vec(),
+        }
+    }
+
+    /// Asks all machines at once. One that was asked too late is asked again for as long as the lock is held.
+    async fn each(
+        &self,
+        wanted: &ByMachine,
+        command: impl Fn(&Self, &[InstanceId]) -> DeployCommand,
+    ) -> Done {
+        let command = &command;
+        let asked = wanted.iter().map(|(machine, ids)| async move {
+            loop {
+                match ask(&self.store, machine, &command(self, ids)).await {
+                    Err(failure) if failure.message == TOO_LATE && self.lease.holds() => {
+                        tokio::time::sleep(POLL).await;
+                    }
+                    other => return other.err(),
+                }
+            }
+        });
+        all(join_all(asked).await.into_iter().flatten().collect())
+    }
+}
+
+fn all(failures: Vec<DeployFailure>) -> Done {
+    if failures.is_empty() { Ok(()) } else { Err(failures) }
+}
+
+fn is_in(group: &[Wave], work: &SlotWork) -> bool {
+    work.start.is_some()
+        && group.iter().any(|wave| wave.service == work.service && wave.slots.contains(&work.slot))
+}
+
+fn by_machine<'a>(placed: impl Iterator<Item = &'a Placed>) -> ByMachine {
+    let mut machines = ByMachine::new();
+    for placed in placed {
+        machines.entry(placed.machine.clone()).or_default().push(placed.instance.clone());
+    }
+    machines
+}
+
+fn drop_one(left: &mut ByMachine, machine: &MachineId, instance: &InstanceId) {
+    if let Some(ids) = left.get_mut(machine) {
+        ids.retain(|id| id != instance);
+    }
+    left.retain(|_, ids| !ids.is_empty());
+}
+
+fn count(machines: &ByMachine) -> String {
+    let instances: usize = machines.values().map(Vec::len).sum();
+    let s = |number: usize| if number == 1 { "" } else { "s" };
+    format!("{instances} instance{} on {} machine{}", s(instances), machines.len(), s(machines.len()))
+}
+
+const POLL: Duration = Duration::from_millis(400);
+const STARTS: Duration = Duration::from_secs(60);
+/// The machine's own deadline comes first: it knows what the container said.
+const SLACK: Duration = Duration::from_secs(10);
+/// Gateways were told before; this is for requests that are under way.
+const DRAIN: Span = Span::from_secs(5);
+const CAS_TRIES: usize = 5;

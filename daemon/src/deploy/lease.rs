@@ -1,0 +1,149 @@
+//! The right to change one namespace: a lock in the store that runs out by itself and is renewed while it is held.
+//!
+//! It is not what keeps deploys whole (the decision is), it keeps coordinators from working against each other.
+
+use crate::clock;
+use crate::deploy::records::Records;
+use crate::failure::{Failure, Result};
+use crate::membership::store::StoreError;
+use ployz_core::id::{DeployId, MachineId, Namespace};
+use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::deploy::DeployLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A lock that is held. Dropped without [`Lease::release`], it runs out.
+pub struct Lease {
+    records: Records,
+    namespace: Namespace,
+    state: Arc<State>,
+    renewing: tokio::task::JoinHandle<()>,
+}
+
+struct State {
+    sequence: AtomicU64,
+    expires_at: AtomicU64,
+    lost: AtomicBool,
+}
+
+/// Takes a namespace. One that is held is waited for if the holder is this machine: its predecessor died, because this
+/// process carries out one deploy a namespace at a time.
+pub async fn take(
+    records: &Records,
+    namespace: &Namespace,
+    deploy: &DeployId,
+    owner: &MachineId,
+    say: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Lease> {
+    let mut told = false;
+    for _ in 0..TRIES {
+        let seen = records.lock(namespace).await?;
+        match seen.lock {
+            Some(lock) if lock.owner != *owner => return Err(held(namespace, &lock)),
+            Some(_) => {
+                if !told {
+                    say("waiting for the lock of this machine's earlier, interrupted deploy to run out");
+                    told = true;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            None => {
+                let lock = fresh(deploy, owner);
+                match records.put_lock(namespace, &lock, seen.sequence, TTL).await {
+                    Ok(sequence) => return Ok(Lease::hold(records, namespace, lock, sequence)),
+                    Err(StoreError::Conflict(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+    }
+    Err(Failure::new(
+        ErrorCode::DeployInProgress,
+        format!("the lock of namespace {namespace} does not run out"),
+    ))
+}
+
+fn held(namespace: &Namespace, lock: &DeployLock) -> Failure {
+    let message = format!("{} is deploying to namespace {namespace} (deploy {})", lock.owner, lock.deploy);
+    Failure::new(ErrorCode::DeployInProgress, message)
+}
+
+fn fresh(deploy: &DeployId, owner: &MachineId) -> DeployLock {
+    DeployLock { deploy: deploy.clone(), owner: owner.clone(), expires_at: clock::now() + TTL.as_secs() }
+}
+
+impl Lease {
+    fn hold(records: &Records, namespace: &Namespace, lock: DeployLock, sequence: u64) -> Self {
+        let state = Arc::new(State {
+            sequence: AtomicU64::new(sequence),
+            expires_at: AtomicU64::new(lock.expires_at),
+            lost: AtomicBool::new(false),
+        });
+        let renewing = tokio::spawn(renew(records.clone(), namespace.clone(), lock, state.clone()));
+        Self { records: records.clone(), namespace: namespace.clone(), state, renewing }
+    }
+
+    /// Unix seconds until which a machine may do what its holder asks.
+    pub fn not_after(&self) -> u64 {
+        self.state.expires_at.load(Ordering::Acquire)
+    }
+
+    /// Whether it is still held.
+    pub fn holds(&self) -> bool {
+        !self.state.lost.load(Ordering::Acquire) && clock::now() < self.not_after()
+    }
+
+    /// Gives it back; one that cannot be given back runs out.
+    pub async fn release(self) {
+        self.renewing.abort();
+        let sequence = self.state.sequence.load(Ordering::Acquire);
+        if let Err(error) = self.records.unlock(&self.namespace, sequence).await {
+            tracing::warn!("the lock of namespace {} was not given back: {error}", self.namespace);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.renewing.abort();
+    }
+}
+
+async fn renew(records: Records, namespace: Namespace, held: DeployLock, state: Arc<State>) {
+    let mut pause = EVERY;
+    loop {
+        tokio::time::sleep(pause).await;
+        let lock = fresh(&held.deploy, &held.owner);
+        match records.put_lock(&namespace, &lock, state.sequence.load(Ordering::Acquire), TTL).await {
+            Ok(sequence) => {
+                state.sequence.store(sequence, Ordering::Release);
+                state.expires_at.store(lock.expires_at, Ordering::Release);
+                pause = EVERY;
+            }
+            // A renewal that was written but not answered has moved the sequence on: what is there tells.
+            Err(error) => match records.lock(&namespace).await {
+                Ok(seen)
+                    if seen
+                        .lock
+                        .as_ref()
+                        .is_some_and(|l| l.deploy == held.deploy && l.owner == held.owner) =>
+                {
+                    state.sequence.store(seen.sequence, Ordering::Release);
+                    pause = SOON;
+                }
+                Ok(_) => {
+                    tracing::warn!("the lock of namespace {namespace} is lost: {error}");
+                    return state.lost.store(true, Ordering::Release);
+                }
+                Err(_) => pause = SOON,
+            },
+        }
+    }
+}
+
+/// How long a lock lasts. Long enough for a founder's restart, short enough to be waited for.
+const TTL: Duration = Duration::from_secs(20);
+const EVERY: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(1);
+const TRIES: usize = 45;

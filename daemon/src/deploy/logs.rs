@@ -1,0 +1,110 @@
+//! What containers printed, as lines with their times.
+
+use crate::deploy::container::failed;
+use crate::workload::docker::{Docker, LogPiece, LogRange};
+use futures_util::StreamExt;
+use ployz_core::spec::container::container_name;
+use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::deploy::{DeployAnswer, DeployFailure, LogLine, LogStream, Logs};
+use std::pin::pin;
+use std::time::Duration;
+
+/// The newest lines of one instance.
+pub(super) async fn read(docker: &Docker, asked: &Logs) -> Result<DeployAnswer, DeployFailure> {
+    let name = container_name(&asked.namespace, &asked.instance);
+    let since = asked.after.and_then(|nanos| i32::try_from(nanos / NANOS).ok());
+    let tail = Some(asked.tail.clamp(1, MOST_LINES));
+    let range = LogRange { follow: false, tail, since, timestamps: true };
+    let pieces = docker.logs(&name, range).await.map_err(failed)?;
+    let (mut pieces, mut lines, mut size) = (pin!(pieces), Vec::new(), 0);
+    let collect = async {
+        while let Some(piece) = pieces.next().await {
+            let Some(line) = line(&piece.map_err(failed)?) else { continue };
+            if asked.after.is_some_and(|after| line.at <= after) {
+                continue;
+            }
+            size += line.text.len();
+            if size > MOST_BYTES {
+                break;
+            }
+            lines.push(line);
+        }
+        Ok::<_, DeployFailure>(())
+    };
+    match tokio::time::timeout(LIMIT, collect).await {
+        Ok(done) => done?,
+        Err(_) => {
+            return Err(DeployFailure::new(ErrorCode::DockerUnavailable, "Docker does not give its log"));
+        }
+    }
+    Ok(DeployAnswer::Logs { lines })
+}
+
+/// The last words of a container, for whoever asks why it failed.
+pub(super) async fn last(docker: &Docker, name: &str) -> Vec<String> {
+    let range = LogRange { tail: Some(5), ..Default::default() };
+    let Ok(pieces) = docker.logs(name, range).await else { return Vec::new() };
+    let texts = pieces.filter_map(|piece| async { piece.ok() }).take(5).map(|piece| text(&piece.text));
+    let all = tokio::time::timeout(Duration::from_secs(3), texts.collect::<Vec<_>>()).await;
+    all.unwrap_or_default().into_iter().filter(|line| !line.is_empty()).collect()
+}
+
+/// Docker puts the time in front: `2026-01-02T03:04:05.123456789Z text`.
+fn line(piece: &LogPiece) -> Option<LogLine> {
+    let whole = text(&piece.text);
+    let (at, said) = whole.split_once(' ').unwrap_or((&whole, ""));
+    let stream = if piece.error { LogStream::Stderr } else { LogStream::Stdout };
+    Some(LogLine { at: nanos(at)?, stream, text: said.to_owned() })
+}
+
+fn text(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.trim_end_matches(['\n', '\r']).chars().take(LONGEST_LINE).collect()
+}
+
+/// Nanoseconds since 1970 of a UTC time of RFC 3339.
+fn nanos(text: &str) -> Option<u64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let number = |text: &str| text.parse::<u64>().ok();
+    let mut date = date.splitn(3, '-').map(number);
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
+    let mut time = time.splitn(3, ':').map(number);
+    let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
+    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
+        return None;
+    }
+    let fraction = number(&format!("{fraction:0<9}")[..9])?;
+    let seconds = ((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
+    seconds.checked_mul(NANOS)?.checked_add(fraction)
+}
+
+/// Days since 1970: years begin in March, so that the day that comes and goes is the last.
+fn days(year: u64, month: u64, day: u64) -> u64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let month = (month + 9) % 12;
+    year * 365 + year / 4 - year / 100 + year / 400 + (month * 306 + 5) / 10 + day - 1 - 719_468
+}
+
+const NANOS: u64 = 1_000_000_000;
+const MOST_LINES: u32 = 5_000;
+const MOST_BYTES: usize = 2 << 20;
+const LONGEST_LINE: usize = 16 << 10;
+const LIMIT: Duration = Duration::from_secs(8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_docker_are_read() {
+        assert_eq!(nanos("1970-01-01T00:00:00Z"), Some(0));
+        assert_eq!(nanos("2000-02-29T12:00:01.5Z"), Some(951_825_601_500_000_000));
+        assert_eq!(nanos("2026-01-02T03:04:05.123456789Z"), Some(1_767_323_045_123_456_789));
+        for bad in
+            ["", "Z", "2026-13-01T00:00:00Z", "2026-01-02 03:04:05Z", "x-1-1T1:1:1Z", "2026-01-02T03:04Z"]
+        {
+            assert_eq!(nanos(bad), None, "{bad}");
+        }
+    }
+}

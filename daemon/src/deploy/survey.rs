@@ -1,0 +1,163 @@
+//! What a plan is made from: every member is asked what it runs and which images it has, the store what is committed.
+
+use crate::deploy::ask::ask;
+use crate::deploy::records::Records;
+use crate::failure::Result;
+use crate::membership::store::Store;
+use crate::mesh::Mesh;
+use futures_util::future::join_all;
+use ployz_core::deploy::image::{Agreement, agree};
+use ployz_core::deploy::{Machine, World};
+use ployz_core::id::{InstanceId, MachineId, Namespace, ServiceName};
+use ployz_core::routing::ServiceRef;
+use ployz_core::wire::v1::deploy::{
+    DeployAnswer, DeployCommand, DeployCommit, DeployFailure, DeployStatus, ImageContent, InstanceSeen, List,
+    Probe, Probed,
+};
+use ployz_core::wire::v1::manifest::{ImageRef, Manifest};
+use ployz_core::wire::v1::record::MachineMembership;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is known.
+pub(super) struct Survey {
+    machines: Vec<Machine>,
+    found: BTreeMap<MachineId, Vec<(ServiceName, InstanceId)>>,
+    images: BTreeMap<ImageRef, Agreement>,
+    routes: BTreeMap<String, ServiceRef>,
+    /// What is committed.
+    pub current: Option<DeployCommit>,
+}
+
+impl Survey {
+    /// Asks everybody.
+    pub(super) async fn make(
+        mesh: &Mesh,
+        store: &Store,
+        records: &Records,
+        manifest: &Manifest,
+    ) -> Result<Self> {
+        let namespace = &manifest.namespace;
+        let images: BTreeSet<ImageRef> =
+            manifest.services.iter().map(|service| service.image.clone()).collect();
+        let statuses = records.statuses().await?;
+        let current = match statuses.iter().find(|status| status.namespace == *namespace) {
+            Some(status) => records.committed(status).await?,
+            None => None,
+        };
+        let routes = routes(records, &statuses, namespace).await?;
+        let members = mesh.peers.borrow().machines.clone();
+        let wanted = &images;
+        let asked = members.iter().map(|member| async move {
+            let told = tell(store, member, namespace, wanted).await;
+            (member, told)
+        });
+        let mut survey =
+            Self { machines: Vec::new(), found: BTreeMap::new(), images: BTreeMap::new(), routes, current };
+        let mut contents: BTreeMap<&ImageRef, Vec<(MachineId, ImageContent)>> =
+            images.iter().map(|image| (image, Vec::new())).collect();
+        for (member, told) in join_all(asked).await {
+            match told {
+                Ok((instances, probed)) => {
+                    for (image, seen) in probed.images {
+                        if let Some(known) = contents.get_mut(&image) {
+                            known.push((member.id.clone(), seen.content));
+                        }
+                    }
+                    survey.told(member, namespace, instances);
+                }
+                Err(failure) => {
+                    tracing::info!("a machine does not take part: {failure}");
+                    survey.machines.push(Machine { reachable: false, ..Machine::of(member) });
+                }
+            }
+        }
+        survey.images = contents
+            .into_iter()
+            .map(|(image, seen)| {
+                (image.clone(), agree(seen.iter().map(|(machine, content)| (machine, content))))
+            })
+            .collect();
+        Ok(survey)
+    }
+
+    fn told(&mut self, member: &MachineMembership, namespace: &Namespace, instances: Vec<InstanceSeen>) {
+        let (ours, others): (Vec<_>, Vec<_>) =
+            instances.into_iter().partition(|instance| instance.namespace == *namespace);
+        let ports = others.iter().flat_map(|other| &other.publish).map(|port| (port.protocol, port.host));
+        self.machines.push(Machine {
+            instances: ours.len() + others.len(),
+            published: ports.collect(),
+            ..Machine::of(member)
+        });
+        let found = ours.into_iter().map(|instance| (instance.service, instance.instance)).collect();
+        self.found.insert(member.id.clone(), found);
+    }
+
+    /// As planning sees it.
+    pub(super) fn world(&self) -> World<'_> {
+        World {
+            machines: &self.machines,
+            current: self.current.as_ref(),
+            routes: &self.routes,
+            images: &self.images,
+            found: &self.found,
+        }
+    }
+}
+
+async fn tell(
+    store: &Store,
+    member: &MachineMembership,
+    namespace: &Namespace,
+    images: &BTreeSet<ImageRef>,
+) -> std::result::Result<(Vec<InstanceSeen>, Probed), DeployFailure> {
+    let probe = DeployCommand::Probe(Probe {
+        network: store.network().clone(),
+        namespace: namespace.clone(),
+        images: images.clone(),
+        publish: BTreeSet::new(),
+        releases: BTreeSet::new(),
+        starts: 0,
+    });
+    let (listed, probed) = tokio::join!(list(store, &member.id, None), ask(store, &member.id, &probe));
+    match probed? {
+        DeployAnswer::Probed(probed) => Ok((listed?, probed)),
+        _ => Err(odd(&member.id)),
+    }
+}
+
+/// What a machine runs.
+pub(super) async fn list(
+    store: &Store,
+    machine: &MachineId,
+    namespace: Option<&Namespace>,
+) -> std::result::Result<Vec<InstanceSeen>, DeployFailure> {
+    let list = List { network: store.network().clone(), namespace: namespace.cloned() };
+    match ask(store, machine, &DeployCommand::List(list)).await? {
+        DeployAnswer::Listed { instances } => Ok(instances),
+        _ => Err(odd(machine)),
+    }
+}
+
+/// An answer to another question than was asked.
+pub(super) fn odd(machine: &MachineId) -> DeployFailure {
+    use ployz_core::wire::v1::api::ErrorCode;
+    DeployFailure::new(ErrorCode::InvalidRequest, "its answer is to another question").on(machine)
+}
+
+/// Routes of all other namespaces.
+async fn routes(
+    records: &Records,
+    statuses: &[DeployStatus],
+    namespace: &Namespace,
+) -> Result<BTreeMap<String, ServiceRef>> {
+    let mut routes = BTreeMap::new();
+    for status in statuses.iter().filter(|status| status.namespace != *namespace) {
+        let Some(commit) = records.committed(status).await? else { continue };
+        for (name, committed) in &commit.services {
+            let owner = ServiceRef { namespace: commit.namespace.clone(), service: name.clone() };
+            routes.extend(committed.service.routes.iter().map(|route| (route.key(), owner.clone())));
+        }
+    }
+    Ok(routes)
+}

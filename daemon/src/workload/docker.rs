@@ -1,0 +1,371 @@
+//! Docker Engine, one method a need, each with a deadline. The only module that speaks to it; bollard does not show.
+//!
+//! Whatever changes a container first reads it and proves by its labels that it is this network's; the change then
+//! goes to the id that was read, so a name that moves on in between is harmless.
+
+use crate::workload::error::{DockerError, Result};
+use crate::workload::{body, read};
+use bollard::container::LogOutput;
+use bollard::models::EventMessage;
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, EventsOptionsBuilder, ImportImageOptionsBuilder,
+    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
+    StopContainerOptionsBuilder,
+};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use ployz_core::adopt::Seen;
+use ployz_core::deploy::image::ImageParts;
+use ployz_core::id::NetworkId;
+use ployz_core::live::ContainerLive;
+use ployz_core::spec::ContainerSpec;
+use ployz_core::spec::container::{container_name, label};
+use std::collections::HashMap;
+use std::path::Path;
+use std::time::Duration;
+
+/// An engine that answered, and the network whose containers are ours.
+#[derive(Clone)]
+pub struct Docker {
+    pub(super) api: bollard::Docker,
+    pub(super) network: NetworkId,
+    version: String,
+}
+
+/// An image of this machine's engine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The engine's id of it.
+    pub id: String,
+    /// Names that lead to it.
+    pub tags: Vec<String>,
+    /// Bytes it takes.
+    pub size: u64,
+}
+
+/// Which lines of a log.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LogRange {
+    /// Go on until the container ends.
+    pub follow: bool,
+    /// Only so many of the last lines.
+    pub tail: Option<u32>,
+    /// Only lines since then; Unix seconds.
+    pub since: Option<i32>,
+    /// Each line begins with its time.
+    pub timestamps: bool,
+}
+
+/// A piece of a container's output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPiece {
+    /// Whether it went to standard error.
+    pub error: bool,
+    /// As it was written.
+    pub text: Bytes,
+}
+
+/// Something happened to a container of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Docker's word: `start`, `die`, `destroy` and so on.
+    pub action: String,
+    /// Docker's id of the container.
+    pub id: String,
+}
+
+impl Docker {
+    /// Connects, agrees on a version of the API and waits for an answer to a ping.
+    pub async fn connect(socket: &Path, network: &NetworkId) -> Result<Self> {
+        let socket = socket.display().to_string();
+        let unavailable = |detail: String| DockerError::Unavailable { socket: socket.clone(), detail };
+        let headers = LONGEST.as_secs();
+        let api = bollard::Docker::connect_with_unix(&socket, headers, bollard::API_DEFAULT_VERSION);
+        let api = api.map_err(|error| unavailable(error.to_string()))?;
+        let hello = async {
+            let api = api.negotiate_version().await?;
+            api.ping().await?;
+            let version = api.version().await?.version.unwrap_or_default();
+            Ok::<_, bollard::errors::Error>((api, version))
+        };
+        match tokio::time::timeout(HELLO, hello).await {
+            Ok(Ok((api, version))) => Ok(Self { api, network: network.clone(), version }),
+            Ok(Err(error)) => Err(unavailable(ployz_netns::chain(&error))),
+            Err(_) => Err(unavailable(format!("no answer within {}s", HELLO.as_secs()))),
+        }
+    }
+
+    /// The engine's version, for whoever reads `status`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether it answers.
+    pub async fn ping(&self) -> Result<()> {
+        limited("ping", "Docker", HELLO, self.api.ping()).await.map(drop)
+    }
+
+    /// The containers of this network, running or not. One that ends meanwhile is left out.
+    pub async fn list(&self) -> Result<Vec<ContainerLive>> {
+        let filter = HashMap::from([("label", vec![self.own_label()])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filter).build();
+        let found = limited("list", "containers", LIST, self.api.list_containers(Some(options))).await?;
+        let ids = found.into_iter().filter_map(|summary| summary.id);
+        let inspections = stream::iter(ids).map(|id| async move { self.inspect(&id).await });
+        let all: Vec<Seen<ContainerLive>> = inspections.buffer_unordered(AT_ONCE).collect().await;
+        let mut ours = Vec::new();
+        for seen in all {
+            match seen {
+                Seen::Present(live) => ours.push(live),
+                Seen::Absent | Seen::Foreign(_) => {}
+                Seen::Unknown(detail) => {
+                    let subject = "containers".to_owned();
+                    return Err(DockerError::Odd { operation: "list", subject, detail });
+                }
+            }
+        }
+        ours.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(ours)
+    }
+
+    /// What is behind an id or a name.
+    pub async fn inspect(&self, id: &str) -> Seen<ContainerLive> {
+        let found = limited("inspect", id, INSPECT, self.api.inspect_container(id, None)).await;
+        match found.map(read::container) {
+            Ok(live) => match self.foreign(&live) {
+                None => Seen::Present(live),
+                Some(why) => Seen::Foreign(why),
+            },
+            Err(DockerError::Missing { .. }) => Seen::Absent,
+            Err(error) => Seen::Unknown(ployz_netns::chain(&error)),
+        }
+    }
+
+    /// What is behind the name of an instance.
+    pub async fn instance(&self, spec: &ContainerSpec) -> Seen<ContainerLive> {
+        self.inspect(&container_name(&spec.owner.namespace, &spec.owner.instance)).await
+    }
+
+    /// Makes a container, which does not run yet; returns Docker's id. Its name must be free and its network there.
+    pub async fn create(&self, spec: &ContainerSpec) -> Result<String> {
+        let name = spec.name();
+        if let Some(wanted) = &spec.image_id {
+            let subject = spec.image.to_string();
+            match self.image(&subject).await? {
+                None => return Err(DockerError::Missing { operation: "create container from", subject }),
+                Some(image) if image.id != *wanted => {
+                    let detail = format!("the image is {} by now, not {wanted}", image.id);
+                    return Err(DockerError::Odd { operation: "create container from", subject, detail });
+                }
+                Some(_) => {}
+            }
+        }
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let made = self.api.create_container(Some(options), body::create(spec));
+        limited("create container", &name, CHANGE, made).await.map(|made| made.id)
+    }
+
+    /// Starts a container of ours; one that runs is left as it is.
+    pub async fn start(&self, id: &str) -> Result<()> {
+        let id = self.own("start", id).await?.id;
+        limited("start container", &id, CHANGE, self.api.start_container(&id, None)).await
+    }
+
+    /// Stops a container of ours; after `grace` it is killed. One that does not run is left as it is. Docker does not
+    /// start it again by itself.
+    pub async fn stop(&self, id: &str, grace: Duration) -> Result<()> {
+        let id = self.own("stop", id).await?.id;
+        let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
+        let options = StopContainerOptionsBuilder::new().t(seconds).build();
+        let limit = grace.saturating_add(CHANGE);
+        let api = self.api.clone().with_timeout(limit);
+        limited("stop container", &id, limit, api.stop_container(&id, Some(options))).await
+    }
+
+    /// Removes a container of ours with its anonymous volumes, stopped or not; one that is not there is no error.
+    pub async fn remove(&self, id: &str) -> Result<()> {
+        let id = match self.own("remove", id).await {
+            Ok(live) => live.id,
+            Err(DockerError::Missing { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+        match limited("remove container", &id, CHANGE, self.api.remove_container(&id, Some(options))).await {
+            Err(DockerError::Missing { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The output of a container of ours.
+    pub async fn logs(
+        &self,
+        id: &str,
+        range: LogRange,
+    ) -> Result<impl Stream<Item = Result<LogPiece>> + use<>> {
+        let id = self.own("read the log of", id).await?.id;
+        let tail = range.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string());
+        let options = LogsOptionsBuilder::new()
+            .stdout(true)
+            .stderr(true)
+            .follow(range.follow)
+            .timestamps(range.timestamps)
+            .tail(&tail)
+            .since(range.since.unwrap_or(0))
+            .build();
+        let pieces = self.api.logs(&id, Some(options));
+        Ok(pieces.map_ok(piece).map_err(move |error| DockerError::of("read the log of", &id, error)))
+    }
+
+    /// Runs a command in a container of ours; returns its exit code.
+    pub async fn exec(&self, id: &str, command: &[String], limit: Duration) -> Result<i64> {
+        let id = self.own("run a command in", id).await?.id;
+        let work = async {
+            let config = bollard::models::ExecConfig {
+                cmd: Some(command.to_vec()),
+                attach_stdout: Some(true),
+                attach_stderr: Some(true),
+                ..Default::default()
+            };
+            let exec = self.api.create_exec(&id, config).await?.id;
+            if let bollard::exec::StartExecResults::Attached { mut output, .. } =
+                self.api.start_exec(&exec, None).await?
+            {
+                // Its end is the command's end; what it says is nobody's.
+                while let Some(said) = output.next().await {
+                    said?;
+                }
+            }
+            Ok(self.api.inspect_exec(&exec).await?.exit_code.unwrap_or(-1))
+        };
+        limited("run a command in", &id, limit, work).await
+    }
+
+    /// The image behind a reference, `None` when this engine has none.
+    pub async fn image(&self, reference: &str) -> Result<Option<Image>> {
+        match limited("inspect image", reference, INSPECT, self.api.inspect_image(reference)).await {
+            Ok(found) => Ok(Some(Image {
+                id: found.id.unwrap_or_default(),
+                tags: found.repo_tags.unwrap_or_default(),
+                size: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
+            })),
+            Err(DockerError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The engine's id of an image and what it holds, `None` when this engine has none.
+    pub async fn image_parts(&self, reference: &str) -> Result<Option<(String, ImageParts)>> {
+        match limited("inspect image", reference, INSPECT, self.api.inspect_image(reference)).await {
+            Ok(found) => Ok(Some((found.id.clone().unwrap_or_default(), read::image(found)))),
+            Err(DockerError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An image as a tar stream, as `docker save` writes it. A pause of [`IDLE`] ends it with an error.
+    pub fn save(&self, reference: &str) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
+        let subject = reference.to_owned();
+        tokio_stream::StreamExt::timeout(self.api.export_image(reference), IDLE).map(move |piece| match piece
+        {
+            Ok(piece) => piece.map_err(|error| DockerError::of("save image", &subject, error)),
+            Err(_) => {
+                Err(DockerError::Late { operation: "save image", subject: subject.clone(), limit: IDLE })
+            }
+        })
+    }
+
+    /// Takes in images from a tar stream, as `docker load` reads it. An error of the stream ends it.
+    pub async fn load<E>(
+        &self,
+        tar: impl Stream<Item = std::result::Result<Bytes, E>> + Send + 'static,
+    ) -> Result<()>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
+    {
+        let options = ImportImageOptionsBuilder::new().quiet(true).build();
+        let work = self.api.import_image_stream(options, tar, None).try_for_each(|_| async { Ok(()) });
+        limited("load", "images", LONGEST, work).await
+    }
+
+    /// What happens to containers of this network, from `since` (Unix seconds) on: Docker remembers the last 256 events.
+    /// The subscription is made when the stream is first polled, so without that moment something would be missed. Ends
+    /// when the engine does; then everything is to be looked at again.
+    pub fn events(&self, since: u64) -> impl Stream<Item = Result<Event>> + Send + use<> {
+        let filters = HashMap::from([
+            ("type", vec!["container".to_owned()]),
+            ("label", vec![self.own_label()]),
+            ("event", EVENTS.map(str::to_owned).to_vec()),
+        ]);
+        let options = EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
+        let all = self.api.events(Some(options));
+        all.map_ok(event).map_err(|error| DockerError::of("watch", "containers", error))
+    }
+
+    /// The container, proven ours.
+    async fn own(&self, operation: &'static str, id: &str) -> Result<ContainerLive> {
+        let subject = id.to_owned();
+        match self.inspect(id).await {
+            Seen::Present(live) => Ok(live),
+            Seen::Absent => Err(DockerError::Missing { operation, subject }),
+            Seen::Foreign(why) => Err(DockerError::Foreign { operation, subject, why }),
+            Seen::Unknown(detail) => Err(DockerError::Odd { operation, subject, detail }),
+        }
+    }
+
+    /// Why a container is not ours; `None` when it is.
+    fn foreign(&self, live: &ContainerLive) -> Option<String> {
+        match live.owner() {
+            _ if live.fingerprint().is_none() => Some(format!("it carries no {}", label::CONFIG_HASH)),
+            None => Some("its ployz labels are not whole".to_owned()),
+            Some(owner) if owner.network != self.network => {
+                Some(format!("it is of network {}", owner.network))
+            }
+            Some(_) => None,
+        }
+    }
+
+    fn own_label(&self) -> String {
+        format!("{}={}", label::NETWORK, self.network)
+    }
+}
+
+/// Waits for the engine, but not for ever.
+pub(super) async fn limited<T>(
+    operation: &'static str,
+    subject: &str,
+    limit: Duration,
+    work: impl Future<Output = std::result::Result<T, bollard::errors::Error>>,
+) -> Result<T> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(DockerError::of(operation, subject, error)),
+        Err(_) => Err(DockerError::Late { operation, subject: subject.to_owned(), limit }),
+    }
+}
+
+fn piece(output: LogOutput) -> LogPiece {
+    let error = matches!(output, LogOutput::StdErr { .. });
+    LogPiece { error, text: output.into_bytes() }
+}
+
+fn event(message: EventMessage) -> Event {
+    let id = message.actor.and_then(|actor| actor.id).unwrap_or_default();
+    Event { action: message.action.unwrap_or_default(), id }
+}
+
+/// Those that change what an inspection shows; a readiness command would cause three others each time.
+const EVENTS: [&str; 9] =
+    ["create", "start", "die", "destroy", "pause", "unpause", "rename", "update", "health_status"];
+/// Where Docker listens.
+pub const SOCKET: &str = "/var/run/docker.sock";
+const HELLO: Duration = Duration::from_secs(3);
+const INSPECT: Duration = Duration::from_secs(5);
+const LIST: Duration = Duration::from_secs(10);
+/// Making and starting a container takes under a second on an idle machine; a busy disk takes its time.
+const CHANGE: Duration = Duration::from_secs(60);
+/// A stream that says nothing for so long is broken.
+pub const IDLE: Duration = Duration::from_secs(60);
+/// An image of many gigabytes on a slow disk.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// Inspections at a time.
+const AT_ONCE: usize = 8;

@@ -1,0 +1,95 @@
+//! What can go wrong with Docker, told apart by what the caller can do about it.
+
+use std::time::Duration;
+
+/// A failed operation on the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum DockerError {
+    /// There is no engine: no socket, nobody behind it, or no answer to a ping.
+    #[error("Docker is not available at {socket}: {detail}")]
+    Unavailable {
+        /// The socket.
+        socket: String,
+        /// What was seen.
+        detail: String,
+    },
+    /// The engine did not answer in time. The operation may have been carried out all the same.
+    #[error("cannot {operation} {subject}: Docker did not answer within {}s", limit.as_secs())]
+    Late {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        subject: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+    /// It is not there.
+    #[error("cannot {operation} {subject}: it is not there")]
+    Missing {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        subject: String,
+    },
+    /// It is not ours, so nothing was done to it.
+    #[error("cannot {operation} {subject}: it is not ours: {why}")]
+    Foreign {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        subject: String,
+        /// How that is known.
+        why: String,
+    },
+    /// The engine refused, or the exchange broke off.
+    #[error("cannot {operation} {subject}")]
+    Failed {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        subject: String,
+        /// The engine's own words.
+        #[source]
+        source: bollard::errors::Error,
+    },
+    /// What the engine said cannot be used.
+    #[error("cannot {operation} {subject}: {detail}")]
+    Odd {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        subject: String,
+        /// What is odd.
+        detail: String,
+    },
+}
+
+/// Results of the engine.
+pub type Result<T> = std::result::Result<T, DockerError>;
+
+impl DockerError {
+    /// From the engine's answer; 404 becomes [`Self::Missing`].
+    pub(super) fn of(operation: &'static str, subject: &str, source: bollard::errors::Error) -> Self {
+        let subject = subject.to_owned();
+        match status(&source) {
+            Some(404) => Self::Missing { operation, subject },
+            _ => Self::Failed { operation, subject, source },
+        }
+    }
+
+    /// HTTP status of the engine's refusal.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Failed { source, .. } => status(source),
+            Self::Missing { .. } => Some(404),
+            _ => None,
+        }
+    }
+}
+
+fn status(error: &bollard::errors::Error) -> Option<u16> {
+    match error {
+        bollard::errors::Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
+        _ => None,
+    }
+}

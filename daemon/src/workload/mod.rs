@@ -1,0 +1,66 @@
+//! Workloads of this machine: the hands on Docker Engine. Nothing here decides what should run; that is `deploy`'s.
+//!
+//! Docker restarts containers, ployzd never does. A container without our labels is not listed, counted or touched, and
+//! no engine at all is a value, not an error.
+
+// Deploys are the callers of half of this and are being written.
+#![allow(dead_code)]
+
+mod body;
+pub mod docker;
+pub mod error;
+pub mod network;
+mod read;
+pub mod readiness;
+pub mod watch;
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod tests;
+
+use crate::mesh::Mesh;
+use docker::{Docker, SOCKET};
+use network::NetworkSpec;
+use ployz_core::id::NetworkId;
+use ployz_core::live::ContainerState;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Keeps the Docker network and the view of the containers for as long as a network runs here.
+pub async fn run(mesh: Arc<Mesh>) {
+    // Without the bridge Docker would make one of its own.
+    let mut outcomes = mesh.outcome.subscribe();
+    let stands = outcomes.wait_for(|outcome| {
+        let link = outcome.as_ref().and_then(|outcome| outcome.live.link.present());
+        link.is_some_and(|link| link.bridge.as_ref().is_some_and(|bridge| bridge.alias.is_some()))
+    });
+    if stands.await.is_err() {
+        return;
+    }
+    let file = mesh.network();
+    let wanted = NetworkSpec { network: file.id.clone(), subnet: file.subnet(), mtu: mesh.spec().link.mtu };
+    let checks = mesh.readiness.subscribe();
+    watch::run(SOCKET.into(), wanted, checks, mesh.workloads.clone(), mesh.cancel.clone()).await;
+}
+
+/// How many containers of a network run on this machine; `None` when Docker does not say.
+pub async fn running(network: &NetworkId) -> Option<usize> {
+    let docker = Docker::connect(Path::new(SOCKET), network).await.ok()?;
+    let runs =
+        |state| !matches!(state, ContainerState::Created | ContainerState::Exited(_) | ContainerState::Dead);
+    Some(docker.list().await.ok()?.iter().filter(|live| runs(live.state)).count())
+}
+
+/// Takes the Docker network away when nothing uses it, not even a stopped container; else it stays for the next start.
+pub async fn leave(network: &NetworkId) -> Result<(), String> {
+    let Ok(docker) = Docker::connect(Path::new(SOCKET), network).await else { return Ok(()) };
+    match network::remove(&docker).await {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            tracing::info!("the Docker network stays: containers are attached to it, or it is not ours");
+            Ok(())
+        }
+        Err(error) => Err(ployz_netns::chain(&error)),
+    }
+}

@@ -1,0 +1,306 @@
+//! The hands on Docker against an engine that answers recorded shapes.
+
+#![allow(clippy::unwrap_used)]
+
+use crate::workload::docker::Docker;
+use crate::workload::error::DockerError;
+use crate::workload::fake::{Fake, RECORDED_20, RECORDED_26, RECORDED_28, container, foreign, network};
+use crate::workload::network::{self as docker_network, Ensured, NetworkSpec};
+use crate::workload::read;
+use crate::workload::readiness::{self, Tally};
+use crate::workload::watch::{self, Engine, View};
+use ployz_core::address::AddressPlan;
+use ployz_core::adopt::Seen;
+use ployz_core::id::MachineId;
+use ployz_core::live::{ContainerLive, ContainerState};
+use ployz_core::spec::container::{BRIDGE, ContainerOwner, ContainerSpec, PublishedPort};
+use ployz_core::wire::v1::manifest::{Bytes, Check, Protocol, Readiness, Resources, Restart, Span};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+fn spec() -> ContainerSpec {
+    ContainerSpec {
+        owner: ContainerOwner {
+            network: network(),
+            namespace: "prod".parse().unwrap(),
+            service: "web".parse().unwrap(),
+            instance: "web-x7k2".parse().unwrap(),
+            slot: 0,
+            machine: "n1".parse::<MachineId>().unwrap(),
+            deploy: "0123456789abcdef".parse().unwrap(),
+            revision: "r1".into(),
+        },
+        image: "lab/busybox".parse().unwrap(),
+        image_id: None,
+        command: vec!["sleep".into(), "1000".into()],
+        env: BTreeMap::from([("A".parse().unwrap(), "b=c".into())]),
+        bridge: BRIDGE.into(),
+        address: "10.101.0.9".parse().unwrap(),
+        dns: "10.101.0.2".parse().unwrap(),
+        publish: BTreeSet::from([PublishedPort { protocol: Protocol::Tcp, host: 8099, container: 80 }]),
+        restart: Restart::UnlessStopped,
+        resources: Resources { cpus: None, memory: Some(Bytes::new(64 << 20)) },
+        stop_grace: Span::from_secs(10),
+        parent: None,
+    }
+}
+
+fn network_spec() -> NetworkSpec {
+    let plan = AddressPlan::new("10.101.0.0/16".parse().unwrap(), 24).unwrap();
+    NetworkSpec { network: network(), subnet: plan.slice(0).unwrap(), mtu: 1420 }
+}
+
+async fn docker(fake: &Fake) -> Docker {
+    for _ in 0..200 {
+        match Docker::connect(&fake.socket, &network()).await {
+            Ok(docker) => return docker,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    panic!("the fake did not come up");
+}
+
+async fn until(view: &mut tokio::sync::watch::Receiver<View>, what: impl FnMut(&View) -> bool) -> View {
+    let limit = Duration::from_secs(20);
+    tokio::time::timeout(limit, view.wait_for(what)).await.expect("in time").expect("the watch lives").clone()
+}
+
+fn parsed(recorded: &str) -> ContainerLive {
+    read::container(serde_json::from_str(recorded).unwrap())
+}
+
+#[test]
+fn recorded_inspections_read_the_same_on_every_version() {
+    for (recorded, address) in
+        [(RECORDED_20, "10.101.0.9"), (RECORDED_26, "10.101.0.9"), (RECORDED_28, "10.101.1.9")]
+    {
+        let live = parsed(recorded);
+        assert_eq!(live.name, "prod.web-x7k2");
+        assert_eq!(live.owner().unwrap().instance.to_string(), "web-x7k2");
+        assert_eq!(live.networks["ployz"], Some(address.parse().unwrap()));
+        assert_eq!(live.env["A"], "b=c");
+        assert_eq!(live.command, ["sleep", "1000"]);
+        assert_eq!(live.search, ["prod.ployz.internal"]);
+        assert_eq!(live.restart, "unless-stopped");
+        assert_eq!((live.cpu_millis, live.memory), (None, None));
+        assert_eq!(live.state, ContainerState::Running);
+        assert_eq!(live.publish.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_created_is_adopted() {
+    let fake = Fake::start("1.45");
+    let docker = docker(&fake).await;
+    let spec = spec();
+    let id = docker.create(&spec).await.unwrap();
+    docker.start(&id).await.unwrap();
+    let Seen::Present(live) = docker.instance(&spec).await else { panic!("not there") };
+    assert_eq!(spec.identity().drift(&live.identity(&spec)), []);
+    assert_eq!(live.state, ContainerState::Running);
+    assert_eq!(live.owner(), Some(spec.owner.clone()));
+    docker.stop(&live.id, Duration::from_secs(1)).await.unwrap();
+    assert!(fake.asked("/stop").iter().all(|line| line.ends_with("t=1")), "{:?}", fake.asked("/stop"));
+    docker.remove(&live.id).await.unwrap();
+    docker.remove(&live.id).await.expect("what is gone is removed");
+    assert_eq!(docker.instance(&spec).await, Seen::Absent);
+}
+
+#[tokio::test]
+async fn a_container_that_is_not_ours_is_never_listed_or_touched() {
+    let fake = Fake::start("1.45");
+    fake.put(container("ours", "prod.web-a"));
+    fake.put(foreign("theirs", "prod.web-x7k2"));
+    let mut other = container("other-network", "prod.web-b");
+    other["Config"]["Labels"]["ployz.network"] = "08080808080808080808080808080808".into();
+    fake.put(other);
+    let docker = docker(&fake).await;
+    let names: Vec<String> = docker.list().await.unwrap().into_iter().map(|live| live.id).collect();
+    assert_eq!(names, ["ours"]);
+    for id in ["theirs", "other-network", "prod.web-x7k2"] {
+        for result in [
+            docker.remove(id).await,
+            docker.stop(id, Duration::ZERO).await,
+            docker.start(id).await,
+            docker.exec(id, &["true".into()], Duration::from_secs(1)).await.map(drop),
+            docker.logs(id, Default::default()).await.map(drop),
+        ] {
+            assert!(matches!(result, Err(DockerError::Foreign { .. })), "{id}: {result:?}");
+        }
+    }
+    let taken = docker.create(&spec()).await.unwrap_err();
+    assert_eq!(taken.status(), Some(409), "{taken}");
+    let wrote: Vec<String> = fake.asked("").into_iter().filter(|line| !line.starts_with("GET ")).collect();
+    assert!(wrote.iter().all(|line| line.starts_with("POST /containers/create")), "{wrote:?}");
+}
+
+#[tokio::test]
+async fn every_version_from_20_10_on_is_spoken_to() {
+    for api in ["1.41", "1.45", "1.51", "1.60"] {
+        let fake = Fake::start(api);
+        let docker = docker(&fake).await;
+        docker.ping().await.unwrap();
+        assert_eq!(docker.version(), "26.1.5+dfsg1");
+        // A version in the path that the engine does not know is refused by it.
+        let minor: u32 = api.split_once('.').unwrap().1.parse().unwrap();
+        for line in fake.asked("/v1.") {
+            let asked =
+                line.split("/v1.").nth(1).and_then(|rest| rest.split('/').next()?.parse::<u32>().ok());
+            assert!(asked.is_none_or(|asked| asked <= minor), "{api}: {line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_engine_is_a_value() {
+    let nowhere = Docker::connect(Path::new("/nonexistent/docker.sock"), &network()).await;
+    assert!(matches!(nowhere, Err(DockerError::Unavailable { .. })));
+    let dead = std::env::temp_dir().join(format!("ployz-dead-docker-{}", std::process::id()));
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    let refused = Docker::connect(&dead, &network()).await;
+    std::fs::remove_file(&dead).unwrap();
+    assert!(matches!(refused, Err(DockerError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn an_engine_that_hangs_is_given_up_in_time() {
+    let fake = Fake::start("1.45");
+    fake.put(container("ours", "prod.web-a"));
+    let docker = docker(&fake).await;
+    fake.state.lock().unwrap().hangs = true;
+    tokio::time::pause();
+    assert!(matches!(docker.list().await, Err(DockerError::Late { .. })));
+    assert!(matches!(docker.inspect("ours").await, Seen::Unknown(_)), "unknown is not absent");
+    assert!(matches!(docker.remove("ours").await, Err(DockerError::Odd { .. })));
+    assert!(matches!(Docker::connect(&fake.socket, &network()).await, Err(DockerError::Unavailable { .. })));
+}
+
+#[tokio::test]
+async fn the_network_is_made_adopted_and_held() {
+    let fake = Fake::start("1.45");
+    let docker = docker(&fake).await;
+    let wanted = network_spec();
+    assert_eq!(docker_network::ensure(&docker, &wanted).await.unwrap(), Ensured::Ready("net-made".into()));
+    let writes = fake.asked("POST ").len();
+    assert_eq!(docker_network::ensure(&docker, &wanted).await.unwrap(), Ensured::Ready("net-made".into()));
+    assert_eq!(fake.asked("POST ").len(), writes, "adopting writes nothing");
+
+    // Ours, with another subnet: made anew, unless a container is on it.
+    let moved = NetworkSpec { mtu: 1380, ..wanted.clone() };
+    fake.put(container("ours", "prod.web-a"));
+    let held = docker_network::ensure(&docker, &moved).await.unwrap();
+    assert!(matches!(&held, Ensured::Held(why) if why.contains("mtu: 1420 -> 1380")), "{held:?}");
+    fake.state.lock().unwrap().containers.clear();
+    assert!(matches!(docker_network::ensure(&docker, &moved).await.unwrap(), Ensured::Ready(_)));
+
+    // Left by a network that is gone: made anew, but not taken away by a network that it never was of.
+    fake.state.lock().unwrap().networks[0]["Labels"]["ployz.network"] =
+        "08080808080808080808080808080808".into();
+    assert!(!docker_network::remove(&docker).await.unwrap());
+    assert!(matches!(docker_network::ensure(&docker, &wanted).await.unwrap(), Ensured::Ready(_)));
+    assert_eq!(fake.state.lock().unwrap().networks[0]["Labels"]["ployz.network"], network().to_string());
+
+    // Somebody else's with our name.
+    fake.state.lock().unwrap().networks[0]["Labels"] = json!({});
+    let held = docker_network::ensure(&docker, &wanted).await.unwrap();
+    assert!(matches!(held, Ensured::Held(_)), "{held:?}");
+    assert!(!docker_network::remove(&docker).await.unwrap());
+    assert_eq!(fake.state.lock().unwrap().networks.len(), 1);
+}
+
+#[tokio::test]
+async fn the_view_follows_events_and_outlives_the_engine() {
+    let fake = Fake::start("1.45");
+    docker(&fake).await;
+    let (view, mut seen) = tokio::sync::watch::channel(View::default());
+    let (_checks, asked) = tokio::sync::watch::channel(Default::default());
+    let cancel = CancellationToken::new();
+    let task = tokio::spawn(watch::run(fake.socket.clone(), network_spec(), asked, view, cancel.clone()));
+    until(&mut seen, |view| matches!(view.engine, Engine::Live(_))).await;
+
+    fake.put(container("ours", "prod.web-x7k2"));
+    fake.put(foreign("theirs", "nginx"));
+    fake.tell("start", "ours");
+    let found = until(&mut seen, |view| view.instances.len() == 1).await;
+    let one = found.instances.values().next().unwrap();
+    assert!(one.ready && one.state == ContainerState::Running, "{one:?}");
+
+    fake.state.lock().unwrap().containers.get_mut("ours").unwrap()["State"]["Status"] = "exited".into();
+    fake.tell("die", "ours");
+    until(&mut seen, |view| view.instances.values().all(|one| !one.ready)).await;
+
+    fake.stop();
+    let old = until(&mut seen, |view| matches!(view.engine, Engine::Away { .. })).await;
+    assert_eq!(old.instances.len(), 1, "unknown is not absent");
+    cancel.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn readiness_counts_answers_in_a_row() {
+    let mut tally = Tally::new(2);
+    let no = || Err("refused".to_owned());
+    assert!(!tally.count(Ok(())));
+    assert!(!tally.count(no()));
+    assert!(!tally.count(Ok(())));
+    assert!(tally.count(Ok(())));
+    assert!(tally.count(no()) && tally.count(no()), "one lost packet takes nobody out");
+    assert!(!tally.count(no()));
+    assert_eq!(tally.why_not.as_deref(), Some("refused"));
+}
+
+#[tokio::test]
+async fn http_and_tcp_are_asked_with_a_deadline() {
+    let fake = Fake::start("1.45");
+    let docker = docker(&fake).await;
+    let app = axum::Router::new()
+        .route("/up", axum::routing::get(|| async { "yes" }))
+        .route("/down", axum::routing::get(|| async { axum::http::StatusCode::SERVICE_UNAVAILABLE }))
+        .route("/slow", axum::routing::get(|| async { tokio::time::sleep(Duration::from_secs(60)).await }));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let limit = Duration::from_millis(500);
+    let http = |path: &str| Check::Http { port: at.port(), path: path.parse().unwrap() };
+    let ask = async |check: &Check| readiness::ask(&docker, "ours", at.ip(), check, limit).await;
+    assert_eq!(ask(&http("/up")).await, Ok(()));
+    assert_eq!(ask(&Check::Tcp { port: at.port() }).await, Ok(()));
+    assert_eq!(ask(&http("/down")).await, Err("GET /down: 503 Service Unavailable".into()));
+    assert_eq!(ask(&http("/slow")).await, Err("no answer within 500ms".into()));
+    assert!(ask(&Check::Tcp { port: 1 }).await.is_err());
+}
+
+#[tokio::test]
+async fn a_container_with_a_check_is_ready_when_it_answers() {
+    let fake = Fake::start("1.45");
+    docker(&fake).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut here = container("ours", "prod.web-x7k2");
+    here["NetworkSettings"]["Networks"] = json!({BRIDGE: {"IPAMConfig": {"IPv4Address": "127.0.0.1"}}});
+    fake.put(here);
+    let readiness = Readiness {
+        check: Check::Tcp { port },
+        interval: Span::from_millis(100),
+        timeout: Span::from_millis(500),
+        threshold: 2,
+        deadline: Span::from_secs(10),
+    };
+    let key = ("prod".parse().unwrap(), "web-x7k2".parse().unwrap());
+    let (_checks, asked) = tokio::sync::watch::channel(Arc::new(BTreeMap::from([(key, readiness)])));
+    let (view, mut seen) = tokio::sync::watch::channel(View::default());
+    let cancel = CancellationToken::new();
+    let task = tokio::spawn(watch::run(fake.socket.clone(), network_spec(), asked, view, cancel.clone()));
+    let first = until(&mut seen, |view| !view.instances.is_empty()).await;
+    assert!(first.instances.values().all(|one| !one.ready), "not ready before it answered");
+    until(&mut seen, |view| view.instances.values().all(|one| one.ready)).await;
+    drop(listener);
+    let now = until(&mut seen, |view| view.instances.values().all(|one| !one.ready)).await;
+    assert!(now.instances.values().next().unwrap().why_not_ready.is_some());
+    cancel.cancel();
+    task.await.unwrap();
+}
