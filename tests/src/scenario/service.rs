@@ -55,7 +55,7 @@ fn by_name_and_gateway(ctx: &mut Ctx) -> Result<()> {
     reaches_all(ctx, n3, 2)?;
     resolves(ctx, ctx.node(2))?;
     n1.sh("systemctl start ployzd")?;
-    product::ready(ctx, 1)?;
+    (1..=3).try_for_each(|i| product::ready(ctx, i))?;
     n3.sh("touch /run/stop-load")?;
     let told = load.wait(ctx.lab.secs(20))?.stdout;
     ctx.say(told.trim());
