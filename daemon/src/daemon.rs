@@ -684,7 +684,11 @@ async fn destroy_peers(mesh: &Arc<Mesh>, say: Say<'_>) -> Result<()> {
 async fn withdraw(mesh: &Mesh) {
     let (store, network) = (mesh.store.borrow().clone(), mesh.network());
     let Some(store) = store else { return };
-    match tokio::time::timeout(WITHDRAW, crate::mesh::routes::withdraw(&store, &network)).await {
+    let work = async {
+        crate::deploy::announce::withdraw(mesh, &store).await?;
+        crate::mesh::routes::withdraw(&store, &network).await
+    };
+    match tokio::time::timeout(WITHDRAW, work).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!("its route stays: {}", ployz_netns::chain(&error)),
         Err(_) => tracing::warn!("its route stays: no answer within {}s", WITHDRAW.as_secs()),

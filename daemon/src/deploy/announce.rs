@@ -4,6 +4,7 @@
 //! instances out of service because nobody has asked them yet.
 
 use crate::deploy::local::{InstancesFile, Kept};
+use crate::membership::store::Store;
 use crate::mesh::Mesh;
 use crate::workload::watch::{Engine, Instance, View};
 use ployz_core::live::ContainerState;
@@ -126,6 +127,15 @@ async fn say(
     }
     mesh.deploys.change(|file| file.announced.retain(|name| !gone.contains(name)))?;
     *said = Some(wanted);
+    Ok(())
+}
+
+/// Takes this machine's instances out of everybody's routes.
+pub async fn withdraw(mesh: &Mesh, store: &Store) -> Result<(), PublishError> {
+    let publisher = Publisher::new(store.client().clone(), store.network());
+    for key in mesh.deploys.read().announced.iter().filter_map(|name| name.parse::<Key>().ok()) {
+        publisher.remove(&key).await?;
+    }
     Ok(())
 }
 

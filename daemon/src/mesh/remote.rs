@@ -49,7 +49,8 @@ pub async fn subscribe(mesh: &Mesh, store: &Store) -> Result<Subscriber, async_n
 pub async fn answer(mesh: &Arc<Mesh>, store: &Store, mut requests: Subscriber) {
     while let Some(request) = requests.next().await {
         let Some(reply) = request.reply.filter(|reply| reply.starts_with("_INBOX.")) else { continue };
-        if request.subject.contains(".deploy.") {
+        // `ployz.v1.<network>.rpc.<machine>.deploy.<command>`
+        if request.subject.split('.').nth(5) == Some("deploy") {
             crate::deploy::participant::take(mesh, store, reply, request.payload);
             continue;
         }

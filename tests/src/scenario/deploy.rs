@@ -9,13 +9,20 @@ use super::product;
 use super::{Ctx, Need, Scenario};
 use crate::lab::{Node, quote};
 
-pub(super) const SCENARIOS: [Scenario; 2] = [
+pub(super) const SCENARIOS: [Scenario; 3] = [
     Scenario {
         name: "deploy-a-service",
         needs: &[Need::Systemd, Need::Docker, Need::Package],
         nodes: 3,
         underlays: 1,
         run: deploy_a_service,
+    },
+    Scenario {
+        name: "deploy-published-port",
+        needs: &[Need::Systemd, Need::Docker, Need::Package],
+        nodes: 3,
+        underlays: 1,
+        run: published_port,
     },
     Scenario {
         name: "deploy-killed",
@@ -89,6 +96,49 @@ fn what_cannot_be_changes_nothing(ctx: &Ctx) -> Result<()> {
     ctx.node(3).sh("systemctl start ployzd")?;
     product::started(ctx, ctx.node(3))?;
     all_ready(ctx, n1)
+}
+
+/// A port of the machine can be held by one container only: the old one stops first, and comes back if it is given up.
+fn published_port(ctx: &mut Ctx) -> Result<()> {
+    begin(ctx)?;
+    let (n1, n2) = (ctx.node(1), ctx.node(2));
+    let holder = n2.spawn("socat TCP-LISTEN:18080,fork,reuseaddr -")?;
+    n2.sh("sleep 1")?;
+    let request = json!({"command": "deploy", "manifest": published("1")});
+    refused(n1, &request, "PORT_TAKEN")?;
+    ensure!(running(ctx)?.is_empty(), "a refused deploy started something");
+    holder.stop()?;
+
+    deploy(n1, &published("1"))?;
+    let before = running(ctx)?;
+    on_every_machine(ctx)?;
+    let mut never = published("2");
+    never["services"][0]["readiness"] =
+        json!({"kind": "exec", "command": ["false"], "interval": "300ms", "deadline": "2s"});
+    refused(n1, &json!({"command": "deploy", "manifest": never}), "READINESS_FAILED")?;
+    ensure!(running(ctx)? == before, "what was stopped for it is not what runs now");
+    all_ready(ctx, n1)?;
+    on_every_machine(ctx)?;
+
+    deploy(n2, &published("3"))?;
+    ensure!(versions(ctx)? == BTreeSet::from(["3".to_owned()]), "{:?}", versions(ctx)?);
+    all_ready(ctx, n1)?;
+    on_every_machine(ctx)
+}
+
+fn published(version: &str) -> Value {
+    let mut wanted = manifest(version);
+    wanted["services"][0]["ports"] = json!([{"name": "http", "port": 8080, "publish": 18080}]);
+    wanted
+}
+
+fn on_every_machine(ctx: &Ctx) -> Result<()> {
+    for i in 1..=3 {
+        let node = ctx.node(i);
+        let cmd = format!("curl -sf -m 3 -o /dev/null http://{}:18080/busybox", node.ip(1));
+        ctx.wait(10, &cmd, || node.sh(&cmd).map(|_| Some(())))?;
+    }
+    Ok(())
 }
 
 /// The coordinator is killed at one moment after another: the namespace is always wholly one of the two.
