@@ -150,10 +150,11 @@ async fn sockets_of(
     Ok(there.map(|unit| (unit.0, unit.6)).collect())
 }
 
-/// The unit says where its environment is; the process says what it got.
+/// The unit says where its environment is; the process says what it got. One that is not its unit's program yet (its
+/// namespace is not told then) has another's environment still, and will read the file.
 fn with_real_environment(live: UnitLive, settings: &Path) -> UnitLive {
     let given = match std::fs::read(format!("/proc/{}/environ", live.pid)) {
-        Ok(environment) if live.pid != 0 => entries(&environment),
+        Ok(environment) if live.netns.is_some() => entries(&environment),
         _ => settings_entries(&std::fs::read_to_string(settings).unwrap_or_default()),
     };
     let mut fields = live.identity.fields().clone();
