@@ -80,13 +80,23 @@ fn drift_table() {
             let link = present!(live.link);
             (link.port_end, link.service_end) = (None, None);
             link.bridge.as_mut().unwrap().mac = Some(Mac([0x16, 0xaa, 0x69, 0x87, 0x97, 0x85]));
-            link.routes.retain(|(_, route)| route.via != RouteVia::Device(service.clone()));
+            link.routes.retain(|(_, route)| route.via.device() != service);
             link.netns_sysctls.retain(|name, _| !name.contains("svc0"));
         }),
     );
     row(
         "the port of the bridge was taken out",
         drifted(KERNEL, |_, live| present!(live.link).port_end.as_mut().unwrap().controller = None),
+    );
+    row(
+        "the way out of the namespace is gone (a node of an older version)",
+        drifted(KERNEL, |spec, live| {
+            let link = present!(live.link);
+            link.routes.retain(|(_, route)| route.to.prefix_len() > 0);
+            let egress = spec.link.service_addresses.last().copied().unwrap();
+            link.service_end.as_mut().unwrap().addresses.remove(&egress);
+            present!(live.firewall).netns = None;
+        }),
     );
     row(
         "Docker was up first and made the bridge for its network",

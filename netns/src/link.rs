@@ -8,7 +8,8 @@ use ployz_core::adopt::Seen;
 use ployz_core::live::{EndLive, LinkLive};
 use ployz_core::spec::link::{HOST_HOP, NETNS_HOP};
 use ployz_core::spec::netns::owned_by_us;
-use ployz_core::spec::{LinkSpec, Mac, RouteVia, Side};
+use ployz_core::spec::{LinkSpec, Mac, Side};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::net::IpAddr;
@@ -89,12 +90,8 @@ pub async fn apply(spec: &LinkSpec, netns: &Path) -> Result<()> {
 pub async fn remove(spec: &LinkSpec) -> Result<()> {
     let host = Rtnl::here()?;
     for route in host.our_routes().await? {
-        let through_ours = match &route.spec.via {
-            RouteVia::Device(device) | RouteVia::Gateway(device, _) => {
-                *device == spec.host_end || *device == spec.bridge
-            }
-        };
-        if through_ours {
+        let device = route.spec.via.device();
+        if device == spec.host_end || device == spec.bridge {
             host.delete_route(&route).await?;
         }
     }
@@ -185,7 +182,10 @@ async fn attach(host: &Rtnl, port: &str, bridge: &str) -> Result<()> {
 
 async fn set_routes(spec: &LinkSpec, side: Side, rtnl: &Rtnl) -> Result<()> {
     let found = rtnl.our_routes().await?;
-    let wanted: Vec<_> = spec.routes.iter().filter(|(at, _)| *at == side).map(|(_, route)| route).collect();
+    let mut wanted: Vec<_> =
+        spec.routes.iter().filter(|(at, _)| *at == side).map(|(_, route)| route).collect();
+    // The narrow ones first: the kernel takes a gateway only when there is a route to it.
+    wanted.sort_by_key(|route| Reverse(route.to.prefix_len()));
     for stale in found.iter().filter(|route| !wanted.contains(&&route.spec)) {
         rtnl.delete_route(stale).await?;
     }

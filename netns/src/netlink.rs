@@ -233,10 +233,7 @@ impl Rtnl {
             let main = message.header.table == MAIN_TABLE;
             let ours = message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL);
             if let Some(spec) = read_route(&message, &names).filter(|_| main && !ours) {
-                let device = match &spec.via {
-                    RouteVia::Device(device) | RouteVia::Gateway(device, _) => device,
-                };
-                if spec.to.prefix_len() > 0 && !without.contains(&device.as_str()) {
+                if spec.to.prefix_len() > 0 && !without.contains(&spec.via.device()) {
                     others.push(spec.to);
                 }
             }
@@ -246,9 +243,7 @@ impl Rtnl {
 
     /// Adds a route of ours. One of somebody else's with the same destination is not replaced: that is an error.
     pub async fn set_route(&self, route: &RouteSpec) -> Result<()> {
-        let device = match &route.via {
-            RouteVia::Device(device) | RouteVia::Gateway(device, _) => device,
-        };
+        let device = route.via.device();
         let link = self.link(device).await?.ok_or_else(|| Error::Protocol {
             operation: "add route",
             subject: route.to.to_string(),
@@ -260,11 +255,11 @@ impl Rtnl {
                     .destination_prefix(to.addr(), to.prefix_len())
                     .output_interface(link.index)
                     .protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
-                if let RouteVia::Gateway(_, hop) = route.via {
-                    builder = builder.via(hop);
-                } else {
-                    builder = builder.scope(netlink_packet_route::route::RouteScope::Link);
-                }
+                builder = match route.via {
+                    RouteVia::Gateway(_, IpAddr::V6(hop)) => builder.via(hop),
+                    RouteVia::Gateway(_, IpAddr::V4(hop)) => builder.gateway(hop),
+                    RouteVia::Device(_) => builder.scope(netlink_packet_route::route::RouteScope::Link),
+                };
                 if let Some(IpAddr::V4(source)) = route.source {
                     builder = builder.pref_source(source);
                 }
@@ -275,7 +270,7 @@ impl Rtnl {
                     .destination_prefix(to.addr(), to.prefix_len())
                     .output_interface(link.index)
                     .protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
-                if let RouteVia::Gateway(_, hop) = route.via {
+                if let RouteVia::Gateway(_, IpAddr::V6(hop)) = route.via {
                     builder = builder.gateway(hop);
                 }
                 if let Some(IpAddr::V6(source)) = route.source {
@@ -353,8 +348,8 @@ fn read_route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<R
         match attribute {
             RouteAttribute::Destination(address) => to = plain(address)?,
             RouteAttribute::Oif(index) => device = names.get(index).cloned(),
-            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => hop = Some(*address),
-            RouteAttribute::Via(Via::Inet6(address)) => hop = Some(*address),
+            RouteAttribute::Gateway(address) => hop = plain(address),
+            RouteAttribute::Via(Via::Inet6(address)) => hop = Some((*address).into()),
             RouteAttribute::PrefSource(address) => source = plain(address),
             _ => {}
         }

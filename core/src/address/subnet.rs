@@ -1,7 +1,8 @@
 //! The cluster's IPv4 range, cut into one slice a node.
 //!
 //! With the defaults `10.101.0.0/16` and `/24` there are 256 slices of 254 usable addresses. In each slice `.1`
-//! is the workload bridge and the host's own address, `.2` the node's service address, containers begin at `.3`.
+//! is the workload bridge and the host's own address, `.2` the node's service address, containers begin at `.3`, and
+//! `.254` is how the namespace reaches what is outside the cluster.
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -131,6 +132,11 @@ impl NodeSubnet {
         self.nth(2)
     }
 
+    /// The last address before the broadcast address: the source of what the namespace itself asks outside the cluster.
+    pub fn egress(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.0.broadcast()) - 1)
+    }
+
     /// The slice as a key for the store: `10-101-3-0_24`.
     pub fn store_key(&self) -> String {
         format!("{}_{}", self.0.network().to_string().replace('.', "-"), self.0.prefix_len())
@@ -153,7 +159,7 @@ impl fmt::Display for AddressPlan {
     }
 }
 
-/// Below /29 there would be no address left for containers after `.1` and `.2`.
+/// In a /30 there would be no address left for containers after `.1` and `.2`, nor one for [`NodeSubnet::egress`].
 const MAX_SLICE_PREFIX: u8 = 29;
 
 /// RFC 1918 and RFC 6598.
@@ -182,6 +188,7 @@ mod tests {
         assert_eq!(third.to_string(), "10.101.3.0/24");
         assert_eq!(third.bridge().to_string(), "10.101.3.1");
         assert_eq!(third.service().to_string(), "10.101.3.2");
+        assert_eq!(third.egress().to_string(), "10.101.3.254");
         assert_eq!(third.store_key(), "10-101-3-0_24");
         assert_eq!(plan.slice(256), None);
     }

@@ -1,4 +1,4 @@
-//! The addresses of containers: from `.3` of the node's subnet to the last before its broadcast address.
+//! The addresses of containers: from `.3` of the node's subnet to the last before its egress address.
 
 use crate::address::NodeSubnet;
 use std::collections::BTreeSet;
@@ -25,10 +25,11 @@ pub fn capacity(subnet: &NodeSubnet) -> usize {
     containers(subnet).count()
 }
 
-/// All container addresses, lowest first. `hosts` leaves out network and broadcast address; `.1` is the bridge and
-/// `.2` the service address.
+/// All container addresses, lowest first. `hosts` leaves out network and broadcast address; `.1` is the bridge, `.2`
+/// the service address and the last one the namespace's way out.
 fn containers(subnet: &NodeSubnet) -> impl Iterator<Item = Ipv4Addr> {
-    subnet.net().hosts().skip(2)
+    let egress = subnet.egress();
+    subnet.net().hosts().skip(2).filter(move |address| *address != egress)
 }
 
 #[cfg(test)]
@@ -48,16 +49,16 @@ mod tests {
         assert_eq!(first_free(&subnet, &taken).unwrap().to_string(), "10.101.1.3");
         taken.extend(["10.101.1.3", "10.101.1.5"].map(|text| text.parse::<Ipv4Addr>().unwrap()));
         assert_eq!(first_free(&subnet, &taken).unwrap().to_string(), "10.101.1.4");
-        assert_eq!(capacity(&subnet), 252);
+        assert_eq!(capacity(&subnet), 251);
     }
 
     #[test]
     fn a_full_subnet_is_an_error_with_its_name() {
         let subnet = subnet(29);
         let taken: BTreeSet<Ipv4Addr> = containers(&subnet).collect();
-        assert_eq!(taken.len(), 4);
+        assert_eq!(taken.len(), 3);
         let error = first_free(&subnet, &taken).unwrap_err();
-        assert_eq!(error.to_string(), "all 4 container addresses of 10.101.0.8/29 are in use");
+        assert_eq!(error.to_string(), "all 3 container addresses of 10.101.0.8/29 are in use");
     }
 
     proptest! {
@@ -72,7 +73,7 @@ mod tests {
             match first_free(&subnet, &taken) {
                 Ok(address) => {
                     prop_assert!(subnet.net().contains(&address) && !taken.contains(&address));
-                    prop_assert!(u32::from(address) >= base + 3 && address != subnet.net().broadcast());
+                    prop_assert!(u32::from(address) >= base + 3 && address < subnet.egress());
                 }
                 Err(_) => prop_assert!(containers(&subnet).all(|address| taken.contains(&address))),
             }

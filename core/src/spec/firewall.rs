@@ -114,8 +114,11 @@ fn host_table(prefix: OverlayPrefix, subnet: NodeSubnet, plan: &AddressPlan) -> 
     }
 }
 
+/// The namespace has a way out of the cluster (docs/decisions/0005-containers-on-the-bridge.md) for its own questions:
+/// nobody else's packets go that way, and only answers come back.
 fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr, subnet: NodeSubnet) -> Table {
     let (v6, host, guests) = (prefix.net(), prefix.host(), prefix.guests());
+    let (workloads, egress) = (subnet.net(), subnet.egress());
     Table {
         chains: vec![
             Chain {
@@ -124,6 +127,7 @@ fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr, subnet: NodeSubnet) -> Tabl
                 rules: vec![
                     "iifname \"lo\" accept".into(),
                     "ct state established,related accept".into(),
+                    format!("ip daddr {egress} drop"),
                     // Whoever holds a token may redeem it, through the tunnel, and do nothing else.
                     format!("ip6 saddr {guests} tcp dport {PORT} accept"),
                     format!("ip6 saddr {guests} drop"),
@@ -136,6 +140,7 @@ fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr, subnet: NodeSubnet) -> Tabl
                 hook: "type filter hook forward priority mangle; policy accept;".into(),
                 rules: vec![
                     format!("ip6 saddr {guests} drop"),
+                    format!("oifname \"{SERVICE_END}\" ip daddr != {workloads} drop"),
                     "tcp flags syn tcp option maxseg size set rt mtu".into(),
                 ],
             },
@@ -149,7 +154,7 @@ fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr, subnet: NodeSubnet) -> Tabl
                 hook: "type filter hook prerouting priority raw; policy accept;".into(),
                 rules: vec![
                     format!("iifname \"{NETNS_END}\" ip6 saddr != {{ {host}, fe80::/10 }} drop"),
-                    format!("iifname \"{SERVICE_END}\" ip saddr != {} drop", subnet.net()),
+                    format!("iifname \"{SERVICE_END}\" ip saddr != {workloads} ip daddr != {egress} drop"),
                 ],
             },
         ],

@@ -77,9 +77,18 @@ pub struct RouteSpec {
 pub enum RouteVia {
     /// Out of this device, on link.
     Device(String),
-    /// Out of this device to a link-local next hop; serves IPv4 destinations too (RFC 5549), so nothing
+    /// Out of this device to a next hop. A link-local IPv6 one serves IPv4 destinations too (RFC 5549), so that nothing
     /// depends on ARP or on the host's `arp_*` settings.
-    Gateway(String, Ipv6Addr),
+    Gateway(String, IpAddr),
+}
+
+impl RouteVia {
+    /// The link it leaves by.
+    pub fn device(&self) -> &str {
+        match self {
+            Self::Device(device) | Self::Gateway(device, _) => device,
+        }
+    }
 }
 
 impl LinkSpec {
@@ -91,15 +100,16 @@ impl LinkSpec {
         cluster: Ipv4Net,
         mtu: u32,
     ) -> Self {
-        let gateway = |device: &str, hop| RouteVia::Gateway(device.to_owned(), hop);
+        let gateway = |device: &str, hop: IpAddr| RouteVia::Gateway(device.to_owned(), hop);
         let route = |to: IpNet, via, source| RouteSpec { to, via, source };
         let overlay = IpNet::V6(prefix.net());
         let bridge = IpAddr::V4(own.bridge());
         let host6 = IpAddr::V6(prefix.host());
         let service = IpNet::from(IpAddr::V4(own.service()));
-        let to_netns = || gateway(HOST_END, NETNS_HOP);
+        let egress = IpAddr::V4(own.egress());
+        let to_netns = || gateway(HOST_END, NETNS_HOP.into());
         let tunnel = || RouteVia::Device(WG_DEVICE.to_owned());
-        let to_host = || gateway(NETNS_END, HOST_HOP);
+        let to_host = || gateway(NETNS_END, HOST_HOP.into());
         let workloads = || RouteVia::Device(SERVICE_END.to_owned());
         Self {
             network: network.clone(),
@@ -114,7 +124,7 @@ impl LinkSpec {
             bridge_addresses: BTreeSet::from([IpNet::V4(
                 Ipv4Net::new(own.bridge(), own.net().prefix_len()).expect("the prefix is the subnet's own"),
             )]),
-            service_addresses: BTreeSet::from([service]),
+            service_addresses: BTreeSet::from([service, IpNet::from(egress)]),
             bridge_mac: Mac::of(own.bridge()),
             service_mac: Mac::of(own.service()),
             routes: BTreeSet::from([
@@ -127,6 +137,9 @@ impl LinkSpec {
                 // The host answers over the first pair, so this must not go to the bridge: a strict rp_filter drops it.
                 (Side::Netns, route(IpNet::from(bridge), to_host(), None)),
                 (Side::Netns, route(IpNet::from(host6), to_host(), None)),
+                // Out of the cluster as a workload goes: over the bridge and masqueraded. By the first pair it would come
+                // to the host from a link that Docker's FORWARD policy does not accept.
+                (Side::Netns, route(EVERYTHING, gateway(SERVICE_END, bridge), Some(egress))),
             ]),
             netns_sysctls: SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         }
@@ -157,6 +170,8 @@ fn link_local(address: Ipv6Addr) -> IpNet {
     IpNet::new(IpAddr::V6(address), 64).expect("64 is a valid IPv6 prefix length")
 }
 
+/// The default route's destination.
+const EVERYTHING: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0));
 /// The tunnel's name inside the namespace.
 pub const WG_DEVICE: &str = "wg0";
 /// Host end of the veth pair.

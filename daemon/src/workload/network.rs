@@ -56,10 +56,15 @@ impl NetworkSpec {
             ("bridge", BRIDGE.to_owned()),
             ("subnet", self.subnet.net().to_string()),
             ("gateway", self.subnet.bridge().to_string()),
-            ("reserved", self.subnet.service().to_string()),
+            ("reserved", self.reserved().map(|(_, address)| address).join(" ")),
             ("mtu", self.mtu.to_string()),
             ("masquerade", "false".to_owned()),
         ])
+    }
+
+    /// What Docker never gives to a container, in the order of the names it has there.
+    fn reserved(&self) -> [(&'static str, String); 2] {
+        [(EGRESS, self.subnet.egress().to_string()), (SERVICE, self.subnet.service().to_string())]
     }
 
     fn request(&self) -> NetworkCreateRequest {
@@ -67,8 +72,9 @@ impl NetworkSpec {
             subnet: Some(self.subnet.net().to_string()),
             gateway: Some(self.subnet.bridge().to_string()),
             ip_range: None,
-            // Docker never gives the service address to a container.
-            auxiliary_addresses: Some(HashMap::from([(RESERVED.into(), self.subnet.service().to_string())])),
+            auxiliary_addresses: Some(
+                self.reserved().map(|(name, address)| (name.to_owned(), address)).into(),
+            ),
         };
         let options = [
             (OPTION_BRIDGE, BRIDGE.into()),
@@ -181,7 +187,10 @@ fn read(found: &Network) -> NetworkLive {
     let pool =
         found.ipam.as_ref().and_then(|ipam| ipam.config.as_ref()?.first().cloned()).unwrap_or_default();
     let option = |name: &str| options.get(name).cloned();
-    let reserved = pool.auxiliary_addresses.as_ref().and_then(|names| names.get(RESERVED).cloned());
+    let reserved = pool.auxiliary_addresses.map(|names| {
+        let known = [EGRESS, SERVICE].map(|name| names.get(name).map_or("-", String::as_str));
+        known.join(" ")
+    });
     let fields = [
         ("network", owner(found).cloned()),
         ("driver", found.driver.clone()),
@@ -199,7 +208,8 @@ fn read(found: &Network) -> NetworkLive {
 }
 
 const DRIVER: &str = "bridge";
-const RESERVED: &str = "ployz-service";
+const EGRESS: &str = "ployz-egress";
+const SERVICE: &str = "ployz-service";
 const OPTION_BRIDGE: &str = "com.docker.network.bridge.name";
 const OPTION_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const OPTION_MTU: &str = "com.docker.network.driver.mtu";

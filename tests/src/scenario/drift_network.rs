@@ -172,7 +172,7 @@ const FIREWALL_DRIFT: [(&str, &str); 4] = [
     ("a rule added", "ip netns exec ployz nft add rule inet ployz forward drop"),
 ];
 
-const LINK_DRIFT: [&str; 9] = [
+const LINK_DRIFT: [&str; 11] = [
     "ip route del 10.101.0.0/16 dev ployz-veth",
     "ip addr flush dev ployz0 scope global",
     "ip link set ployz-veth down",
@@ -182,4 +182,6 @@ const LINK_DRIFT: [&str; 9] = [
     "ip link set ployz-port nomaster",
     "ip link set ployz0 address 02:00:00:00:00:01",
     "ip -n ployz route del 10.101.1.0/24 dev svc0",
+    "ip -n ployz route del default",
+    "ip -n ployz addr del 10.101.1.254/32 dev svc0",
 ];

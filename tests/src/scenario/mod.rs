@@ -6,6 +6,7 @@ mod bad_input;
 mod deploy;
 mod drift_network;
 mod drift_units;
+mod external_names;
 mod held;
 mod joins;
 mod killed;
@@ -134,7 +135,7 @@ pub fn all() -> Vec<Scenario> {
     THEMES.into_iter().flatten().copied().collect()
 }
 
-const THEMES: [&[Scenario]; 18] = [
+const THEMES: [&[Scenario]; 19] = [
     &lab_self_test::SCENARIOS,
     &three::SCENARIOS,
     &killed::SCENARIOS,
@@ -152,5 +153,6 @@ const THEMES: [&[Scenario]; 18] = [
     &underlays::SCENARIOS,
     &bad_input::SCENARIOS,
     &workload::SCENARIOS,
+    &external_names::SCENARIOS,
     &deploy::SCENARIOS,
 ];

@@ -1,0 +1,140 @@
+//! Names of others: the namespace asks the host's resolvers, wherever those are, and is nobody else's way out.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::product;
+use super::{Ctx, Need, Scenario};
+use crate::lab::{Background, Node};
+
+pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
+    name: "external-names",
+    needs: &[Need::Systemd, Need::Docker, Need::Package],
+    nodes: 2,
+    underlays: 1,
+    run: external_names,
+}];
+
+fn external_names(ctx: &mut Ctx) -> Result<()> {
+    product::mesh(ctx, 2)?;
+    let (n1, n2) = (ctx.node(1), ctx.node(2));
+    n1.docker_busybox()?;
+    ctx.wait(20, "ployzd to make the Docker network", || {
+        n1.sh("docker network inspect ployz0").map(|_| Some(()))
+    })?;
+    n1.sh(
+        "docker run -d --name asker --network ployz0 --ip 10.101.0.3 --dns 10.101.0.2 lab/busybox sleep 600",
+    )?;
+    let servers = [resolver(n1)?, resolver(n2)?];
+    n1.sh("cp /etc/resolv.conf /run/resolv.conf.before")?;
+
+    let (own, other) = (n1.ip(1).to_string(), n2.ip(1).to_string());
+    told(n1, "/etc/resolv.conf", &own)?;
+    answers(ctx, "192.0.2.11")?;
+    told(n1, "/etc/resolv.conf", &other)?;
+    answers(ctx, "192.0.2.12")?;
+    // As with systemd-resolved: what it asks itself is in another file.
+    told(n1, "/run/systemd/resolve/resolv.conf", &own)?;
+    told(n1, "/etc/resolv.conf", "127.0.0.53")?;
+    answers(ctx, "192.0.2.11")?;
+    for (server, asker) in [(&servers[0], "10.101.0.254".to_owned()), (&servers[1], n1.ip(1).to_string())] {
+        let seen = server.stdout();
+        ensure!(!seen.is_empty() && seen.lines().all(|line| line == asker), "asked by {seen}, not {asker}");
+    }
+
+    product::all_adopt(&product::restart(ctx, n1)?)?;
+    only_answers_come_in(ctx)?;
+    nobody_elses_way_out(ctx)?;
+
+    n1.sh("docker rm -f asker; cp /run/resolv.conf.before /etc/resolv.conf; rm /run/systemd/resolve/resolv.conf")?;
+    for node in [n2, n1] {
+        node.sh(&format!("ployzctl -q mesh destroy {} --local", product::NETWORK))?;
+        product::gone(ctx, node)?;
+    }
+    Ok(())
+}
+
+/// A DNS server in the host namespace on the node's underlay address: 192.0.2.1I for every name; prints who asks.
+fn resolver(node: &Node) -> Result<Background> {
+    node.put(RESOLVER, "/run/resolver.py", 0o644)?;
+    node.spawn(&format!("exec python3 -u /run/resolver.py {} 192.0.2.1{}", node.ip(1), node.index()))
+}
+
+fn told(node: &Node, file: &str, address: &str) -> Result<()> {
+    node.put(format!("nameserver {address}\n"), file, 0o644)
+}
+
+/// Node 1, its container and node 2 by node 1's service address get this answer. The list is read again every 5 seconds.
+fn answers(ctx: &Ctx, wanted: &str) -> Result<()> {
+    let dig = "dig +short +time=3 +tries=1 @10.101.0.2 example.org A";
+    for (i, cmd) in [(1, dig), (1, "docker exec asker nslookup example.org"), (2, dig)] {
+        ctx.wait(15, &format!("node {i}: `{cmd}` to say {wanted}"), || {
+            let said = ctx.node(i).sh(cmd)?;
+            ensure!(said.contains(wanted), "{said}");
+            Ok(Some(()))
+        })?;
+    }
+    Ok(())
+}
+
+/// Nothing begins a conversation with the address that the namespace asks from.
+fn only_answers_come_in(ctx: &Ctx) -> Result<()> {
+    let (n1, n2) = (ctx.node(1), ctx.node(2));
+    let knock = |address: &str| format!("! nc -w 1 {address} 7000 </dev/null && ! ping -c1 -W1 {address}");
+    let _open = n1.spawn("ip netns exec ployz socat TCP4-LISTEN:7000,fork,reuseaddr SYSTEM:'echo open'")?;
+    ctx.wait(5, "the service address to answer the container", || {
+        let said = n1.sh("docker exec asker nc -w 2 10.101.0.2 7000")?;
+        ensure!(said == "open", "{said}");
+        Ok(Some(()))
+    })?;
+    n1.sh(&format!("docker exec asker sh -c '{}'", knock("10.101.0.254")))?;
+    n1.sh(&knock("10.101.0.254").replace("nc", "busybox nc"))?;
+    n2.sh(&format!("ip netns exec ployz sh -c '{}'", knock("10.101.0.254").replace("nc", "busybox nc")))?;
+    Ok(())
+}
+
+/// What a peer sends through the tunnel to an address outside, as one does that is not ours any more, goes no further.
+fn nobody_elses_way_out(ctx: &Ctx) -> Result<()> {
+    let (n1, n2) = (ctx.node(1), ctx.node(2));
+    let key = product::key(n1)?;
+    let target = "10.77.0.99";
+    n2.sh("systemctl stop ployzd")?;
+    let known = n2.sh("ip netns exec ployz wg show wg0 allowed-ips")?;
+    let nets = known.lines().find_map(|line| line.strip_prefix(&key)).context("node 1 is a peer")?;
+    let nets = nets.split_whitespace().collect::<Vec<_>>().join(",");
+    n2.sh(&format!(
+        "ip netns exec ployz wg set wg0 peer {key} allowed-ips {nets},{target}/32 && ip -n ployz route replace {target} dev wg0"
+    ))?;
+    let arrives = n1.spawn("exec ip netns exec ployz tcpdump -lni wg0 udp port 5399")?;
+    let leaves = n1.spawn("exec tcpdump -lni any udp port 5399 or arp host 10.77.0.99")?;
+    ctx.wait(5, "tcpdump to listen", || {
+        ensure!([&arrives, &leaves].iter().all(|one| one.stderr().contains("listening on")));
+        Ok(Some(()))
+    })?;
+    let send = format!("for i in 1 2 3; do echo x | ip netns exec ployz socat -u - UDP4:{target}:5399; done");
+    n2.sh(&send)?;
+    ctx.wait(5, "node 1 to get it through the tunnel", || {
+        ensure!(arrives.stdout().lines().filter(|line| line.contains(".5399")).count() == 3);
+        Ok(Some(()))
+    })?;
+    std::thread::sleep(Duration::from_secs(1));
+    let left = leaves.stop()?.stdout;
+    ensure!(!left.contains(target), "node 1 sends for node 2: {left}");
+    n2.sh("systemctl start ployzd").map(drop)
+}
+
+/// Answers every question with one A record that nobody may keep.
+const RESOLVER: &str = r#"
+import socket, sys
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind((sys.argv[1], 53))
+while True:
+    query, asker = server.recvfrom(512)
+    print(asker[0])
+    end = query.index(b'\0', 12) + 5
+    address = query[end - 4:end - 2] == b'\0\1'
+    head = query[:2] + b'\x81\x80\0\1\0' + bytes([address]) + b'\0\0\0\0'
+    record = b'\xc0\x0c\0\1\0\1\0\0\0\0\0\4' + socket.inet_aton(sys.argv[2])
+    server.sendto(head + query[12:end] + (record if address else b''), asker)
+"#;
