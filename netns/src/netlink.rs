@@ -232,10 +232,11 @@ impl Rtnl {
         while let Some(message) = found.try_next().await.doing("list", "routes")? {
             let main = message.header.table == MAIN_TABLE;
             let ours = message.header.protocol == RouteProtocol::Other(ROUTE_PROTOCOL);
-            if let Some(spec) = read_route(&message, &names).filter(|_| main && !ours) {
-                if spec.to.prefix_len() > 0 && !without.contains(&spec.via.device()) {
-                    others.push(spec.to);
-                }
+            if let Some(spec) = read_route(&message, &names).filter(|_| main && !ours)
+                && spec.to.prefix_len() > 0
+                && !without.contains(&spec.via.device())
+            {
+                others.push(spec.to);
             }
         }
         Ok(others)
