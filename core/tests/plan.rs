@@ -10,7 +10,7 @@ use ployz_core::adopt::{Component, Plan, Seen, plan};
 use ployz_core::id::NetworkId;
 use ployz_core::live::*;
 use ployz_core::spec::netns::owner_alias;
-use ployz_core::spec::{Listen, Mac, NodeSpec, RouteVia, SidecarSpec, TunnelBackend};
+use ployz_core::spec::{Listen, Mac, NodeSpec, SidecarSpec, TunnelBackend};
 use proptest::prelude::*;
 
 const KERNEL: TunnelBackend = TunnelBackend::Kernel;
