@@ -21,6 +21,7 @@ pub fn request(
     for claimed in CLAIMS {
         head.remove_header(claimed);
     }
+    remove_lookalikes(head);
     match client {
         Some(client) => head.insert_header("X-Forwarded-For", address(client))?,
         None => {
@@ -36,6 +37,20 @@ pub fn request(
         }
     }
     head.insert_header("X-Request-Id", value(id))
+}
+
+/// CGI-like servers read underscores and hyphens as one: no spelling of what we say ourselves may come from outside.
+fn remove_lookalikes(head: &mut RequestHeader) {
+    let is_lookalike = |name: &str| {
+        name.contains('_') && {
+            let plain = name.replace('_', "-");
+            CLAIMS.iter().chain(&SAID).any(|said| said.eq_ignore_ascii_case(&plain))
+        }
+    };
+    let found: Vec<_> = head.headers.keys().filter(|name| is_lookalike(name.as_str())).cloned().collect();
+    for name in found {
+        head.remove_header(&name);
+    }
 }
 
 /// Gives the id back to the client.
@@ -56,12 +71,6 @@ fn address(client: IpAddr) -> HeaderValue {
     HeaderValue::from_maybe_shared(text.freeze()).expect("an address is printable ASCII")
 }
 
-/// Besides those that are replaced. With underscores, because CGI-like servers read both spellings as one.
-const CLAIMS: [&str; 6] = [
-    "Forwarded",
-    "X-Real-IP",
-    "X_Forwarded_For",
-    "X_Forwarded_Proto",
-    "X_Forwarded_Host",
-    "X-Forwarded-Port",
-];
+/// Removed, besides those that are replaced.
+const CLAIMS: [&str; 3] = ["Forwarded", "X-Real-IP", "X-Forwarded-Port"];
+const SAID: [&str; 4] = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Request-Id"];

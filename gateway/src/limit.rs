@@ -28,19 +28,20 @@ impl Limiter {
         let hash = self.hasher.hash_one((route, network(client)));
         let tag = (hash >> (64 - TAG_BITS)).max(1);
         let set = &self.sets[hash as usize % self.sets.len()];
-        let now = now.as_micros() as u64 / TICK_MICROS;
+        let now = (now.as_micros() as u64 / TICK_MICROS) & TIME_MASK;
         let interval = (TICKS_PER_SECOND / u64::from(per_second)).max(1);
         let slot = slot(set, tag);
         let mut seen = slot.load(Ordering::Relaxed);
         loop {
-            let due = if seen >> TIME_BITS == tag { (seen & TIME_MASK).max(now) } else { now };
-            // A second's worth may come at once.
-            let ahead = due - now;
+            // A second's worth may come at once, so nobody is due later than that: whatever else the clock's turn makes
+            // of a difference is in the past.
+            let ahead = (seen & TIME_MASK).wrapping_sub(now) & TIME_MASK;
+            let ahead = if seen >> TIME_BITS == tag && ahead <= TICKS_PER_SECOND { ahead } else { 0 };
             if ahead + interval > TICKS_PER_SECOND {
                 let wait = ahead + interval - TICKS_PER_SECOND;
                 return Err(Duration::from_micros(wait * TICK_MICROS));
             }
-            let next = tag << TIME_BITS | ((due + interval) & TIME_MASK);
+            let next = tag << TIME_BITS | ((now + ahead + interval) & TIME_MASK);
             match slot.compare_exchange_weak(seen, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Ok(()),
                 Err(other) => seen = other,
@@ -76,7 +77,7 @@ const SETS: usize = 16_384;
 const WAYS: usize = 4;
 const TAG_BITS: u32 = 24;
 const TIME_BITS: u32 = 64 - TAG_BITS;
-/// 40 bits of 10 µs: a gateway runs 127 days before the clock wraps, which costs one wrong answer.
+/// 40 bits of 10 µs: the clock turns every 127 days.
 const TIME_MASK: u64 = (1 << TIME_BITS) - 1;
 const TICK_MICROS: u64 = 10;
 const TICKS_PER_SECOND: u64 = 1_000_000 / TICK_MICROS;
@@ -89,6 +90,17 @@ mod tests {
 
     fn at(millis: u64) -> Duration {
         Duration::from_millis(60_000 + millis)
+    }
+
+    #[test]
+    fn the_clocks_turn_changes_nothing() {
+        let turn = (TIME_MASK + 1) * TICK_MICROS;
+        for start in [turn - 400_000, turn, 5 * turn - 1, 7 * turn + 123] {
+            let limiter = Limiter::default();
+            let at = |micros| limiter.take_at(Duration::from_micros(start + micros), "a", CLIENT, 10);
+            assert_eq!((0..10).filter(|_| at(0).is_ok()).count(), 10, "{start}");
+            assert!(at(0).is_err() && at(50_000).is_err() && at(800_000).is_ok(), "{start}");
+        }
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Gateway {
             Err(cause) => return Some(ctx.refuse(cause, 400)),
         };
         let head = session.req_header();
-        ctx.streams = session.is_upgrade_req() || accepts_events(head);
+        ctx.streams = is_websocket(session) || accepts_events(head);
         ctx.grpc = is_grpc(head);
         let Some(place) = ctx.served.find(host, head.uri.path()) else {
             let known = !ctx.served.is_empty();
@@ -147,7 +147,7 @@ impl ProxyHttp for Gateway {
             respond(session, &ctx.id, answer).await?;
             return Ok(true);
         }
-        if session.is_upgrade_req() {
+        if is_websocket(session) {
             session.set_read_timeout(None);
         }
         Ok(false)
@@ -304,6 +304,12 @@ fn died(error: &Error) -> bool {
 fn is_grpc(head: &RequestHeader) -> bool {
     head.version == Version::HTTP_2
         && head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
+/// The only upgrade that is passed on. Another one is a plain request to the backend, and has a plain request's deadlines.
+fn is_websocket(session: &Session) -> bool {
+    let wanted = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"websocket");
+    session.is_upgrade_req() && session.req_header().headers.get(http::header::UPGRADE).is_some_and(wanted)
 }
 
 fn accepts_events(head: &RequestHeader) -> bool {

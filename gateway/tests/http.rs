@@ -17,7 +17,7 @@ async fn backend_learns_who_asks_and_not_what_is_claimed() {
     let backend = echo_backend().await;
     let running = start(&one(&[HERE], backend.port));
     let request = "GET /x?q=1 HTTP/1.1\r\nHost: A.org:80\r\nX-Forwarded-For: 9.9.9.9\r\nX-Forwarded-Proto: https\r\n\
-        Forwarded: for=9.9.9.9\r\nX_Forwarded_For: 9.9.9.9\r\nX-Request-Id: mine-1\r\nConnection: keep-alive, X-Hop\r\n\
+        Forwarded: for=9.9.9.9\r\nX_Forwarded_For: 9.9.9.9\r\nX-Forwarded_For: 9.9.9.9\r\nX_Real-IP: 9.9.9.9\r\nX-Request-Id: mine-1\r\nConnection: keep-alive, X-Hop\r\n\
         X-Hop: 1\r\nKeep-Alive: 5\r\nTE: trailers\r\n\r\n";
     let answer = once(running.http, request).await.unwrap();
     assert_eq!(answer.status, 200);

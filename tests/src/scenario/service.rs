@@ -108,7 +108,8 @@ fn resolves(ctx: &Ctx, node: &Node) -> Result<()> {
 fn stored_addresses(node: &Node) -> Result<[String; 2]> {
     let file = format!("/var/lib/ployz/networks/{NETWORK}/network.json");
     let overlay = node.sh(&format!("jq -r .machine.overlay_ip {file}"))?;
-    let service = node.sh("ip -n ployz -4 -o addr show dev svc0 | awk '{print $4}' | cut -d/ -f1 | grep '[.]2$'")?;
+    let service =
+        node.sh("ip -n ployz -4 -o addr show dev svc0 | awk '{print $4}' | cut -d/ -f1 | grep '[.]2$'")?;
     Ok([overlay, service])
 }
 
