@@ -65,7 +65,7 @@ pub async fn apply(spec: &LinkSpec, netns: &Path) -> Result<()> {
     ensure_pair(&host, &inside, &spec.host_end, &spec.netns_end, netns).await?;
     ensure_pair(&host, &inside, &spec.port_end, &spec.service_end, netns).await?;
     if host.link(&spec.bridge).await?.is_none() {
-        host.add_bridge(&spec.bridge).await?;
+        host.add_bridge(&spec.bridge, spec.bridge_mac).await?;
     }
     write_sysctls(spec, netns)?;
     set_mac(&host, &spec.bridge, spec.bridge_mac).await?;

@@ -100,9 +100,10 @@ impl Rtnl {
         self.handle.link().add(message).execute().await.doing("create veth", name)
     }
 
-    /// Makes a bridge that forwards at once.
-    pub async fn add_bridge(&self, name: &str) -> Result<()> {
-        let message = LinkBridge::new(name).forward_delay(0).build();
+    /// Makes a bridge that forwards at once. It is born with its hardware address: udev gives one of its own
+    /// (`MACAddressPolicy=persistent`) to a new link whose address is the kernel's random one, whenever it gets to that.
+    pub async fn add_bridge(&self, name: &str, mac: Mac) -> Result<()> {
+        let message = LinkBridge::new(name).forward_delay(0).address(mac.0.to_vec()).build();
         self.handle.link().add(message).execute().await.doing("create bridge", name)
     }
 
