@@ -30,13 +30,11 @@ impl Limiter {
         let set = &self.sets[hash as usize % self.sets.len()];
         let now = (now.as_micros() as u64 / TICK_MICROS) & TIME_MASK;
         let interval = (TICKS_PER_SECOND / u64::from(per_second)).max(1);
-        let slot = slot(set, tag);
+        let slot = slot(set, tag, now);
         let mut seen = slot.load(Ordering::Relaxed);
         loop {
-            // A second's worth may come at once, so nobody is due later than that: whatever else the clock's turn makes
-            // of a difference is in the past.
-            let ahead = (seen & TIME_MASK).wrapping_sub(now) & TIME_MASK;
-            let ahead = if seen >> TIME_BITS == tag && ahead <= TICKS_PER_SECOND { ahead } else { 0 };
+            // A second's worth may come at once.
+            let ahead = if seen >> TIME_BITS == tag { ahead(seen, now) } else { 0 };
             if ahead + interval > TICKS_PER_SECOND {
                 let wait = ahead + interval - TICKS_PER_SECOND;
                 return Err(Duration::from_micros(wait * TICK_MICROS));
@@ -58,10 +56,17 @@ impl Default for Limiter {
 }
 
 /// The place of a tag in its set: its own, or that of whoever is due soonest.
-fn slot(set: &[AtomicU64; WAYS], tag: u64) -> &AtomicU64 {
+fn slot(set: &[AtomicU64; WAYS], tag: u64, now: u64) -> &AtomicU64 {
     let own = set.iter().find(|slot| slot.load(Ordering::Relaxed) >> TIME_BITS == tag);
-    let soonest = || set.iter().min_by_key(|slot| slot.load(Ordering::Relaxed) & TIME_MASK);
+    let soonest = || set.iter().min_by_key(|slot| ahead(slot.load(Ordering::Relaxed), now));
     own.or_else(soonest).unwrap_or(&set[0])
+}
+
+/// How far from now a place's next request is due. Nobody is due later than in a second, so whatever else the clock's
+/// turn makes of the difference is in the past.
+fn ahead(seen: u64, now: u64) -> u64 {
+    let ahead = (seen & TIME_MASK).wrapping_sub(now) & TIME_MASK;
+    if ahead <= TICKS_PER_SECOND { ahead } else { 0 }
 }
 
 /// One host of IPv6 has a /64 to itself (RFC 6177), so that is what is counted.
