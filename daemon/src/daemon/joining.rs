@@ -1,0 +1,127 @@
+//! `mesh join`: what a token must be, and how a join ends: confirmed, or undone on this side.
+
+use super::{Daemon, Say};
+use crate::clock;
+use crate::disk::{Keys, NetworkFile, Stored};
+use crate::failure::{Failure, Result};
+use crate::membership::join;
+use crate::mesh::Mesh;
+use ployz_core::config::Origin;
+use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::token::{BadToken, Token};
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Daemon {
+    /// `mesh join`.
+    pub async fn join(self: &Arc<Self>, text: &str, say: Say<'_>) -> Result<NetworkFile> {
+        let _alone = self.exclusive.lock().await;
+        self.nothing_running()?;
+        let token = read_token(text)?;
+        self.acceptable(&token).await?;
+        let keys = join::keys_for(&self.shared, &token)?;
+        // An earlier attempt with this token may have got further than its answer.
+        let earlier = self.shared.disk.network(&token.network_name)?.filter(|file| is_joining(file, &token));
+        let network = match earlier {
+            Some(file) => file,
+            None => self.redeem(&token, &keys, say).await?,
+        };
+        self.shared.disk.set_active(Some(&network.name))?;
+        say("starting the data plane");
+        let mesh = self.bring_up(network, keys, "join").await?;
+        say("confirming with this machine's own key");
+        match join::confirm(&mesh).await {
+            Ok(network) => {
+                say("waiting for the store");
+                if let Err(failure) = self.until_usable(&mesh).await {
+                    tracing::warn!("joined, but {failure}");
+                }
+                Ok(network)
+            }
+            Err(failure) if join::is_final(&failure) => {
+                self.undo_join(&mesh).await;
+                Err(failure)
+            }
+            Err(mut failure) => {
+                tokio::spawn(self.clone().finish_join(mesh));
+                failure.hint = Some("the join goes on by itself; `ployzctl mesh ready` tells, `ployzctl mesh stop` gives it up".into());
+                Err(failure)
+            }
+        }
+    }
+
+    pub(super) async fn redeem(&self, token: &Token, keys: &Keys, say: Say<'_>) -> Result<NetworkFile> {
+        let redeemed = join::redeem(&self.shared, token, keys, say).await;
+        if let Err(failure) = &redeemed
+            && join::is_final(failure)
+        {
+            self.shared.disk.remove_network(&token.network_name)?;
+        }
+        redeemed
+    }
+
+    /// A join that is not confirmed yet: finished, or undone when the issuer says no or its time is over.
+    pub(super) async fn finish_join(self: Arc<Self>, mesh: Arc<Mesh>) {
+        while !mesh.cancel.is_cancelled() {
+            let failure = match join::confirm(&mesh).await {
+                Ok(_) => return tracing::info!("the join was finished"),
+                Err(failure) => failure,
+            };
+            let over = match mesh.network().lifecycle {
+                Stored::Joining { until, .. } => clock::now() > until,
+                _ => return,
+            };
+            tracing::warn!("the join is not finished: {failure}");
+            if over || join::is_final(&failure) {
+                let _alone = self.exclusive.lock().await;
+                if self.is_current(&mesh) {
+                    self.undo_join(&mesh).await;
+                }
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    pub(super) async fn undo_join(&self, mesh: &Arc<Mesh>) {
+        let left = self.take_down(mesh).await;
+        left.iter().for_each(|error| tracing::error!("undoing the join: {error}"));
+        let gone = self.shared.disk.set_active(None);
+        match gone.and_then(|()| self.shared.disk.remove_network(&mesh.network().name)) {
+            Ok(()) => tracing::warn!("the join was undone"),
+            Err(error) => tracing::error!("{}", ployz_netns::chain(&error)),
+        }
+    }
+
+    pub(super) async fn acceptable(&self, token: &Token) -> Result<()> {
+        if clock::now() >= token.expires_at {
+            return Err(Failure::new(ErrorCode::TokenExpired, "the token has expired"));
+        }
+        let config = &self.shared.around.config;
+        let chosen = |key| config.origin(key).is_some_and(|origin| *origin != Origin::Default);
+        if (chosen("cluster_cidr") || chosen("subnet_prefix_len")) && config.plan != token.plan {
+            let message =
+                format!("the token is for {}, this machine is configured for {}", token.plan, config.plan);
+            return Err(Failure::new(ErrorCode::CidrMismatch, message));
+        }
+        if let Some(known) = self.shared.disk.network(&token.network_name)? {
+            let resumed =
+                matches!(&known.lifecycle, Stored::Joining { invite, .. } if *invite == token.invite_id);
+            if !resumed {
+                let message = format!("network {} exists on this machine", token.network_name);
+                return Err(Failure::new(ErrorCode::NetworkAlreadyExists, message));
+            }
+        }
+        self.no_conflict(token.plan.cluster_cidr).await
+    }
+}
+
+fn read_token(text: &str) -> Result<Token> {
+    Token::verify(text).map_err(|error: BadToken| {
+        Failure::because(ErrorCode::InvalidToken, "the token is not valid", &error)
+    })
+}
+
+fn is_joining(file: &NetworkFile, token: &Token) -> bool {
+    matches!(&file.lifecycle, Stored::Joining { invite, .. } if *invite == token.invite_id)
+}
