@@ -70,7 +70,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> anyhow::Result<()> {
-    log();
+    ployz_routing::journal::init("info,async_nats=warn");
     let disk = Disk::open(&config.data_dir)?;
     disk.sweep()?;
     let supervisor = supervisor(mode, &config.data_dir);
@@ -138,21 +138,6 @@ fn libexec() -> PathBuf {
     match beside {
         Some(dir) if !packaged.join("nats-server").exists() => dir,
         _ => packaged,
-    }
-}
-
-/// To the journal when it listens to us, else to standard error.
-fn log() {
-    use tracing_subscriber::prelude::*;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PLOYZ_LOG")
-        .unwrap_or_else(|_| "info,async_nats=warn".into());
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
-    let registry = tracing_subscriber::registry().with(filter);
-    match journal {
-        Some(layer) => registry.with(layer).init(),
-        None => registry
-            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
-            .init(),
     }
 }
 

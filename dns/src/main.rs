@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 fn main() -> ExitCode {
     let settings = Settings::parse();
-    log();
+    ployz_routing::journal::init("info,async_nats=warn");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = runtime.context("cannot start the runtime").and_then(|runtime| {
         let done = runtime.block_on(run(settings));
@@ -155,21 +155,6 @@ impl Stopped {
     async fn wait(&mut self) {
         // Cancel-safe: a signal is remembered until it is received.
         tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
-    }
-}
-
-/// To the journal when it listens to us, else to standard error. Queries are logged at `debug` only.
-fn log() {
-    use tracing_subscriber::prelude::*;
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PLOYZ_LOG")
-        .unwrap_or_else(|_| "info,async_nats=warn".into());
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
-    let registry = tracing_subscriber::registry().with(filter);
-    match journal {
-        Some(layer) => registry.with(layer).init(),
-        None => registry
-            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
-            .init(),
     }
 }
 

@@ -19,7 +19,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 fn main() -> ExitCode {
-    log();
+    // Pingora writes a line for every client that leaves early or sends nonsense; that is counted instead.
+    ployz_routing::journal::init("info,async_nats=warn,pingora_core=off,pingora_proxy=off,pingora=off");
     let given = match Given::read() {
         Ok(given) => given,
         Err(error) => return fail(&error.into(), 2),
@@ -160,22 +161,6 @@ async fn tell(mut table: watch::Receiver<Arc<Snapshot<Table>>>) {
         if table.changed().await.is_err() {
             return;
         }
-    }
-}
-
-/// To the journal when it listens to us, else to standard error; standard output is the access log's.
-fn log() {
-    use tracing_subscriber::prelude::*;
-    // Pingora writes a line for every client that leaves early or sends nonsense; that is counted instead.
-    let filter = tracing_subscriber::EnvFilter::try_from_env("PLOYZ_LOG")
-        .unwrap_or_else(|_| "info,async_nats=warn,pingora_core=off,pingora_proxy=off,pingora=off".into());
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
-    let registry = tracing_subscriber::registry().with(filter);
-    match journal {
-        Some(layer) => registry.with(layer).init(),
-        None => registry
-            .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
-            .init(),
     }
 }
 

@@ -37,6 +37,7 @@
 mod disk;
 mod feed;
 mod follow;
+pub mod journal;
 mod link;
 mod publish;
 pub mod rights;
