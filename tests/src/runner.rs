@@ -28,20 +28,23 @@ pub struct Plan {
     pub keep: bool,
 }
 
-/// How many scenarios ended how.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How many scenarios ended how, and why those that failed did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Scenarios that ran to their end.
     pub passed: usize,
-    /// Scenarios that failed.
-    pub failed: usize,
+    /// Scenarios that failed, each with the beginning of its error.
+    pub failed: Vec<(&'static str, String)>,
     /// Scenarios that need what this run does not have.
     pub skipped: usize,
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+        for (name, error) in &self.failed {
+            writeln!(f, "failed: {name}: {error}")?;
+        }
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed.len(), self.skipped)
     }
 }
 
@@ -55,7 +58,7 @@ impl Plan {
         scenarios
     }
 
-    /// Runs them, printing a line for each and the tally as the last line.
+    /// Runs them, printing a line for each and the tally last: who sees only the end of a log sees what failed.
     pub fn run(&self, scenarios: Vec<Scenario>) -> Result<Tally> {
         if let Some(deb) = &self.deb {
             fs::metadata(deb).with_context(|| deb.display().to_string())?;
@@ -85,7 +88,8 @@ impl Plan {
                     println!("{} ... ok ({:.1} s)", scenario.name, start.elapsed().as_secs_f64());
                 }
                 Err(error) => {
-                    tally.failed += 1;
+                    let head = format!("{error:#}").chars().take(FAILURE_HEAD).collect();
+                    tally.failed.push((scenario.name, head));
                     println!(
                         "{} ... FAILED ({:.1} s)\n{error:#}",
                         scenario.name,
@@ -222,3 +226,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 const READY: &str = "ready";
+const FAILURE_HEAD: usize = 400;

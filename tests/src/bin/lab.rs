@@ -140,7 +140,7 @@ fn run(options: Options) -> Result<ExitCode> {
     }
     let _guard = guard()?;
     let tally = plan.run(scenario::all())?;
-    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if tally.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Starts a second process that waits for our end, however that comes, and removes what we then left.
