@@ -232,14 +232,15 @@ impl Disk {
         Ok(names)
     }
 
-    /// Removes directories without a record whose keys nobody has come back for in a day: joins whose outcome was
-    /// never learnt.
+    /// Directories without a record, which a join left that was cut short: peers go, keys are kept for a day, for whoever
+    /// comes back with the same token.
     pub fn sweep(&self) -> Result<(), DiskError> {
         let dir = self.root.join("networks");
         for entry in std::fs::read_dir(&dir).map_err(|source| io_error("list", &dir, source))?.flatten() {
             if entry.path().join(NETWORK).exists() {
                 continue;
             }
+            remove(&entry.path().join(PEERS))?;
             let keys = std::fs::metadata(entry.path().join(KEYS)).and_then(|meta| meta.modified());
             let forgotten = match keys {
                 Ok(at) => at.elapsed().is_ok_and(|age| age > FORGOTTEN),
@@ -288,10 +289,12 @@ impl Disk {
         write(&self.network_dir(name).join(PEERS), peers, 0o600)
     }
 
-    /// Stores the peers of a network whose directory may not be there yet.
-    pub fn put_peers_of_new(&self, name: &NetworkName, peers: &PeersFile) -> Result<(), DiskError> {
-        make_dir(&self.network_dir(name), 0o711)?;
-        self.put_peers(name, peers)
+    /// Stores a new network with its first peers. The record makes it a network, so it is written last: whoever dies
+    /// in between leaves no network that knows nobody.
+    pub fn put_new(&self, file: &NetworkFile, peers: &PeersFile) -> Result<(), DiskError> {
+        make_dir(&self.network_dir(&file.name), 0o711)?;
+        self.put_peers(&file.name, peers)?;
+        self.put_network(file)
     }
 
     /// What deploys made on this machine; `None` when they never made anything.
@@ -319,12 +322,7 @@ impl Disk {
         let path = self.root.join(ACTIVE);
         match name {
             Some(name) => replace(&path, format!("{name}\n").as_bytes(), 0o644),
-            None => match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(io_error("remove", &path, error))
-                }
-                _ => Ok(()),
-            },
+            None => remove(&path),
         }
     }
 
@@ -334,12 +332,7 @@ impl Disk {
         let path = self.root.join(PENDING);
         match file {
             Some(file) => write(&path, file, 0o600),
-            None => match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    Err(io_error("remove", &path, error))
-                }
-                _ => Ok(()),
-            },
+            None => remove(&path),
         }
     }
 
@@ -357,6 +350,16 @@ impl Disk {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &dir, error)),
             _ => Ok(()),
         }
+    }
+}
+
+/// Removes a file that may not be there.
+fn remove(path: &Path) -> Result<(), DiskError> {
+    match std::fs::remove_file(path) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(())
+        }
+        other => other.map_err(|source| io_error("remove", path, source)),
     }
 }
 
@@ -475,11 +478,62 @@ mod tests {
         std::fs::remove_dir_all(root).unwrap();
     }
 
+    fn network(name: &str) -> NetworkFile {
+        let plan = AddressPlan::new("10.101.0.0/16".parse().unwrap(), 24).unwrap();
+        let id = NetworkId::from_bytes([7; 16]);
+        let (prefix, subnet) = (OverlayPrefix::of(&id), plan.slice(0).unwrap());
+        let keys = crate::random::keys(None);
+        let machine =
+            crate::daemon::membership(MachineId::from_hostname("db-1"), &keys, prefix, subnet).unwrap();
+        let founder = Founder { id: machine.id.clone(), overlay_ip: machine.overlay_ip };
+        let name = name.parse().unwrap();
+        NetworkFile {
+            version: 1,
+            id,
+            name,
+            plan,
+            lifecycle: Stored::Stopped,
+            machine,
+            founder,
+            backend: None,
+        }
+    }
+
+    #[test]
+    fn a_new_network_is_none_before_it_knows_its_peers() {
+        let (disk, root) = disk("order");
+        let file = network("prod");
+        // A directory in the way of the second file is as good as death before it.
+        let in_the_way = root.join("networks/prod").join(PEERS);
+        std::fs::create_dir_all(&in_the_way).unwrap();
+        disk.put_new(&file, &PeersFile::default()).unwrap_err();
+        assert_eq!(disk.networks().unwrap(), []);
+        std::fs::remove_dir(&in_the_way).unwrap();
+        disk.put_new(&file, &PeersFile::default()).unwrap();
+        assert_eq!(disk.networks().unwrap(), [file.name]);
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn peers_without_a_record_are_swept() {
+        let (disk, root) = disk("sweep");
+        let (whole, half) = (network("whole"), "half".parse().unwrap());
+        disk.put_new(&whole, &PeersFile::default()).unwrap();
+        disk.put_keys(&half, &crate::random::keys(None)).unwrap();
+        disk.put_peers(&half, &PeersFile::default()).unwrap();
+        disk.sweep().unwrap();
+        assert!(root.join("networks/whole/peers.json").exists());
+        assert!(!root.join("networks/half/peers.json").exists());
+        assert!(root.join("networks/half/keys.json").exists());
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
     #[test]
     fn damage_names_the_file() {
         let (disk, root) = disk("damage");
         let name: NetworkName = "prod".parse().unwrap();
-        disk.put_peers_of_new(&name, &PeersFile::default()).unwrap();
+        make_dir(&root.join("networks/prod"), 0o711).unwrap();
+        disk.put_peers(&name, &PeersFile::default()).unwrap();
         let path = root.join("networks/prod/peers.json");
         std::fs::write(&path, "{\"machines\": [").unwrap();
         let error = disk.peers(&name).unwrap_err();

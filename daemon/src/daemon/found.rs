@@ -43,10 +43,8 @@ impl Daemon {
             backend: None,
         };
         self.shared.disk.put_keys(name, &keys)?;
-        self.shared
-            .disk
-            .put_peers_of_new(name, &PeersFile { machines: vec![machine], ..Default::default() })?;
-        self.shared.disk.put_network(&network)?;
+        let peers = PeersFile { machines: vec![machine], ..Default::default() };
+        self.shared.disk.put_new(&network, &peers)?;
         Ok(network)
     }
 

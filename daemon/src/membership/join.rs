@@ -224,8 +224,7 @@ fn keep(shared: &Shared, token: &Token, keys: &Keys, answer: &RedeemResponse) ->
         backend: None,
     };
     let peers = PeersFile { machines: answer.machines.clone(), ..Default::default() };
-    shared.disk.put_network(&file)?;
-    shared.disk.put_peers_of_new(&file.name, &peers)?;
+    shared.disk.put_new(&file, &peers)?;
     shared.disk.set_active(Some(&file.name))?;
     Ok(file)
 }
