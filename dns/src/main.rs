@@ -136,6 +136,10 @@ async fn set_upstreams(settings: &Settings, realm: &Realm, forwarder: &Forwarder
     if !before.iter().map(|upstream| &upstream.address).eq(&found) && !found.is_empty() {
         let shown: Vec<String> = found.iter().map(ToString::to_string).collect();
         tracing::info!("forwarding to {}", shown.join(", "));
+        // As long as the namespace's way out is IPv4 (decision 0005), resolvers that have only IPv6 are never heard.
+        for address in found.iter().filter(|address| !address.has_route()) {
+            tracing::warn!("there is no route to {address} from here: it is asked in vain");
+        }
         forwarder.set_upstreams(found);
     } else if before.is_empty() && found.is_empty() {
         tracing::warn!("no resolver can be reached from here: names of others cannot be answered");

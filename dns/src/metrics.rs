@@ -31,6 +31,8 @@ pub struct Metrics {
     pub overloaded: AtomicU64,
     /// Connections open now.
     pub connections: AtomicU64,
+    /// Connections closed at once, their source having its share.
+    pub connections_refused: AtomicU64,
 }
 
 /// Counters of the forwarder.
@@ -107,6 +109,11 @@ impl Metrics {
         page.counter("silent_total", "Messages that were not answered", &self.silent);
         page.counter("unsent_total", "Replies that could not be sent", &self.unsent);
         page.counter("overloaded_total", "Queries refused because too many waited", &self.overloaded);
+        page.counter(
+            "connections_refused_total",
+            "TCP connections beyond their source's share",
+            &self.connections_refused,
+        );
         page.gauge("connections", "TCP connections open", self.connections.load(Relaxed) as f64);
     }
 }

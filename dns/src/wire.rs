@@ -135,9 +135,14 @@ pub fn append_opt(message: &mut Vec<u8>, dnssec_ok: bool) {
 /// Reads the response to a query with this id and question.
 pub fn response(message: &[u8], id: u16, question: &[u8]) -> Result<Response, Malformed> {
     let flags = word(message, 2)?;
-    let same =
-        word(message, 0)? == id && flags & flag::QR != 0 && flags & 0x7800 == 0 && word(message, 4)? == 1;
-    let end = if same { question_end(message)? } else { return Err(Malformed::Stranger) };
+    if word(message, 0)? != id || flags & flag::QR == 0 || flags & 0x7800 != 0 {
+        return Err(Malformed::Stranger);
+    }
+    // Who could not read the query cannot repeat its question.
+    if word(message, 4)? == 0 && matches!(flags & 0xf, rcode::FORMERR | rcode::NOTIMP) {
+        return Ok(not_understood(id, flags, question));
+    }
+    let end = if word(message, 4)? == 1 { question_end(message)? } else { return Err(Malformed::Stranger) };
     if !message[HEADER..end].eq_ignore_ascii_case(question) {
         return Err(Malformed::Stranger);
     }
@@ -158,6 +163,15 @@ pub fn response(message: &[u8], id: u16, question: &[u8]) -> Result<Response, Ma
     found.message = message[..kept.1].to_vec();
     put(&mut found.message, 10, kept.0);
     Ok(found)
+}
+
+/// As if the question had been repeated.
+fn not_understood(id: u16, flags: u16, question: &[u8]) -> Response {
+    let mut message = header(id, flags & !flag::TC);
+    put(&mut message, 4, 1);
+    message.extend_from_slice(question);
+    let rcode = flags & 0xf;
+    Response { rcode, truncated: false, ttls: Vec::new(), smallest_ttl: None, negative_ttl: None, message }
 }
 
 impl Response {
@@ -290,6 +304,19 @@ mod tests {
         assert_eq!(response(&whole, 8, QUESTION), Err(Malformed::Stranger));
         assert_eq!(response(&whole, 7, b"\x01b\x04test\x00\x00\x01\x00\x01"), Err(Malformed::Stranger));
         assert_eq!(response(&query(7, QUESTION, None, false), 7, QUESTION), Err(Malformed::Stranger));
+    }
+
+    #[test]
+    fn a_bare_header_that_says_not_understood_is_an_answer() {
+        for code in [rcode::FORMERR, rcode::NOTIMP] {
+            let found = response(&header(7, flag::QR | code), 7, QUESTION).unwrap();
+            assert_eq!((found.rcode, found.lifetime()), (code, None));
+            assert_eq!(&found.message[HEADER..], QUESTION);
+            assert_eq!(response(&header(8, flag::QR | code), 7, QUESTION), Err(Malformed::Stranger));
+        }
+        for code in [rcode::NOERROR, rcode::NXDOMAIN, rcode::REFUSED] {
+            assert_eq!(response(&header(7, flag::QR | code), 7, QUESTION), Err(Malformed::Stranger));
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, UdpSocket};
 ///
 /// `ok`: answers. `drop`: the first two queries are not heard. `slow`: never answers on its first socket. `big`: truncated
 /// over UDP. `lie`: three wrong answers before the right one. `late`: waits. `fail`: SERVFAIL. `nx`, `none`: negative.
-/// `old`: does not know EDNS. `short`: lives a second. `mute`: never answers.
+/// `old`: does not know EDNS; `older`: and says so with nothing but a header. `short`: lives a second. `mute`: never answers.
 struct Upstream {
     address: SocketAddr,
     heard: Arc<Mutex<BTreeMap<String, usize>>>,
@@ -98,6 +98,12 @@ async fn over_udp(asked: &Message, counts: &Mutex<BTreeMap<String, usize>>) -> V
         }
         "fail" => vec![bytes(&code(ResponseCode::ServFail))],
         "old" if asked.edns.is_some() => vec![bytes(&code(ResponseCode::FormErr))],
+        "older" if asked.edns.is_some() => {
+            let mut header = bytes(&code(ResponseCode::NotImp));
+            header.truncate(12);
+            header[4..].fill(0);
+            vec![header]
+        }
         "nx" | "none" => {
             let mut message = code(ResponseCode::NXDomain);
             if name.starts_with("none") {
@@ -169,7 +175,7 @@ async fn negative_answers_are_kept_too() {
 #[tokio::test]
 async fn lies_are_passed_over_and_losses_made_good() {
     let (server, upstream) = with_upstream().await;
-    for name in ["lie.example.", "drop.example.", "old.example.", "late.example."] {
+    for name in ["lie.example.", "drop.example.", "old.example.", "older.example.", "late.example."] {
         let answer = server.ask(name, RecordType::A).await;
         assert_eq!((code(&answer), answer.answers.len()), (ResponseCode::NoError, 1), "{name}");
     }

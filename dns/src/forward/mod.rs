@@ -165,7 +165,8 @@ impl Forwarder {
     }
 
     /// The first answer that settles the question. Another try starts when one fails, and when it takes longer than it
-    /// should; the ones before it stay in the race. `None`: nobody said anything. Otherwise unsettled: what the last said.
+    /// should; the ones before it stay in the race. A try that is refused at once has cost nothing; of the others there are
+    /// [`TRIES_EACH`]. `None`: nobody said anything. Otherwise unsettled: what the last said.
     async fn race(&self, query: Query<'_>) -> Option<wire::Response> {
         let mut upstreams: Vec<_> = self.upstreams().iter().cloned().collect();
         // Stable: what the host prefers comes first among equals, and 10 ms more or less are equal.
@@ -174,8 +175,10 @@ impl Forwarder {
         let mut running = FuturesUnordered::new();
         let mut best = None;
         let mut rest = PATIENCE_LEAST;
+        let mut mute = 0;
         loop {
-            let wait = match left.pop_front() {
+            let next = if running.len() + mute < TRIES_EACH { left.pop_front() } else { None };
+            let wait = match next {
                 Some(upstream) => {
                     let usual = (upstream.expected() * 3).clamp(PATIENCE_LEAST, PATIENCE_MOST);
                     self.counts.tries.fetch_add(1, Relaxed);
@@ -187,41 +190,46 @@ impl Forwarder {
             };
             // Cancel-safe: `next` keeps the tries that go on, and the timer is made anew.
             tokio::select! {
-                Some((upstream, answer)) = running.next() => match answer {
-                    Some(response) if settles(&response) => return Some(response),
-                    Some(response) => {
+                Some((upstream, came)) = running.next() => match came {
+                    Came::Answer(response) if settles(&response) => return Some(response),
+                    Came::Answer(response) => {
                         // It knows, and would say the same again; the others may know better.
                         left.retain(|other| !Arc::ptr_eq(other, &upstream));
                         best = Some(response);
                     }
-                    None => {}
+                    Came::Error => {}
+                    Came::Nothing => mute += 1,
                 },
                 () = tokio::time::sleep(wait) => rest = (rest * 2).min(PATIENCE_MOST),
             }
         }
     }
 
-    async fn try_once(
-        &self,
-        upstream: Arc<Upstream>,
-        query: Query<'_>,
-    ) -> (Arc<Upstream>, Option<wire::Response>) {
+    async fn try_once(&self, upstream: Arc<Upstream>, query: Query<'_>) -> (Arc<Upstream>, Came) {
         // The semaphore is never closed.
         let _descriptor = self.tries.acquire().await;
-        let answer = match tokio::time::timeout(TRY, upstream.ask(query)).await {
-            Ok(Ok(response)) => Some(response),
+        let came = match tokio::time::timeout(TRY, upstream.ask(query)).await {
+            Ok(Ok(response)) => Came::Answer(response),
             Ok(Err(error)) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::debug!(%error, source, "an upstream failed");
-                None
+                Came::Error
             }
             Err(_) => {
                 upstream.failed();
-                None
+                Came::Nothing
             }
         };
-        (upstream, answer)
+        (upstream, came)
     }
+}
+
+/// What became of one try.
+enum Came {
+    Answer(wire::Response),
+    Error,
+    /// Silence until the deadline.
+    Nothing,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -235,8 +243,10 @@ const STALE_AFTER: Duration = Duration::from_millis(1800);
 const TRY: Duration = Duration::from_secs(3);
 const PATIENCE_LEAST: Duration = Duration::from_millis(100);
 const PATIENCE_MOST: Duration = Duration::from_millis(800);
-/// How often each resolver is tried for one question.
-const ROUNDS: usize = 4;
+/// How often each resolver is tried for one question, at most.
+const ROUNDS: usize = 3;
+/// Tries for one question that are not over at once. Each holds a descriptor for up to [`TRY`].
+const TRIES_EACH: usize = 3;
 /// Below the 1,024 descriptors that a process may open by default.
 const TRIES: usize = 512;
 const ASKED_MOST: usize = 10_000;

@@ -4,7 +4,7 @@
 //! asks is taken instead, and where there is no such list, a stream socket in the file system can be given.
 
 use super::Address;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
 /// Where the list of resolvers comes from.
@@ -61,6 +61,16 @@ fn reachable(text: &str, ours: impl Fn(IpAddr) -> bool) -> Vec<Address> {
     found
 }
 
+impl Address {
+    /// Whether the kernel has a route to it, now and from this namespace. Nothing is sent.
+    pub fn has_route(&self) -> bool {
+        let Self::Net(at) = self else { return true };
+        let any: IpAddr =
+            if at.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(at)).is_ok()
+    }
+}
+
 fn link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -83,6 +93,14 @@ mod tests {
                     nameserver 192.168.1.1\noptions edns0\nnameserver\nnameserver x\n";
         assert_eq!(listed(text), ["192.168.1.1:53", "[2001:db8::1]:53"]);
         assert!(listed("nameserver 127.0.0.53\n").is_empty());
+    }
+
+    #[test]
+    fn a_route_is_told_from_none() {
+        assert!("127.0.0.1".parse::<Address>().unwrap().has_route());
+        assert!("unix:/nowhere".parse::<Address>().unwrap().has_route());
+        // A link-local address without its link has no route, whatever routes there are.
+        assert!(!"[fe80::1]:53".parse::<Address>().unwrap().has_route());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! What was read is answered: a stop ends reading first, then waits for what is on its way.
 
 mod packets;
+mod share;
 pub mod tcp;
 pub mod udp;
 
@@ -12,6 +13,7 @@ use crate::metrics::{Metrics, Origin};
 use crate::wire;
 use crate::zone::Zone;
 use ployz_routing::Snapshot;
+use share::{Piece, Shares};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -29,6 +31,10 @@ pub struct Server {
     /// The zone, now.
     pub snapshots: watch::Receiver<Arc<Snapshot<Zone>>>,
     waiting: Arc<Semaphore>,
+    /// Who waits for others' answers.
+    questions: Shares,
+    /// Who is connected.
+    connected: Shares,
 }
 
 /// What becomes of a message.
@@ -46,6 +52,7 @@ pub struct Waiting {
     ask: Ask,
     since: Instant,
     _place: OwnedSemaphorePermit,
+    _share: Piece,
 }
 
 impl Server {
@@ -56,7 +63,8 @@ impl Server {
         snapshots: watch::Receiver<Arc<Snapshot<Zone>>>,
     ) -> Self {
         let waiting = Arc::new(Semaphore::new(WAITING_MOST));
-        Self { answerer, forwarder, metrics: Arc::default(), snapshots, waiting }
+        let (questions, connected) = (Shares::new(QUESTIONS_EACH), Shares::new(CONNECTIONS_EACH));
+        Self { answerer, forwarder, metrics: Arc::default(), snapshots, waiting, questions, connected }
     }
 
     /// Takes in a message.
@@ -84,9 +92,9 @@ impl Server {
             self.metrics.count(&reply, Origin::Kept, since.elapsed());
             return Outcome::Reply(reply, Origin::Kept);
         }
-        match self.waiting.clone().try_acquire_owned() {
-            Ok(place) => Outcome::Wait(Waiting { ask, since, _place: place }),
-            Err(_) => {
+        match (self.questions.take(from.ip()), self.waiting.clone().try_acquire_owned()) {
+            (Some(share), Ok(place)) => Outcome::Wait(Waiting { ask, since, _place: place, _share: share }),
+            _ => {
                 self.metrics.overloaded.fetch_add(1, Relaxed);
                 let reply = crate::answer::bare(ask.id, ask.flags, wire::rcode::SERVFAIL);
                 self.metrics.count(&reply, Origin::Kept, since.elapsed());
@@ -106,3 +114,8 @@ impl Server {
 
 /// Queries that wait at the same time, of all sockets; a few kilobytes each.
 const WAITING_MOST: usize = 20_000;
+/// Questions of one source that wait for others. With dead names each holds three tries for three seconds: what is left of
+/// the forwarder's 512 is for everybody else. A whole node that asks through one cache of its own has enough of them.
+const QUESTIONS_EACH: usize = 128;
+/// Connections of one source (RFC 7766 section 6.2.2: a client needs one).
+const CONNECTIONS_EACH: usize = 16;

@@ -1,7 +1,10 @@
 //! Connections (RFC 7766): queries are answered as their answers come, several at once.
 //!
-//! A stop closes a connection only when nothing has come for a moment, so that a client in the middle of a series is not
-//! cut off; the deadline of the process is the end of that.
+//! Nobody holds a place without using it: a connection without a query is closed, and so is one whose message does not become
+//! whole in time, however steadily its octets come. One source has few places.
+//!
+//! A stop closes a connection only when nothing has come for a while, so that a client in the middle of a series, or one that
+//! has connected and not asked yet, is not cut off; the deadline of the process is the end of that.
 
 use super::{Outcome, Server};
 use crate::answer::Transport;
@@ -15,7 +18,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,9 +37,13 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, tasks: TaskTracke
         };
         match accepted {
             (Ok((stream, from)), place) => {
+                let Some(share) = server.connected.take(from.ip()) else {
+                    server.metrics.connections_refused.fetch_add(1, Relaxed);
+                    continue;
+                };
                 let (server, stop) = (server.clone(), stop.clone());
                 tasks.spawn(async move {
-                    let _place = place;
+                    let _held = (place, share);
                     server.metrics.connections.fetch_add(1, Relaxed);
                     if let Err(error) = converse(stream, from, &server, &stop).await {
                         tracing::debug!(%error, %from, "a connection ended");
@@ -64,10 +71,13 @@ async fn converse(
     let mut read = Vec::with_capacity(1024);
     let mut waiting = FuturesUnordered::new();
     let mut open = true;
+    // Since when what is read is no whole message; since when nobody has said anything.
+    let (mut begun, mut quiet) = (None, Instant::now());
     loop {
         while waiting.len() < AT_ONCE
             && let Some(packet) = next_message(&mut read)
         {
+            (begun, quiet) = (None, Instant::now());
             let at = server.snapshots.borrow().clone();
             match server.take(&packet, from, Transport::Tcp, &at) {
                 // Whoever sends what cannot be answered, in a connection, sends nothing better after it.
@@ -79,15 +89,22 @@ async fn converse(
         if !open && waiting.is_empty() {
             return Ok(());
         }
+        let reads = open && waiting.len() < AT_ONCE;
+        if reads && begun.is_none() && !read.is_empty() {
+            begun = Some(Instant::now());
+        }
         let idle = if stop.is_cancelled() { IDLE_STOPPING } else { IDLE };
+        let until = begun.map_or(quiet + idle, |begun| begun + MESSAGE);
         // Cancel-safe: `next` keeps what is waited for, `read_buf` keeps what it has read in `read`.
         tokio::select! {
-            Some(reply) = waiting.next() => write(&mut output, &reply).await?,
-            count = input.read_buf(&mut read), if open && waiting.len() < AT_ONCE => {
-                open = count? > 0;
+            Some(reply) = waiting.next() => {
+                write(&mut output, &reply).await?;
+                quiet = Instant::now();
             }
+            count = input.read_buf(&mut read), if reads => open = count? > 0,
             () = stop.cancelled(), if !stop.is_cancelled() => {}
-            () = tokio::time::sleep(idle), if waiting.is_empty() => return Ok(()),
+            // Whoever waits for an answer may be quiet; what it has asked is answered even if it sends rubbish after it.
+            () = tokio::time::sleep_until(until), if reads && (begun.is_some() || waiting.is_empty()) => open = false,
         }
     }
 }
@@ -114,5 +131,8 @@ const CONNECTIONS: usize = 256;
 const AT_ONCE: usize = 32;
 /// RFC 7766 section 6.2.3: "of the order of a few seconds".
 const IDLE: Duration = Duration::from_secs(10);
-const IDLE_STOPPING: Duration = Duration::from_millis(200);
+/// A client that has connected asks by then.
+const IDLE_STOPPING: Duration = Duration::from_secs(1);
+/// From the first octet of a message to its last.
+const MESSAGE: Duration = Duration::from_secs(3);
 const WRITE: Duration = Duration::from_secs(5);
