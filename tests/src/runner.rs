@@ -1,4 +1,4 @@
-//! Runs scenarios one after another, in labs that are shared where that is safe, and tells what happened.
+//! Runs scenarios, in one lab or several at once, in labs that are shared where that is safe, and tells what happened.
 //!
 //! Scenarios of one shape run in one lab. In between, lane `vm` restores a snapshot; lane `ns` purges our package, looks that
 //! nothing of it is left, and installs it again. A lab that does not come clean is thrown away for a fresh one.
@@ -7,9 +7,15 @@ use std::fmt;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
+
+mod queue;
+
+use queue::Queue;
 
 use crate::lab::{Lab, Lane, Shape, artifact_dir};
 use crate::package::purge;
@@ -26,6 +32,8 @@ pub struct Plan {
     pub filter: Vec<String>,
     /// Stop at the first failure and let its nodes run, for `lab sh`.
     pub keep: bool,
+    /// How many labs run at once.
+    pub jobs: usize,
 }
 
 /// How many scenarios ended how, and why those that failed did.
@@ -77,33 +85,46 @@ impl Plan {
                 }
             }
         }
-        ready.sort_by_key(|scenario| self.bench(scenario)); // stable: the order within a shape stays
-        let mut spare = None;
-        for (at, scenario) in ready.iter().enumerate() {
-            let again = ready.get(at + 1).is_some_and(|next| self.bench(next) == self.bench(scenario));
+        if ready.is_empty() {
+            println!("{tally}");
+            return Ok(tally);
+        }
+        Lab::prepare(self.lane)?; // once, before labs that start at the same time need it
+        let queue = Queue::new(ready.into_iter().map(|scenario| (self.bench(&scenario), scenario)).collect());
+        let shared = Mutex::new(tally);
+        thread::scope(|scope| {
+            for _ in 0..self.jobs.max(1) {
+                scope.spawn(|| self.work(&queue, &shared));
+            }
+        });
+        let tally = shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+        println!("{tally}");
+        Ok(tally)
+    }
+
+    /// One lab after another, until nothing is left to run.
+    fn work(&self, queue: &Queue<Bench, Scenario>, tally: &Mutex<Tally>) {
+        let mut spare: Option<Ready> = None;
+        while let Some((scenario, again)) = queue.take(spare.as_ref().map(|ready| ready.bench)) {
             let start = Instant::now();
-            match self.one(scenario, &mut spare, again) {
+            let result = self.one(&scenario, &mut spare, again);
+            let took = start.elapsed().as_secs_f64();
+            let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+            match result {
                 Ok(()) => {
                     tally.passed += 1;
-                    println!("{} ... ok ({:.1} s)", scenario.name, start.elapsed().as_secs_f64());
+                    println!("{} ... ok ({took:.1} s)", scenario.name);
                 }
                 Err(error) => {
                     let head = format!("{error:#}").chars().take(FAILURE_HEAD).collect();
                     tally.failed.push((scenario.name, head));
-                    println!(
-                        "{} ... FAILED ({:.1} s)\n{error:#}",
-                        scenario.name,
-                        start.elapsed().as_secs_f64()
-                    );
+                    println!("{} ... FAILED ({took:.1} s)\n{error:#}", scenario.name);
                     if self.keep {
-                        break;
+                        queue.stop();
                     }
                 }
             }
         }
-        drop(spare);
-        println!("{tally}");
-        Ok(tally)
     }
 
     fn one(&self, scenario: &Scenario, spare: &mut Option<Ready>, again: bool) -> Result<()> {

@@ -16,8 +16,9 @@ lab up [--lane ns|vm] [-n NODES] [-u UNDERLAYS] [--power-cut] [--deb FILE]
                          boot nodes (default: 3 in lane ns, 1 underlay) and keep them until `lab down`
 lab sh N [COMMAND...]    a shell in node N of the kept lab, or a command
 lab down                 remove the kept lab
-lab run [--lane ns|vm] [--deb FILE] [--keep] [--list] [FILTER...]
-                         run the scenarios whose name contains a FILTER; --keep stops at a failure and keeps its nodes
+lab run [--lane ns|vm] [--deb FILE] [--jobs N] [--keep] [--list] [FILTER...]
+                         run the scenarios whose name contains a FILTER, in N labs at once (default 1);
+                         --keep stops at a failure and keeps its nodes
 
 The first run installs host packages and builds the image (half a minute). The lab needs root and lives in
 $PLOYZ_LAB, by default ~/.cache/ployz-lab; PLOYZ_LAB_SUITE=bookworm gives Debian 12 nodes, PLOYZ_LAB_MEM=768 smaller machines.
@@ -55,6 +56,7 @@ struct Options {
     shape: Shape,
     deb: Option<PathBuf>,
     keep: bool,
+    jobs: usize,
     list: bool,
     filter: Vec<String>,
 }
@@ -62,7 +64,7 @@ struct Options {
 impl Options {
     fn parse(args: Vec<String>) -> Result<Self> {
         let shape = Shape { lane: Lane::Ns, nodes: 3, underlays: 1, power_cut: false };
-        let mut options = Self { shape, deb: None, keep: false, list: false, filter: Vec::new() };
+        let mut options = Self { shape, deb: None, keep: false, jobs: 1, list: false, filter: Vec::new() };
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
@@ -72,6 +74,7 @@ impl Options {
                 "-u" => options.shape.underlays = value()?.parse().context("-u")?,
                 "--power-cut" => options.shape.power_cut = true,
                 "--deb" => options.deb = Some(value()?.into()),
+                "--jobs" => options.jobs = value()?.parse().context("--jobs")?,
                 "--keep" => options.keep = true,
                 "--list" => options.list = true,
                 option if option.starts_with('-') => bail!("`{option}` is no option\n{HELP}"),
@@ -123,8 +126,8 @@ fn down() -> Result<ExitCode> {
 }
 
 fn run(options: Options) -> Result<ExitCode> {
-    let plan =
-        Plan { lane: options.shape.lane, deb: options.deb, filter: options.filter, keep: options.keep };
+    let Options { shape, deb, keep, jobs, filter, .. } = &options;
+    let plan = Plan { lane: shape.lane, deb: deb.clone(), filter: filter.clone(), keep: *keep, jobs: *jobs };
     if options.list {
         for scenario in plan.select(scenario::all()) {
             let needs: Vec<_> = scenario.needs.iter().map(ToString::to_string).collect();

@@ -122,6 +122,11 @@ impl Lab {
         Self::start_shape(Shape { lane, nodes, underlays, power_cut: false })
     }
 
+    /// Builds the image of a lane when there is none.
+    pub fn prepare(lane: Lane) -> Result<()> {
+        Image::prepare(lane).map(drop)
+    }
+
     /// [`Self::start`] with everything that can be chosen. Builds the image first when there is none.
     pub fn start_shape(shape: Shape) -> Result<Self> {
         if !(1..=5).contains(&shape.nodes) || !(1..=2).contains(&shape.underlays) {
