@@ -5,6 +5,7 @@
 //! Everything here needs root on a Debian-like machine; `tests/README.md` tells how to use it.
 
 pub mod lab;
+pub mod load;
 pub mod package;
 pub mod runner;
 pub mod scenario;

@@ -244,11 +244,11 @@ const MONITORS: [(&str, &str); 5] = [
 const FILES: &str =
     "cd /var/lib/ployz; stat -c '%n %i %y' active_network networks/prod/*.json networks/prod/nats/*.conf";
 
-const DROP_IN: &str = "/run/systemd/system/ployzd.service.d/test.conf";
-const FAST: &str = "[Service]\nRestartSec=20ms\n";
+pub(super) const DROP_IN: &str = "/run/systemd/system/ployzd.service.d/test.conf";
+pub(super) const FAST: &str = "[Service]\nRestartSec=20ms\n";
 
 /// Kills ployzd so many times; each time waits until systemd says that it is back.
-const KILL: &str = r#"#!/bin/bash
+pub(super) const KILL: &str = r#"#!/bin/bash
 set -e
 pid() { systemctl show -P MainPID ployzd; }
 for i in $(seq "$1"); do
