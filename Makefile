@@ -15,7 +15,8 @@ build: setup ## build everything (release)
 	cargo build --release
 	packaging/fetch-nats.sh
 
-demo: setup ## a three-node mesh on this machine: init, join, kill ployzd under a ping, adopted, clean up
+demo: ## a three-node mesh on this machine and a service on it: kill every ployzd, both go on, adopted, clean up
+	@scripts/setup.sh demo
 	cargo build --profile $(if $(filter dev,$(PROFILE)),dev,$(PROFILE)) -p ployzd -p ployzctl -p ployz-netns -p ployz-gateway -p ployz-dns --bins
 	PLOYZ_PROFILE=$(PROFILE) scripts/demo.sh
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that building, `make demo` and `make test` need; nothing when all are there.
-# With an argument `test` also what booting real nodes needs (tests/vm/setup-host.sh).
+# With an argument `demo` also Docker's programs, of which the demo starts engines of its own; with `test` also what
+# booting real nodes needs (tests/vm/setup-host.sh).
 set -eu
 here=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -20,6 +21,11 @@ need unshare util-linux
 need dpkg-shlibdeps dpkg-dev
 need curl curl
 need jq jq
+case "${1:-}" in demo | test)
+    need dockerd docker.io
+    need busybox busybox-static
+    ;;
+esac
 python3 -m pip --version >/dev/null 2>&1 || command -v pip >/dev/null 2>&1 || missing="$missing python3-pip"
 
 if [ -n "$missing" ]; then
@@ -27,6 +33,12 @@ if [ -n "$missing" ]; then
     echo "setup: installing$missing"
     export DEBIAN_FRONTEND=noninteractive
     apt-get -q update >/dev/null
+    # An engine that comes with this is for the demo: it is not started beside its back.
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e "$policy" ]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"; chmod 755 "$policy"
+    fi
     # shellcheck disable=SC2086 # a list of packages
     apt-get -q install -y --no-install-recommends $missing >/dev/null
 fi
