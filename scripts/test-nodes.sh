@@ -12,4 +12,6 @@ if [ $# -eq 0 ] && [ "$lane" = vm ]; then
     mapfile -t filters < <(grep -v '^#' tests/vm/core-scenarios | grep .)
     set -- "${filters[@]}"
 fi
-exec "$target/debug/lab" run --lane "$lane" --deb "$deb" "$@"
+# Native nodes mostly wait: two labs at once on two cores take half the time. Emulated ones need all there is.
+jobs=1; [ "$lane" = vm ] || jobs=2
+exec "$target/debug/lab" run --lane "$lane" --jobs "${PLOYZ_LAB_JOBS:-$jobs}" --deb "$deb" "$@"
