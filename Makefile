@@ -46,6 +46,9 @@ test: ## everything CI runs
 bench: build ## measurements, with the machine's description
 	scripts/bench.sh
 
+fuzz: setup ## every fuzz target for FUZZ_SECONDS (60); what is found becomes a seed that test-fast replays
+	fuzz/run.sh
+
 clean: ## remove what was built
 	cargo clean
 	rm -rf dist

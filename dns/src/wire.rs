@@ -51,6 +51,9 @@ pub enum Malformed {
     /// A name that is longer than 255 octets or uses reserved label types.
     #[error("has a name that breaks the format")]
     Name,
+    /// RFC 6891 section 6.1.1: it is one of the additional records.
+    #[error("has an OPT record among its answers")]
+    Misplaced,
     /// Another id, another question, or not a response at all.
     #[error("is not the answer to what was asked")]
     Stranger,
@@ -196,6 +199,9 @@ impl Response {
                 if at > message.len() {
                     return Err(Malformed::Short);
                 }
+                if kind == OPT && section < 2 {
+                    return Err(Malformed::Misplaced);
+                }
                 if kind == OPT {
                     self.rcode |= (ttl >> 24 << 4) as u16;
                     // What follows may point behind it, so it goes too: additional records are optional.
@@ -317,6 +323,12 @@ mod tests {
         for code in [rcode::NOERROR, rcode::NXDOMAIN, rcode::REFUSED] {
             assert_eq!(response(&header(7, flag::QR | code), 7, QUESTION), Err(Malformed::Stranger));
         }
+    }
+
+    #[test]
+    fn an_opt_record_among_the_answers_breaks_the_format() {
+        assert_eq!(response(&answer(&[OPT_RECORD], [1, 0, 0]), 7, QUESTION), Err(Malformed::Misplaced));
+        assert_eq!(response(&answer(&[A, OPT_RECORD], [1, 1, 0]), 7, QUESTION), Err(Malformed::Misplaced));
     }
 
     #[test]

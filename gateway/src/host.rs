@@ -35,7 +35,10 @@ impl Host {
             return Err(BadHost);
         }
         // An empty label can be no host of ours, and resolvers disagree about what it is.
-        if name.windows(2).any(|pair| pair == b"..") || name.first() == Some(&b'.') {
+        if name.windows(2).any(|pair| pair == b"..")
+            || name.first() == Some(&b'.')
+            || name.last() == Some(&b'.')
+        {
             return Err(BadHost);
         }
         let mut host = Self { text: [0; LONGEST], length: name.len() as u8 };
@@ -154,6 +157,8 @@ mod tests {
             "[::1]x",
             "[x]",
             "a..b",
+            "a..",
+            "a..:80",
             ".a",
             "ä",
             "a%41",

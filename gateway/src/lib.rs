@@ -21,7 +21,7 @@ mod proxy;
 mod request;
 mod request_id;
 mod served;
-mod table;
+pub mod table;
 mod tcp;
 #[cfg(test)]
 mod testing;
