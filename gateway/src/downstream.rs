@@ -4,6 +4,7 @@
 //! Pingora's own limits are per read (60 s) and 1 MiB, so one byte a minute would hold a connection for ever. What is over a
 //! limit is answered here (408, 431), because after an error of the connection nobody above will.
 
+use crate::clock;
 use async_trait::async_trait;
 use bytes::{Buf, BytesMut};
 use pingora::protocols::raw_connect::ProxyDigest;
@@ -17,7 +18,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -57,6 +58,8 @@ pub struct Conn {
     stage: AtomicU8,
     head_bytes: AtomicU32,
     http2: AtomicBool,
+    /// When the backend must have answered ([`clock::millis`]); 0: nothing waits for that here.
+    answer_due: AtomicU64,
 }
 
 /// Where a connection stands.
@@ -72,6 +75,8 @@ pub enum Stage {
     TooSlow,
     /// The client closed.
     Closed,
+    /// The backend did not answer in time.
+    Unanswered,
 }
 
 /// Limits on the head of a request.
@@ -101,6 +106,7 @@ impl Conn {
     /// Another request may begin.
     pub fn await_head(&self) {
         self.head_bytes.store(0, Ordering::Relaxed);
+        self.answered();
         self.put(Stage::Head);
     }
 
@@ -114,9 +120,26 @@ impl Conn {
         self.http2.store(true, Ordering::Relaxed);
     }
 
+    /// The backend is to answer within this time: a request that asks for another protocol has no other deadline, because
+    /// the one Pingora would keep for its backend could not be taken back once the protocol is another one.
+    pub fn await_answer(&self, within: Duration) {
+        let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        self.answer_due.store(clock::millis().saturating_add(within), Ordering::Relaxed);
+    }
+
+    /// The backend has answered, and may be silent from now on.
+    pub fn answered(&self) {
+        self.answer_due.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the backend is still to answer.
+    pub fn awaits_answer(&self) -> bool {
+        self.answer_due.load(Ordering::Relaxed) != 0
+    }
+
     /// Where it stands.
     pub fn stage(&self) -> Stage {
-        [Stage::Head, Stage::Serving, Stage::TooLarge, Stage::TooSlow, Stage::Closed]
+        [Stage::Head, Stage::Serving, Stage::TooLarge, Stage::TooSlow, Stage::Closed, Stage::Unanswered]
             [usize::from(self.stage.load(Ordering::Relaxed))]
     }
 
@@ -172,8 +195,7 @@ impl<S: Transport> Downstream<S> {
     /// Nothing has come: is the head within its time? The timer is made only when a head comes in pieces.
     fn waits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.conn.stage() != Stage::Head {
-            self.deadline = None;
-            return Poll::Pending;
+            return self.waits_for_the_backend(cx);
         }
         if self.deadline.is_none() && self.conn.head_begun() {
             self.deadline = Some(Box::pin(tokio::time::sleep_until(Instant::now() + self.limits.time)));
@@ -184,6 +206,22 @@ impl<S: Transport> Downstream<S> {
         let (stage, answer) =
             if self.conn.head_begun() { (Stage::TooSlow, TOO_SLOW) } else { (Stage::Closed, &b""[..]) };
         Poll::Ready(Err(self.give_up(cx, stage, answer)))
+    }
+
+    /// While a request is served, the client's connection is read only to see it go: here the deadline is kept.
+    fn waits_for_the_backend(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let due = self.conn.answer_due.load(Ordering::Relaxed);
+        if due == 0 {
+            self.deadline = None;
+            return Poll::Pending;
+        }
+        let left = due.saturating_sub(clock::millis());
+        if left > 0 {
+            let deadline = self.deadline.insert(Box::pin(tokio::time::sleep(Duration::from_millis(left))));
+            ready!(deadline.as_mut().poll(cx));
+        }
+        self.conn.put(Stage::Unanswered);
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the backend did not answer in time")))
     }
 
     /// Says why and ends; a client that does not take these few bytes at once does not get them.

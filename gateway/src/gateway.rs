@@ -59,8 +59,10 @@ pub struct Gateway {
     shared: Arc<Shared>,
     workers: Workers,
     log: Option<Writer>,
-    /// Follow the table and serve metrics.
+    /// Follows the table.
     tasks: JoinSet<()>,
+    /// Serve metrics.
+    metrics: JoinSet<()>,
 }
 
 impl Gateway {
@@ -99,10 +101,11 @@ impl Gateway {
         let (changed, when) = watch::channel(SystemTime::now());
         let kinds = sockets.iter().map(|socket| socket.kind).collect();
         tasks.spawn(follow(shared.clone(), table, kinds, changed));
+        let mut served = JoinSet::new();
         for socket in metrics {
-            tasks.spawn(serve_metrics(shared.clone(), socket, settings.feed.clone(), when.clone()));
+            served.spawn(serve_metrics(shared.clone(), socket, settings.feed.clone(), when.clone()));
         }
-        Ok(Self { shared, workers, log, tasks })
+        Ok(Self { shared, workers, log, tasks, metrics: served })
     }
 
     /// What is counted.
@@ -110,9 +113,11 @@ impl Gateway {
         &self.shared.counters
     }
 
-    /// Stops accepting, waits for what is under way until the deadline of the limits, and ends. The metrics stay until then.
+    /// Stops accepting, waits for what is under way until the deadline of the limits, and ends. Metrics are left to the
+    /// gateway that follows at once: it has the same socket, and one that drains must not answer in its place.
     pub async fn stop(self) {
-        let Self { shared, workers, log, mut tasks } = self;
+        let Self { shared, workers, log, mut tasks, mut metrics } = self;
+        metrics.shutdown().await;
         shared.closing.store(true, Ordering::Relaxed);
         let stopping = tokio::task::spawn_blocking(move || {
             workers.stop();
@@ -129,7 +134,9 @@ impl Default for Limits {
             head: HeadLimits { time: Duration::from_secs(15), size: 64 * 1024 },
             idle: Duration::from_secs(75),
             connections: 20_000,
-            drain: Duration::from_secs(30),
+            // Many people may be behind one address; a tenth of all leaves room for everybody else.
+            of_client: 2_000,
+            drain: Duration::from_secs(3_600),
         }
     }
 }

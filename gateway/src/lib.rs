@@ -6,10 +6,12 @@
 mod access;
 mod answer;
 mod backend;
+mod clients;
 mod clock;
 pub mod config;
 mod connection;
 mod downstream;
+pub mod files;
 mod forward;
 mod framing;
 mod gateway;

@@ -4,6 +4,7 @@
 //! they came evenly. A client of whom nothing was heard for a second is forgotten without loss. When more clients than fit
 //! are being limited at once, the one due soonest is forgotten: too lenient, never too strict.
 
+use crate::clients::network;
 use crate::clock;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -67,14 +68,6 @@ fn slot(set: &[AtomicU64; WAYS], tag: u64, now: u64) -> &AtomicU64 {
 fn ahead(seen: u64, now: u64) -> u64 {
     let ahead = (seen & TIME_MASK).wrapping_sub(now) & TIME_MASK;
     if ahead <= TICKS_PER_SECOND { ahead } else { 0 }
-}
-
-/// One host of IPv6 has a /64 to itself (RFC 6177), so that is what is counted.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
-        v4 => v4,
-    }
 }
 
 /// 16,384 sets of 4 places: 512 KiB, some 20,000 clients within one second.

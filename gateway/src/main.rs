@@ -6,17 +6,19 @@
 use anyhow::Context;
 use ployz_core::routing::Freshness;
 use ployz_gateway::config::{BadConfig, Given, needed};
+use ployz_gateway::files::Files;
 use ployz_gateway::listen::{self, Kind, Socket};
-use ployz_gateway::tls::{Certificates, Pair};
+use ployz_gateway::tls::Certificates;
 use ployz_gateway::{Gateway, Limits, Settings, Table};
 use ployz_routing::{Feed, Seed, Snapshot, Stats};
 use sd_notify::NotifyState;
-use std::path::Path;
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 fn main() -> ExitCode {
     // Pingora writes a line for every client that leaves early or sends nonsense; that is counted instead.
@@ -39,20 +41,28 @@ async fn run(given: Given) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let sockets = sockets(&given)?;
     let https = sockets.iter().any(|socket| socket.kind == Kind::Https);
-    let certificates = certificates(&given, https)?;
+    let tls = certificates(&given, https)?;
+    let certificates = tls.as_ref().map(|(certificates, _)| certificates.clone());
     let feed = Feed::<Table>::start(feed_settings(&given)?);
-    let gateway =
-        Gateway::start(settings(&given, certificates.clone(), feed.stats()), sockets, feed.watch())?;
-    let reloading = tokio::spawn(reload(given, certificates));
-    let telling = tokio::spawn(tell(feed.watch()));
+    let gateway = Gateway::start(settings(&given, certificates, feed.stats()), sockets, feed.watch())?;
+    let mut tasks = JoinSet::new();
+    if let Some((certificates, files)) = tls {
+        tasks.spawn(reload(certificates, files));
+    }
+    tasks.spawn(tell(feed.watch()));
     // Cancel-safe: a signal that is not received here ends the process anyway.
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     tracing::info!("ends: stops accepting, waits for what is under way");
-    telling.abort();
-    reloading.abort();
+    tasks.shutdown().await;
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    gateway.stop().await;
+    let mut stopping = pin!(gateway.stop());
+    // What lasts longer is on connections that need no route any more, and may last for an hour.
+    let soon = tokio::time::timeout(FEED_LASTS, &mut stopping).await;
     let _ = tokio::time::timeout(FEED_ENDS, feed.stop()).await;
+    if soon.is_err() {
+        // Cancel-safe: the process ends. Told twice (a machine that is shut down), it waits no longer.
+        tokio::select! { () = stopping => {}, _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    }
     Ok(())
 }
 
@@ -96,47 +106,26 @@ fn feed_settings(given: &Given) -> anyhow::Result<ployz_routing::Settings> {
     })
 }
 
-/// The certificates there are at start; those that cannot be used stop a start, so that nobody is surprised later.
-fn certificates(given: &Given, https: bool) -> anyhow::Result<Option<Arc<Certificates>>> {
-    given.pair(https)?;
+/// The certificates of this machine's files, if anybody can ask for one.
+fn certificates(given: &Given, https: bool) -> anyhow::Result<Option<(Arc<Certificates>, Files)>> {
+    let pair = given.pair(https)?;
     if !https {
         return Ok(None);
     }
+    let mut files = Files::new(given.tls_dir.clone(), pair);
     let certificates = Arc::new(Certificates::default());
-    load(given, &certificates)?;
-    Ok(Some(certificates))
-}
-
-fn load(given: &Given, certificates: &Certificates) -> anyhow::Result<()> {
-    let otherwise = given.pair(true)?.map(|(cert, key)| Pair::from_files(&cert, &key)).transpose()?;
-    let named = given.tls_dir.as_deref().map(directory).transpose()?.unwrap_or_default();
+    let (named, otherwise) = files.read();
     certificates.set(named, otherwise);
-    Ok(())
+    Ok(Some((certificates, files)))
 }
 
-fn directory(path: &Path) -> anyhow::Result<Vec<(String, Pair)>> {
-    let reading = || format!("cannot read {}", path.display());
-    let mut pairs = Vec::new();
-    for entry in std::fs::read_dir(path).with_context(reading)? {
-        let chain = entry.with_context(reading)?.path();
-        if chain.extension().is_none_or(|extension| extension != "crt") {
-            continue;
-        }
-        let Some(name) = chain.file_stem().and_then(|name| name.to_str()) else { continue };
-        let name = name.strip_prefix("_.").map_or_else(|| name.to_owned(), |parent| format!("*.{parent}"));
-        pairs.push((name, Pair::from_files(&chain, &chain.with_extension("key"))?));
-    }
-    Ok(pairs)
-}
-
-/// Reads the certificates again at SIGHUP; what cannot be used leaves those in place that were.
-async fn reload(given: Given, certificates: Option<Arc<Certificates>>) {
-    let (Ok(mut hangup), Some(certificates)) = (signal(SignalKind::hangup()), certificates) else { return };
+/// Reads the files again at SIGHUP.
+async fn reload(certificates: Arc<Certificates>, mut files: Files) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     while hangup.recv().await.is_some() {
-        match load(&given, &certificates) {
-            Ok(()) => tracing::info!("{certificates:?} read again"),
-            Err(error) => tracing::error!("certificates are kept as they were: {error:#}"),
-        }
+        let (named, otherwise) = files.read();
+        certificates.set(named, otherwise);
+        tracing::info!("{certificates:?} read again");
     }
 }
 
@@ -172,4 +161,6 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 const THREADS: u16 = 2;
 /// systemd waits for readiness; clients of a machine that starts without NATS should get their 503.
 const ROUTES_KNOWN: Duration = Duration::from_secs(1);
+/// Requests that are under way when the gateway is told to end may still be led to another backend.
+const FEED_LASTS: Duration = Duration::from_secs(10);
 const FEED_ENDS: Duration = Duration::from_secs(2);

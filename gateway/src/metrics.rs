@@ -64,6 +64,8 @@ pub enum Cause {
     Tls,
     /// Too many connections are open.
     TooManyConnections,
+    /// Too many connections of one client are open.
+    TooManyOfClient,
 }
 
 impl Tally {
@@ -267,7 +269,7 @@ fn age(since: SystemTime) -> f64 {
 const CLASSES: [&str; 6] = ["gone", "1xx", "2xx", "3xx", "4xx", "5xx"];
 const BUCKETS_MS: [u64; 12] = [1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 10_000];
 /// Words for [`Cause`], in its order.
-const CAUSES: [&str; 11] = [
+const CAUSES: [&str; 12] = [
     "malformed",
     "smuggling",
     "bad-host",
@@ -279,6 +281,7 @@ const CAUSES: [&str; 11] = [
     "no-backend",
     "tls",
     "too-many-connections",
+    "too-many-of-client",
 ];
 /// Routes with a series of their own.
 pub const MOST_ROUTES: usize = 1_000;

@@ -6,7 +6,7 @@
 use crate::access::Lane;
 use crate::answer::{Answer, redirect, respond, shorten, status_of};
 use crate::backend::Backend;
-use crate::downstream::Downstream;
+use crate::downstream::{Conn, Downstream, Stage};
 use crate::limit::Limiter;
 use crate::metrics::{Cause, Counters};
 use crate::request::Ctx;
@@ -66,7 +66,8 @@ impl Gateway {
             Err(cause) => return Some(ctx.refuse(cause, 400)),
         };
         let head = session.req_header();
-        ctx.streams = is_websocket(session) || accepts_events(head);
+        ctx.streams = accepts_events(head);
+        ctx.upgrades = is_websocket(session);
         ctx.grpc = is_grpc(head);
         let Some(place) = ctx.served.find(host, head.uri.path()) else {
             let known = !ctx.served.is_empty();
@@ -106,9 +107,10 @@ impl Gateway {
     }
 
     /// The peer for a backend: with the deadlines of the route, and in HTTP/2 for gRPC.
-    fn peer(backend: &Backend, route: &Route, ctx: &Ctx) -> Box<HttpPeer> {
+    fn peer(backend: &Backend, ctx: &Ctx) -> Box<HttpPeer> {
         let mut peer = Box::new(backend.peer());
-        peer.options.read_timeout = (!ctx.streams && !ctx.grpc).then(|| route.timeout.unwrap_or(SILENCE));
+        let silence_may_last = ctx.streams || ctx.grpc || ctx.upgrades;
+        peer.options.read_timeout = (!silence_may_last).then(|| silence(ctx));
         if ctx.grpc {
             peer.options.alpn = ALPN::H2;
             peer.options.max_h2_streams = H2_STREAMS;
@@ -129,7 +131,10 @@ impl ProxyHttp for Gateway {
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     async fn early_request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<()> {
-        head_is_read(session);
+        // Its limits on heads are over; HTTP/2 has limits of its own.
+        if let Some(conn) = conn(session) {
+            conn.serve();
+        }
         session.set_write_timeout(Some(SILENCE));
         session.set_total_drain_timeout(Some(DRAIN_BODY));
         ctx.client = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip().to_canonical());
@@ -147,8 +152,10 @@ impl ProxyHttp for Gateway {
             respond(session, &ctx.id, answer).await?;
             return Ok(true);
         }
-        if is_websocket(session) {
-            session.set_read_timeout(None);
+        if let (true, Some(conn)) = (ctx.upgrades, conn(session)) {
+            conn.await_answer(silence(ctx));
+            // Bytes ahead of the answer are against the protocol, and Pingora would stop reading after the first.
+            session.set_pipelining_enabled(false);
         }
         Ok(false)
     }
@@ -169,7 +176,7 @@ impl ProxyHttp for Gateway {
         ctx.tries += 1;
         ctx.tried.add(number);
         ctx.backend = Some(backend.address());
-        Ok(Self::peer(backend, served.route(place), ctx))
+        Ok(Self::peer(backend, ctx))
     }
 
     async fn upstream_request_filter(
@@ -206,10 +213,27 @@ impl ProxyHttp for Gateway {
         if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(());
         }
+        // A tunnel from here on, and only from here on: whoever merely asks for one keeps every deadline.
+        if ctx.upgrades && head.status == StatusCode::SWITCHING_PROTOCOLS {
+            session.set_read_timeout(None);
+            conn(session).into_iter().for_each(Conn::answered);
+        }
+        rearm(session, ctx);
         if self.shared.closing.load(Ordering::Relaxed) {
             session.set_keepalive(None);
         }
         forward::answer(head, &ctx.id)
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        _body: &mut Option<Bytes>,
+        _end: bool,
+        ctx: &mut Ctx,
+    ) -> Result<Option<Duration>> {
+        rearm(session, ctx);
+        Ok(None)
     }
 
     fn fail_to_connect(
@@ -251,7 +275,8 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let error_code = status_of(error);
+        let late = conn(session).is_some_and(|conn| conn.stage() == Stage::Unanswered);
+        let error_code = if late { 504 } else { status_of(error) };
         ctx.error = Some(shorten(error));
         if error_code == 400 {
             ctx.refuse(Cause::Malformed, 400);
@@ -316,15 +341,23 @@ fn accepts_events(head: &RequestHeader) -> bool {
     head.headers.get(ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"))
 }
 
-/// Tells the connection that its limits on heads are over; HTTP/2 has limits of its own.
-fn head_is_read(session: &Session) {
-    let Some(stream) = session.stream() else { return };
-    let stream = (**stream).as_any();
-    if let Some(plain) = stream.downcast_ref::<Downstream<TcpStream>>() {
-        plain.conn().serve();
-    } else if let Some(tls) = stream.downcast_ref::<Downstream<TlsStream<TcpStream>>>() {
-        tls.conn().serve();
+/// How long a backend may be silent.
+fn silence(ctx: &Ctx) -> Duration {
+    ctx.place.and_then(|place| ctx.served.route(place).timeout).unwrap_or(SILENCE)
+}
+
+/// A backend that was asked for a WebSocket and answers otherwise has the next piece of its answer to send in time.
+fn rearm(session: &Session, ctx: &Ctx) {
+    if let Some(conn) = conn(session).filter(|conn| ctx.upgrades && conn.awaits_answer()) {
+        conn.await_answer(silence(ctx));
     }
+}
+
+/// What the gateway itself knows of a client's connection; nothing when it is one stream of HTTP/2.
+fn conn(session: &Session) -> Option<&Conn> {
+    let stream = (**session.stream()?).as_any();
+    let plain = stream.downcast_ref::<Downstream<TcpStream>>().map(Downstream::conn);
+    plain.or_else(|| stream.downcast_ref::<Downstream<TlsStream<TcpStream>>>().map(Downstream::conn))
 }
 
 /// Between two reads of an answer, and for a write to a client, unless the route says otherwise.

@@ -42,8 +42,10 @@ pub struct Ctx {
     pub cause: Option<Cause>,
     /// What went wrong.
     pub error: Option<String>,
-    /// No silence is too long: a tunnel, a stream of events, gRPC.
+    /// No silence is too long: a stream of events.
     pub streams: bool,
+    /// Asks for a WebSocket.
+    pub upgrades: bool,
     /// Whether it is gRPC.
     pub grpc: bool,
     shared: Arc<Shared>,
@@ -68,6 +70,7 @@ impl Ctx {
             cause: None,
             error: None,
             streams: false,
+            upgrades: false,
             grpc: false,
             shared,
         }

@@ -4,6 +4,7 @@
 //! of its own. Without any, the handshake ends with `unrecognized_name`: no certificate of another name is ever shown.
 
 use arc_swap::ArcSwap;
+use ployz_core::wire::v1::certificate::CertificateFacts;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -40,19 +41,26 @@ pub enum BadCertificate {
     /// The key does not fit the certificate, or is of a kind that is not supported.
     #[error("certificate and key cannot be used together")]
     Pair(#[source] rustls::Error),
+    /// It can be used no more.
+    #[error("the certificate has expired: it was valid until {not_after}, in Unix seconds")]
+    Expired {
+        /// Unix seconds.
+        not_after: u64,
+    },
     /// The settings of TLS contradict each other.
     #[error("TLS cannot be set up")]
     Setup(#[source] rustls::Error),
 }
 
-/// A certificate chain with its key; has no `Debug`.
+/// A certificate chain with its key, and until when it is valid; has no `Debug`.
 #[derive(Clone)]
-pub struct Pair(Arc<CertifiedKey>);
+pub struct Pair(Arc<CertifiedKey>, u64);
 
-/// The certificates of the gateway.
+/// The certificates of the gateway: those of the store, and those that this machine has as files.
 #[derive(Default)]
 pub struct Certificates {
-    by_name: ArcSwap<Names>,
+    stored: ArcSwap<Names>,
+    files: ArcSwap<Names>,
 }
 
 #[derive(Default)]
@@ -60,6 +68,20 @@ struct Names {
     exact: HashMap<String, Pair>,
     below: HashMap<String, Pair>,
     otherwise: Option<Pair>,
+}
+
+impl Names {
+    fn of(named: impl IntoIterator<Item = (String, Pair)>, otherwise: Option<Pair>) -> Self {
+        let mut names = Self { otherwise, ..Self::default() };
+        for (name, pair) in named {
+            let name = name.to_ascii_lowercase();
+            match name.strip_prefix("*.") {
+                Some(parent) => names.below.insert(parent.to_owned(), pair),
+                None => names.exact.insert(name, pair),
+            };
+        }
+        names
+    }
 }
 
 impl Pair {
@@ -86,27 +108,30 @@ impl Pair {
     }
 
     fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, BadCertificate> {
+        let end = chain.first().and_then(|end| CertificateFacts::of_der(end).ok());
         let certified =
             CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(BadCertificate::Pair)?;
         ParsedCertificate::try_from(certified.end_entity_cert().map_err(BadCertificate::Pair)?)
             .map_err(BadCertificate::Pair)?;
-        Ok(Self(Arc::new(certified)))
+        Ok(Self(Arc::new(certified), end.map_or(u64::MAX, |facts| facts.not_after)))
+    }
+
+    /// Until when it is valid, in Unix seconds.
+    pub fn not_after(&self) -> u64 {
+        self.1
     }
 }
 
 impl Certificates {
-    /// Puts these in place of all others: pairs by the names they are for (`*.` for one label more), and the one for every
-    /// other name. Connections that exist are not touched.
+    /// Puts these in place of all others that are files: pairs by the names they are for (`*.` for one label more), and the
+    /// one for every other name. Connections that exist are not touched.
     pub fn set(&self, named: impl IntoIterator<Item = (String, Pair)>, otherwise: Option<Pair>) {
-        let mut names = Names { otherwise, ..Names::default() };
-        for (name, pair) in named {
-            let name = name.to_ascii_lowercase();
-            match name.strip_prefix("*.") {
-                Some(parent) => names.below.insert(parent.to_owned(), pair),
-                None => names.exact.insert(name, pair),
-            };
-        }
-        self.by_name.store(Arc::new(names));
+        self.files.store(Arc::new(Names::of(named, otherwise)));
+    }
+
+    /// Puts these in place of all others that are of the store.
+    pub fn set_stored(&self, named: impl IntoIterator<Item = (String, Pair)>) {
+        self.stored.store(Arc::new(Names::of(named, None)));
     }
 
     /// How a listener uses them: TLS 1.2 and 1.3, HTTP/2 preferred.
@@ -125,10 +150,15 @@ impl Certificates {
         Ok(config)
     }
 
+    /// The exact name before any wildcard, the store before files.
     fn named(&self, name: &str) -> Option<Arc<CertifiedKey>> {
-        let names = self.by_name.load();
-        let below = || names.below.get(name.split_once('.')?.1);
-        let pair = names.exact.get(name).or_else(below).or(names.otherwise.as_ref());
+        let (stored, files) = (self.stored.load(), self.files.load());
+        let exact = stored.exact.get(name).or_else(|| files.exact.get(name));
+        let below = || {
+            let parent = name.split_once('.')?.1;
+            stored.below.get(parent).or_else(|| files.below.get(parent))
+        };
+        let pair = exact.or_else(below).or(files.otherwise.as_ref());
         pair.map(|pair| pair.0.clone())
     }
 }
@@ -141,15 +171,16 @@ impl ResolvesServerCert for Certificates {
                 self.named(&name.to_ascii_lowercase())
             }
             Some(name) => self.named(name),
-            None => self.by_name.load().otherwise.as_ref().map(|pair| pair.0.clone()),
+            None => self.files.load().otherwise.as_ref().map(|pair| pair.0.clone()),
         }
     }
 }
 
 impl std::fmt::Debug for Certificates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names = self.by_name.load();
-        write!(f, "Certificates({} names, {} wildcards)", names.exact.len(), names.below.len())
+        let count = |names: &Names| names.exact.len() + names.below.len();
+        let (stored, files) = (count(&self.stored.load()), count(&self.files.load()));
+        write!(f, "Certificates({stored} names of the store, {files} of files)")
     }
 }
 
@@ -175,6 +206,16 @@ mod tests {
         assert!(is(certificates.named("a.org"), &exact));
         assert!(is(certificates.named("b.a.org"), &below));
         assert!(is(certificates.named("c.b.a.org"), &rest));
+        let (stored, stored_below) = (pair("a.org"), pair("*.a.org"));
+        certificates.set_stored([("*.a.org".into(), stored_below.clone())]);
+        assert!(
+            is(certificates.named("a.org"), &exact),
+            "a file's exact name before a wildcard of the store"
+        );
+        assert!(is(certificates.named("b.a.org"), &stored_below));
+        certificates.set_stored([("a.org".into(), stored.clone())]);
+        assert!(is(certificates.named("a.org"), &stored));
+        assert!(is(certificates.named("b.a.org"), &below));
         certificates.set([("a.org".into(), exact)], None);
         assert!(certificates.named("b.a.org").is_none());
     }

@@ -5,6 +5,7 @@
 //! for the rest until a deadline.
 
 use crate::access::Lane;
+use crate::clients::{Clients, Ticket};
 use crate::connection;
 use crate::listen::{Kind, Socket};
 use crate::metrics::Cause;
@@ -43,6 +44,8 @@ pub struct Limits {
     pub idle: Duration,
     /// Connections open at once, of all workers.
     pub connections: usize,
+    /// Of these, connections of one client address (of IPv6: one /64).
+    pub of_client: u32,
     /// From being told to end until what is still open is cut.
     pub drain: Duration,
 }
@@ -58,6 +61,7 @@ struct Taken {
     kind: Kind,
     stream: Moving,
     peer: SocketAddr,
+    ticket: Ticket,
 }
 
 /// One worker, as its tasks see it.
@@ -66,6 +70,7 @@ pub(crate) struct Worker {
     pub(crate) proxy: Arc<HttpProxy<Gateway>>,
     pub(crate) closing: watch::Receiver<bool>,
     number: usize,
+    clients: Clients,
     /// Connections of every worker.
     loads: Arc<[AtomicUsize]>,
     inboxes: Vec<mpsc::UnboundedSender<Taken>>,
@@ -78,6 +83,7 @@ impl Workers {
         let (closing, told) = watch::channel(false);
         let loads: Arc<[AtomicUsize]> = lanes.iter().map(|_| AtomicUsize::new(0)).collect();
         let (inboxes, outlets): (Vec<_>, Vec<_>) = lanes.iter().map(|_| mpsc::unbounded_channel()).unzip();
+        let clients = Clients::default();
         let mut threads = Vec::new();
         for (number, (lane, inbox)) in lanes.into_iter().zip(outlets).enumerate() {
             let listeners: Vec<_> =
@@ -87,6 +93,7 @@ impl Workers {
                 proxy: Arc::new(proxy(Gateway::new(service.shared.clone(), lane))),
                 closing: told.clone(),
                 number,
+                clients: clients.clone(),
                 loads: loads.clone(),
                 inboxes: inboxes.clone(),
                 tasks: TaskTracker::new(),
@@ -123,9 +130,9 @@ impl Worker {
         let mut closing = self.closing.clone();
         let worker = self.clone();
         let taking = tokio::spawn(async move {
-            while let Some(Taken { kind, stream, peer }) = inbox.recv().await {
+            while let Some(Taken { kind, stream, peer, ticket }) = inbox.recv().await {
                 if let Ok(stream) = TcpStream::from_std(stream) {
-                    worker.begin(kind, stream, peer);
+                    worker.begin(kind, stream, peer, ticket);
                 }
             }
         });
@@ -177,22 +184,25 @@ impl Worker {
         if open.clone().sum::<usize>() >= self.service.limits.connections {
             return self.service.shared.counters.refuse(Cause::TooManyConnections);
         }
+        let Some(ticket) = self.clients.enter(peer.ip(), self.service.limits.of_client) else {
+            return self.service.shared.counters.refuse(Cause::TooManyOfClient);
+        };
         let own = self.loads[self.number].load(Ordering::Relaxed);
         let least = open.enumerate().min_by_key(|(_, load)| *load);
         match least.filter(|(_, load)| own > load + UNEVEN && !*self.closing.borrow()) {
             Some((other, _)) => {
                 let Ok(stream) = stream.into_std() else { return };
-                let _ = self.inboxes[other].send(Taken { kind, stream, peer });
+                let _ = self.inboxes[other].send(Taken { kind, stream, peer, ticket });
             }
-            None => self.begin(kind, stream, peer),
+            None => self.begin(kind, stream, peer, ticket),
         }
     }
 
-    fn begin(self: &Arc<Self>, kind: Kind, stream: TcpStream, peer: SocketAddr) {
+    fn begin(self: &Arc<Self>, kind: Kind, stream: TcpStream, peer: SocketAddr, ticket: Ticket) {
         let worker = self.clone();
         let open = Open::new(self.clone());
         self.tasks.spawn(async move {
-            let _open = open;
+            let _counted = (open, ticket);
             connection::serve(&worker, kind, stream, peer).await;
         });
     }

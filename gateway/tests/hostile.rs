@@ -145,3 +145,89 @@ async fn routes_of_one_host_are_told_apart_whatever_hides_in_the_path() {
     }
     running.gateway.stop().await;
 }
+
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: a.org\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+
+/// What the gateway says within some seconds to a WebSocket request when the backend says this and then nothing.
+async fn upgrade_at(backend_says: &'static str) -> String {
+    let backend = raw_backend(move |mut stream, _| async move {
+        let mut head = [0; 1024];
+        let _ = stream.read(&mut head).await;
+        let _ = stream.write_all(backend_says.as_bytes()).await;
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest).await;
+    })
+    .await;
+    let mut state = ployz_core::routing::State::default();
+    let mut wanted = route("a.org", "/", backend.port);
+    wanted.timeout_secs = Some(1);
+    put(&mut state, "web", vec![wanted], vec![], &[HERE]);
+    let running = start(&state);
+    let text = told(&running, UPGRADE.as_bytes()).await;
+    running.gateway.stop().await;
+    text
+}
+
+#[tokio::test]
+async fn asking_for_a_websocket_lifts_no_deadline_before_the_backend_agrees() {
+    assert!(upgrade_at("").await.starts_with("HTTP/1.1 504 "));
+    // A plain answer that stops half way is cut as any other one: `told` panics when it is not.
+    let half = upgrade_at("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await;
+    assert!(!half.contains(" 101 "), "{half}");
+}
+
+#[tokio::test]
+async fn websocket_may_be_silent_for_longer_than_its_routes_timeout() {
+    let backend = echo_backend().await;
+    let mut state = ployz_core::routing::State::default();
+    let mut wanted = route("a.org", "/", backend.port);
+    wanted.timeout_secs = Some(1);
+    put(&mut state, "web", vec![wanted], vec![], &[HERE]);
+    let running = start(&state);
+    let mut client = Client::connect(running.http).await;
+    assert_eq!(client.send(UPGRADE).await.unwrap().status, 101);
+    let silence = tokio::time::timeout(Duration::from_millis(2_500), client.more()).await;
+    assert!(silence.is_err(), "it is still open and nothing came");
+    client.stream.write_all(b"still there").await.unwrap();
+    while client.buffer.len() < 11 {
+        tokio::time::timeout(Duration::from_secs(5), client.more()).await.unwrap().unwrap();
+    }
+    assert_eq!(client.buffer, b"still there");
+    drop(client);
+    running.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn one_client_cannot_hold_all_connections() {
+    let backend = echo_backend().await;
+    let limits = Limits { connections: 6, of_client: 3, ..limits() };
+    let running = start_with(snapshot(&one(&[HERE], backend.port)), None, limits);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(Client::connect(running.http).await);
+        assert_eq!(held.last_mut().unwrap().get("/").await.unwrap().status, 200);
+    }
+    assert!(Client::connect(running.http).await.get("/").await.is_err());
+    let counters = running.gateway.counters();
+    until("the refusal is counted", || counters.refused(Cause::TooManyOfClient) == 1).await;
+    // Others are served meanwhile, up to the limit of all.
+    let from = |address: [u8; 4]| async move {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((std::net::Ipv4Addr::from(address), 0).into()).unwrap();
+        Client { stream: socket.connect(running.http).await.unwrap(), buffer: Vec::new() }
+    };
+    for last in 10..13 {
+        held.push(from([127, 0, 0, last]).await);
+        assert_eq!(held.last_mut().unwrap().get("/").await.unwrap().status, 200);
+    }
+    assert!(from([127, 0, 0, 20]).await.get("/").await.is_err());
+    until("that is counted", || counters.refused(Cause::TooManyConnections) == 1).await;
+    held.clear();
+    until("the places are given back", || counters.open.load(std::sync::atomic::Ordering::Relaxed) == 0)
+        .await;
+    assert_eq!(Client::connect(running.http).await.get("/").await.unwrap().status, 200);
+    let page = once(running.metrics, "GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n").await.unwrap();
+    assert!(page.body.contains("ployz_gateway_refused_total{cause=\"too-many-of-client\"} 1"));
+    running.gateway.stop().await;
+}

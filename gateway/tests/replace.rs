@@ -4,6 +4,7 @@
 mod common;
 
 use common::*;
+use ployz_gateway::Limits;
 use ployz_gateway::listen::{Kind, Socket};
 use std::io::Read as _;
 use std::os::unix::net::UnixDatagram;
@@ -98,6 +99,60 @@ async fn request_under_way_is_finished_and_what_outlasts_the_deadline_is_cut() {
 }
 
 #[tokio::test]
+async fn what_lives_long_goes_on_in_the_gateway_that_was_replaced_and_nothing_new_does() {
+    let web = echo_backend().await;
+    let echo = raw_backend(|mut stream, _| async move {
+        let (mut from, mut to) = stream.split();
+        let _ = tokio::io::copy(&mut from, &mut to).await;
+    })
+    .await;
+    let mut state = one(&[HERE], web.port);
+    let tcp = vec![ployz_core::routing::TcpRoute { listen: 5432, port: echo.port }];
+    put(&mut state, "db", vec![], tcp, &[HERE]);
+    let listeners = [Kind::Http, Kind::Tcp(5432), Kind::Metrics].map(|kind| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        (kind, listener)
+    });
+    let shared =
+        || listeners.iter().map(|(kind, l)| Socket { kind: *kind, listener: l.try_clone().unwrap() });
+    let limits = Limits { drain: Duration::from_secs(600), ..limits() };
+    let old = start_on(snapshot(&state), shared().collect(), None, limits);
+    let (mut socket, mut tcp) = (Client::connect(old.http).await, Client::connect(old.tcp).await);
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: a.org\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    assert_eq!(socket.send(upgrade).await.unwrap().status, 101);
+    echoes(&mut tcp, "before").await;
+    let new = start_on(snapshot(&state), shared().collect(), None, limits);
+    let (http, metrics) = (old.http, old.metrics);
+    let stopping = tokio::spawn(old.gateway.stop());
+    // Every new connection is the new one's, and so is every look at the metrics.
+    for _ in 0..20 {
+        assert_eq!(Client::connect(http).await.get("/").await.unwrap().status, 200);
+    }
+    let page = once(metrics, "GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n").await.unwrap();
+    assert!(page.body.contains("ployz_gateway_routes 2"), "{}", page.body);
+    // Longer than what is idle is waited for.
+    for round in 0..25 {
+        echoes(&mut socket, &format!("socket {round}")).await;
+        echoes(&mut tcp, &format!("tcp {round}")).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!stopping.is_finished());
+    drop((socket, tcp));
+    tokio::time::timeout(Duration::from_secs(5), stopping).await.expect("ends with the last").unwrap();
+    new.gateway.stop().await;
+}
+
+async fn echoes(client: &mut Client<tokio::net::TcpStream>, text: &str) {
+    tokio::io::AsyncWriteExt::write_all(&mut client.stream, text.as_bytes()).await.unwrap();
+    while client.buffer.len() < text.len() {
+        tokio::time::timeout(Duration::from_secs(5), client.more()).await.unwrap().unwrap();
+    }
+    assert_eq!(std::mem::take(&mut client.buffer), text.as_bytes());
+}
+
+#[tokio::test]
 async fn process_takes_the_socket_it_is_handed_says_ready_and_ends_with_zero() {
     let dir = std::env::temp_dir().join(format!("ployz-gateway-test-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
@@ -106,9 +161,11 @@ async fn process_takes_the_socket_it_is_handed_says_ready_and_ends_with_zero() {
     let notify = UnixDatagram::bind(dir.join("notify")).unwrap();
     notify.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let https = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     // The service manager's protocol: descriptors from 3 on, and whom they are for. Nothing listens at the address of NATS.
-    let script = "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=http exec \"$0\" \"$@\"";
+    let script =
+        "exec 3<&0 4<&2 2>/dev/null; LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=http:https exec \"$0\" \"$@\"";
     let mut child = Command::new("sh")
         .args(["-c", script, env!("CARGO_BIN_EXE_ployz-gateway")])
         .args([
@@ -120,11 +177,17 @@ async fn process_takes_the_socket_it_is_handed_says_ready_and_ends_with_zero() {
             &"0".repeat(32),
             "--drain-secs",
             "2",
+            // A certificate that cannot be read is no reason not to serve.
+            "--tls-cert-path",
+            "/nonexistent/a.crt",
+            "--tls-key-path",
+            "/nonexistent/a.key",
         ])
         .arg("--seed")
         .arg(&seed)
         .env("NOTIFY_SOCKET", dir.join("notify"))
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener.try_clone().unwrap())))
+        .stderr(Stdio::from(std::os::fd::OwnedFd::from(https)))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -169,8 +169,9 @@ const GATEWAY: Kind = Kind {
 const DNS: Kind =
     Kind { name: UnitName::DNS, short: "dns", user: "ployz-dns", description: "Ployz DNS server" };
 const DNS_PORT: u16 = 53;
-/// What a replaced gateway still serves may take this long; a WebSocket for example.
-const GATEWAY_DRAIN_SECONDS: u32 = 600;
+/// What a replaced gateway still serves may take this long, a WebSocket or a download for example; it ends as soon as there
+/// is nothing left. Each replacement while something lives that long is one more process meanwhile.
+const GATEWAY_DRAIN_SECONDS: u32 = 3_600;
 const SETTINGS: &str = "settings.env";
 const SEED: &str = "nats-seed";
 const SNAPSHOT: &str = "routes.json";

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod api_deploy;
+pub mod certificate;
 pub mod deploy;
 pub mod join;
 pub mod manifest;
