@@ -8,7 +8,9 @@ seconds=${FUZZ_SECONDS:-60}; failed=
 all=$(sed -n 's/^name = "fuzz-\(.*\)"$/\1/p' fuzz/Cargo.toml)
 build=${CARGO_TARGET_DIR:-target}
 RUSTC_WORKSPACE_WRAPPER="$PWD/fuzz/rustc.sh" cargo build -q -p ployz-fuzz --bins --features libfuzzer
-for target in ${*:-$all}; do
+# shellcheck disable=SC2086 # a list of names
+[ $# -gt 0 ] || set -- $all
+for target; do
     grown=$build/fuzz/$target; seeds=fuzz/corpus/$target
     mkdir -p "$grown" "$seeds"
     fuzzer=("$build/debug/fuzz-$target" -timeout=10 -rss_limit_mb=2048 -artifact_prefix="$seeds/")

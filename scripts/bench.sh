@@ -48,3 +48,4 @@ for lane in $lanes; do
         done
     done
 done
+echo; scripts/bench-dns.sh
