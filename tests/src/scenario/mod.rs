@@ -20,6 +20,7 @@ mod served;
 mod service;
 mod services_under_load;
 mod sidecars;
+mod store_away;
 mod three;
 mod tokens;
 mod underlays;
@@ -137,7 +138,7 @@ pub fn all() -> Vec<Scenario> {
     THEMES.into_iter().flatten().copied().collect()
 }
 
-const THEMES: [&[Scenario]; 20] = [
+const THEMES: [&[Scenario]; 21] = [
     &lab_self_test::SCENARIOS,
     &three::SCENARIOS,
     &killed::SCENARIOS,
@@ -158,4 +159,5 @@ const THEMES: [&[Scenario]; 20] = [
     &external_names::SCENARIOS,
     &deploy::SCENARIOS,
     &services_under_load::SCENARIOS,
+    &store_away::SCENARIOS,
 ];

@@ -26,6 +26,9 @@ pub(super) fn times(whole: usize, fewer: usize) -> usize {
 
 /// A mesh of three with the load program and its image on every node.
 pub(super) fn begin(ctx: &Ctx) -> Result<()> {
+    ctx.lab.each(|node| {
+        node.sh(&format!("printf 'gateway_metrics_listen_addr = \"{GATEWAY_METRICS}\"\ndns_metrics_listen_addr = \"{DNS_METRICS}\"\n' >>/etc/ployz/config.toml; systemctl restart ployzd"))
+    })?;
     product::mesh(ctx, 3)?;
     let program = program()?;
     ctx.lab.each(|node| {
@@ -172,6 +175,12 @@ impl Counted {
         Ok(kinds.iter().map(|(kind, counts)| (kind.as_str(), counts)))
     }
 }
+
+/// Where gateways tell their metrics, to their own machine.
+pub(super) const GATEWAY_METRICS: &str = "127.0.0.1:9101";
+
+/// Where DNS servers do.
+pub(super) const DNS_METRICS: &str = "127.0.0.1:9102";
 
 const PROGRAM: &str = "/usr/local/bin/load";
 const PID: &str = "/run/load.pid";

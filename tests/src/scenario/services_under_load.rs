@@ -6,11 +6,12 @@
 
 use std::env;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::killed::{DROP_IN, FAST, KILL};
 use super::served::{self, ALL, Clients, Load, times};
 use super::{Ctx, Need, Scenario, product};
+use crate::lab::Node;
 
 pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
     name: "services-under-load",
@@ -22,7 +23,13 @@ pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
 
 type Part = (&'static str, fn(&Ctx) -> Result<()>);
 
-const PARTS: [Part; 1] = [("daemons", daemons_killed)];
+const PARTS: [Part; 5] = [
+    ("daemons", daemons_killed),
+    ("sidecars", sidecars_replaced),
+    ("routes", routes_change),
+    ("redeploys", redeployed),
+    ("replicas", replicas_killed),
+];
 
 fn under_load(ctx: &mut Ctx) -> Result<()> {
     served::begin(ctx)?;
@@ -61,6 +68,122 @@ fn daemons_killed(ctx: &Ctx) -> Result<()> {
     kept_open(&counted, &["http1", "http2", "websocket"])
 }
 
+/// Gateways are made anew by a change of the configuration, DNS servers by a restart as after an upgrade.
+///
+/// A gateway that is replaced ends what it holds open in order; a WebSocket and a download have no such end and stay.
+fn sidecars_replaced(ctx: &Ctx) -> Result<()> {
+    let counts = times(50, 6);
+    let clients = Clients { kinds: ALL, download: if served::full() { 45 } else { 5 } };
+    let load = Load::start(ctx, SERVICE, &clients)?;
+    for i in [1, 2] {
+        ctx.node(i).sh("cp -p /etc/ployz/config.toml /run/config")?;
+    }
+    for round in 0..counts {
+        let node = ctx.node(round % 2 + 1);
+        let threads = [1, 3, 4, 2][round / 2 % 4];
+        node.sh(&format!(
+            "cp /run/config /etc/ployz/config.toml; echo 'gateway_threads = {threads}' >>/etc/ployz/config.toml"
+        ))?;
+        let plan = product::restart(ctx, node)?;
+        product::says(&plan, "gateway", "recreate", &format!("-> {threads}"))?;
+        node.sh("systemctl restart ployz-dns")?;
+    }
+    let counted = load.stop(ctx)?;
+    ctx.say(format!("{counts} recreations each of gateway and DNS"));
+    counted.none_lost()?;
+    kept_open(&counted, &["websocket"])?;
+    for i in [1, 2] {
+        one_of_each(ctx, ctx.node(i))?;
+    }
+    Ok(())
+}
+
+/// What was drained is gone, now that nobody asks it any more.
+fn one_of_each(ctx: &Ctx, node: &Node) -> Result<()> {
+    ctx.wait(40, "what was drained to be gone", || {
+        let left = node.sh("pgrep -xc ployz-gateway; pgrep -xc ployz-dns")?;
+        ensure!(left == "1\n1", "{}: gateways and DNS servers: {left}", node.name());
+        Ok(Some(()))
+    })
+}
+
+/// Another service's instances come and go, and so do its routes.
+fn routes_change(ctx: &Ctx) -> Result<()> {
+    let n1 = ctx.node(1);
+    served::deploy(n1, &served::manifest(OTHER, 3, 0))?;
+    let load = Load::start(ctx, SERVICE, &Clients { kinds: ALL, download: 20 })?;
+    let (from, wanted) = (sequence(n1)?, times(200, 20) as u64);
+    let restarts = "id=$(docker ps -q --filter label=ployz.namespace=other)
+        while [ ! -e /run/enough ]; do docker restart -t 0 $id >/dev/null && sleep 0.3; done; rm /run/enough";
+    let restarting = ctx.lab.nodes().iter().map(|node| node.spawn(restarts)).collect::<Result<Vec<_>>>()?;
+    let changed = ctx.wait(600, "the routes to have changed often", || {
+        let changed = sequence(n1)? - from;
+        ensure!(changed >= wanted, "{changed} changes");
+        Ok(Some(changed))
+    });
+    ctx.lab.each(|node| node.sh("touch /run/enough"))?;
+    for one in restarting {
+        one.wait(ctx.lab.secs(30))?;
+    }
+    served::deploy(n1, &served::manifest(OTHER, 2, 1))?;
+    let counted = load.stop(ctx)?;
+    ctx.say(format!("{} changes of another service's routes, and a deploy of it", changed?));
+    counted.none_lost()?;
+    kept_open(&counted, &["http1", "http2", "websocket"])
+}
+
+/// How far the gateway of a node has come with the events of routes.
+fn sequence(node: &Node) -> Result<u64> {
+    let text = node.sh(&format!("curl -sf http://{}/metrics", served::GATEWAY_METRICS))?;
+    let value = text.lines().find_map(|line| line.strip_prefix("ployz_gateway_routing_sequence "));
+    value.and_then(|value| Some(value.parse::<f64>().ok()? as u64)).with_context(|| text.clone())
+}
+
+/// The service itself is deployed anew, with candidates that start first. Old instances close what they hold in order.
+fn redeployed(ctx: &Ctx) -> Result<()> {
+    let counts = times(20, 2);
+    let load = Load::start(ctx, SERVICE, &Clients { kinds: ALL, download: 8 })?;
+    for version in 1..=counts {
+        served::deploy(ctx.node(version % 3 + 1), &served::manifest(SERVICE, 3, version))?;
+    }
+    let counted = load.stop(ctx)?;
+    ctx.say(format!("{counts} redeploys"));
+    counted.none_lost()
+}
+
+/// A replica dies. What it was sending is lost; what was asked of it and can be asked again is.
+fn replicas_killed(ctx: &Ctx) -> Result<()> {
+    let counts = times(10, 2);
+    let load = Load::start(ctx, SERVICE, &Clients { kinds: ALL, download: 8 })?;
+    let mut killed = Vec::new();
+    for round in 0..counts {
+        let node = ctx.node(round % 3 + 1);
+        let name = node.sh("docker inspect -f '{{.Config.Hostname}} {{.Id}}' $(docker ps -q --filter label=ployz.namespace=shop)")?;
+        let (name, id) = name.split_once(' ').context("one container")?;
+        killed.push(name.to_owned());
+        // By the kernel, so that Docker starts it again; the last one by hand, which Docker leaves alone.
+        if round + 1 < counts {
+            node.sh(&format!("kill -9 $(docker inspect -f '{{{{.State.Pid}}}}' {id})"))?;
+        } else {
+            node.sh(&format!("docker kill {id} && docker start {id}"))?;
+        }
+        ctx.wait(30, "the replica to be back", || {
+            let listed = product::json(ctx.node(1), &format!("service ls --namespace {SERVICE}"))?;
+            let ready = &listed["services"][0]["ready"];
+            ensure!(*ready == 3, "{listed}");
+            node.sh(&format!("curl -sf -m 2 http://$(docker inspect -f '{{{{(index .NetworkSettings.Networks \"ployz0\").IPAddress}}}}' {id}):8080/echo/a"))?;
+            Ok(Some(()))
+        })?;
+    }
+    let counted = load.stop(ctx)?;
+    ctx.say(format!("{counts} replicas killed"));
+    counted.only(|kind, failure| {
+        let of_the_killed =
+            failure["replica"].as_str().is_some_and(|name| killed.iter().any(|one| one == name));
+        ["websocket", "download"].contains(&kind) && of_the_killed
+    })
+}
+
 /// What a load's clients of these kinds held open was never closed.
 fn kept_open(counted: &served::Counted, kinds: &[&str]) -> Result<()> {
     for kind in kinds {
@@ -71,3 +194,4 @@ fn kept_open(counted: &served::Counted, kinds: &[&str]) -> Result<()> {
 }
 
 const SERVICE: &str = "shop";
+const OTHER: &str = "other";
