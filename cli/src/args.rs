@@ -64,6 +64,9 @@ pub(crate) enum Command {
     Service(Service),
     /// Show the daemon, its network and every component of the data plane
     Status,
+    /// Check this machine: everything an operator would look at, what was seen, and what to do
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor,
     /// Show what the last reconciliations adopted, changed, recreated or held, and why
     Explain {
         /// Only this component
@@ -231,14 +234,17 @@ fn component_parser() -> impl clap::builder::TypedValueParser<Value = Component>
     })
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed, ployzd cannot be reached, or `mesh \
-ready` says no; 2 wrong usage, configuration or manifest.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed, ployzd cannot be reached, `mesh \
+ready` says no, or a check of `doctor` failed; 2 wrong usage, configuration or manifest.";
 
 const COMPLETION_HELP: &str = "Load it for this shell only:
   bash:  source <(ployzctl completions bash)
   zsh:   source <(ployzctl completions zsh)
   fish:  ployzctl completions fish | source
 The packages install it for all three.";
+
+const DOCTOR_HELP: &str = "It changes nothing. While ployzd does not answer, `ployzd doctor` looks at the machine without it; that needs \
+root. Exit code 0 when no check failed (warnings are none), else 1.";
 
 const JOIN_HELP: &str = "On a member:  ployzctl machine invite create
 Here:         ployzctl mesh join --token-stdin   (paste the token, then Enter and Ctrl-D)";

@@ -3,6 +3,7 @@
 mod args;
 mod client;
 mod complete;
+mod doctor;
 mod failure;
 mod follow;
 mod generate;
@@ -17,6 +18,7 @@ use clap::{CommandFactory, Parser};
 use client::Answer;
 use failure::Failure;
 use ployz_core::wire::v1::api::{Payload, Request};
+use ployz_core::wire::v1::doctor::Level;
 use progress::Progress;
 use render::Mode;
 use request::Task;
@@ -45,6 +47,9 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match Task::of(cli.command, &mut io::stdin().lock())? {
         Task::Call(request) => call(&cli.global, &request),
+        Task::Doctor => finish(&cli.global, &Request::Doctor, |progress| {
+            runtime()?.block_on(doctor::ask(&cli.global, progress))
+        }),
         Task::Follow(request) => {
             let socket = socket::find(&cli.global)?;
             match runtime()?.block_on(follow::follow(&socket, request, mode(&cli.global)))? {}
@@ -64,10 +69,16 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
 
 fn call(global: &Global, request: &Request) -> Result<ExitCode, Failure> {
     let socket = socket::find(global)?;
-    let answer = runtime()?.block_on(async {
-        let mut progress = Progress::on_terminal(!global.quiet && !global.json);
-        client::call(&socket, request, &mut progress).await
-    })?;
+    finish(global, request, |progress| runtime()?.block_on(client::call(&socket, request, progress)))
+}
+
+/// Gets the answer, writes it and finds the exit code.
+fn finish(
+    global: &Global,
+    request: &Request,
+    ask: impl FnOnce(&mut Progress) -> Result<Answer, Failure>,
+) -> Result<ExitCode, Failure> {
+    let answer = ask(&mut Progress::on_terminal(!global.quiet && !global.json))?;
     let written = write(global, request, &answer);
     if !answer.envelope.ok {
         return Err(Failure::Refused(Box::new(answer.envelope)));
@@ -108,6 +119,7 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 fn verdict(answer: &Answer) -> ExitCode {
     match &answer.envelope.payload {
         Some(Payload::MeshReady(ready)) if !ready.ready => ExitCode::FAILURE,
+        Some(Payload::Doctor(found)) if found.worst() == Level::Fail => ExitCode::FAILURE,
         _ => ExitCode::SUCCESS,
     }
 }

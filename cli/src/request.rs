@@ -17,6 +17,8 @@ pub(crate) enum Task {
     Call(Request),
     /// Calls of the daemon without end, for the lines of a service.
     Follow(ServiceLogsRequest),
+    /// Checks of this machine, by the daemon or without it.
+    Doctor,
     /// Print a completion script.
     Completions(Shell),
     /// Write manual pages and completion scripts into this directory.
@@ -35,6 +37,7 @@ impl Task {
             }
             Command::Service(service) => services::of_service(service),
             Command::Status => Request::Status,
+            Command::Doctor => return Ok(Self::Doctor),
             Command::Explain { component } => Request::Explain { component },
             Command::Completions { shell } => return Ok(Self::Completions(shell)),
             Command::Generate { dir } => return Ok(Self::Generate(dir)),
@@ -46,6 +49,7 @@ impl Task {
 pub(crate) fn changes(request: &Request) -> bool {
     match request {
         Request::Status
+        | Request::Doctor
         | Request::Explain { .. }
         | Request::MeshList
         | Request::MeshStatus { .. }

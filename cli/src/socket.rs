@@ -19,6 +19,11 @@ pub(crate) fn find(global: &Global) -> Result<PathBuf, Failure> {
     Ok(config.socket)
 }
 
+/// The one that is meant when nobody says otherwise.
+pub(crate) fn usual() -> PathBuf {
+    Config::resolve(&[]).expect("the defaults are valid").socket
+}
+
 fn first_of(places: &[PathBuf]) -> Result<Option<Layer>, Failure> {
     for place in places {
         if let Some(layer) = read(place)? {

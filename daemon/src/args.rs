@@ -39,6 +39,12 @@ pub enum Verb {
     },
     /// Check the configuration and show every value with where it comes from
     CheckConfig,
+    /// Check this machine without a running daemon; prints one JSON object (`ployzctl doctor` runs this)
+    Doctor {
+        /// Who runs the sidecars: systemd units, or detached processes
+        #[arg(long, value_enum, default_value_t = ServiceMode::Auto)]
+        service_mode: ServiceMode,
+    },
 }
 
 /// Where the data plane lives.
@@ -75,6 +81,14 @@ impl Args {
         }
         layers.push(flags);
         Ok((Config::resolve(&layers)?, layers))
+    }
+
+    /// The configuration without the file, as far as that can be had: to look around with when the file is refused.
+    pub fn without_file(&self) -> Config {
+        let mut flags = Layer::default();
+        flags.flag("data_dir", "--data-dir", self.data_dir.clone());
+        let defaults = || Config::resolve(&[]).expect("the defaults are valid");
+        Config::resolve(&[flags]).unwrap_or_else(|_| defaults())
     }
 
     /// The file's text. One that was named must be there; the usual ones need not.

@@ -210,6 +210,11 @@ impl Disk {
         Ok(Self { root: root.to_owned() })
     }
 
+    /// What is below `root`, which may not be there: for who only reads.
+    pub fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
     /// Directory of one network.
     pub fn network_dir(&self, name: &NetworkName) -> PathBuf {
         self.root.join("networks").join(name.as_str())

@@ -7,6 +7,7 @@ mod clock;
 mod daemon;
 mod deploy;
 mod disk;
+mod doctor;
 mod failure;
 mod http;
 mod membership;
@@ -39,6 +40,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Verb::Doctor { service_mode } = args.verb {
+        return look_around(&args, service_mode);
+    }
     let (config, layers) = match args.configuration() {
         Ok(found) => found,
         Err(error) => {
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
             args::describe(&config, &layers);
             Ok(())
         }
+        Verb::Doctor { .. } => Ok(()),
         Verb::Run { service_mode, .. } => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
             runtime.context("cannot start the runtime").and_then(|runtime| {
@@ -74,15 +79,8 @@ async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> any
     let disk = Disk::open(&config.data_dir)?;
     disk.sweep()?;
     let supervisor = supervisor(mode, &config.data_dir);
-    let nats_user = matches!(supervisor, Supervisor::Systemd(_)).then(|| NATS_USER.to_owned());
     let seen = ployz_netns::underlay::observe().await.context("cannot read this machine's addresses")?;
-    let offered = ployz_core::address::candidates(&seen, &[], config.wireguard_listen_port, |_| false);
-    let around = Surroundings {
-        libexec: libexec(),
-        nats_user,
-        underlay_mtu: ployz_netns::underlay::smallest_mtu(&seen, &offered),
-        config,
-    };
+    let around = surroundings(mode, config, &seen);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = supervisor.service_mode(), "ployzd starts");
     let socket = around.config.socket.clone();
     let listener =
@@ -107,13 +105,44 @@ async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> any
     Ok(())
 }
 
-fn supervisor(mode: args::ServiceMode, data_dir: &std::path::Path) -> Supervisor {
-    let system = match mode {
+fn look_around(args: &Args, mode: args::ServiceMode) -> ExitCode {
+    let config = args.configuration().map(|(config, _)| config);
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let found = runtime.block_on(doctor::alone(args, mode, config));
+    println!("{}", serde_json::to_string(&found).expect("an envelope is plain data"));
+    ExitCode::SUCCESS
+}
+
+fn surroundings(
+    mode: args::ServiceMode,
+    config: ployz_core::config::Config,
+    seen: &[ployz_core::address::Observed],
+) -> Surroundings {
+    let offered = ployz_core::address::candidates(seen, &[], config.wireguard_listen_port, |_| false);
+    Surroundings {
+        libexec: libexec(),
+        nats_user: is_system(mode).then(|| NATS_USER.to_owned()),
+        underlay_mtu: ployz_netns::underlay::smallest_mtu(seen, &offered),
+        config,
+    }
+}
+
+fn is_system(mode: args::ServiceMode) -> bool {
+    match mode {
         args::ServiceMode::System => true,
         args::ServiceMode::User => false,
         args::ServiceMode::Auto => Systemd::is_init(),
-    };
-    if system {
+    }
+}
+
+fn supervisor(mode: args::ServiceMode, data_dir: &std::path::Path) -> Supervisor {
+    if is_system(mode) {
         Supervisor::Systemd(Systemd::default())
     } else {
         Supervisor::Process(Processes::new(data_dir))

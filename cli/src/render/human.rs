@@ -11,6 +11,7 @@ use ployz_core::wire::v1::api::{
     ComponentStatus, ControlPlaneStatus, Explain, InviteRow, MeshReady, MeshStatus, NetworkSummary, Payload,
     PeerStatus, Status,
 };
+use ployz_core::wire::v1::doctor::{Doctor, Level};
 use ployz_core::wire::v1::record::MachineMembership;
 use std::io::{self, Write};
 
@@ -18,6 +19,7 @@ use std::io::{self, Write};
 pub(crate) fn write(payload: &Payload, out: &mut dyn Write, notes: &mut dyn Write) -> io::Result<()> {
     match payload {
         Payload::Status(status) => write_status(status, out),
+        Payload::Doctor(found) => write_doctor(found, out),
         Payload::Explain(explain) => write_explain(explain, out),
         Payload::MeshList { networks } => write_networks(networks, out),
         Payload::MeshStatus(status) => write_mesh(status, out),
@@ -84,6 +86,19 @@ fn control_plane_row(status: &ControlPlaneStatus) -> Vec<String> {
         or_dash(since),
         status.error.clone().unwrap_or_default(),
     ]
+}
+
+fn write_doctor(found: &Doctor, out: &mut dyn Write) -> io::Result<()> {
+    let width = found.checks.iter().map(|check| check.check.chars().count()).max().unwrap_or(0);
+    for check in &found.checks {
+        writeln!(out, "{:<4}  {:<width$}  {}", check.level, clean(&check.check), clean(&check.seen))?;
+        if let Some(advice) = &check.advice {
+            writeln!(out, "{:<4}  {:<width$}  -> {}", "", "", clean(advice))?;
+        }
+    }
+    let count = |level| found.checks.iter().filter(|check| check.level == level).count();
+    let (warn, fail) = (count(Level::Warn), count(Level::Fail));
+    writeln!(out, "\n{} checks: {fail} failed, {warn} to look at", found.checks.len())
 }
 
 fn write_explain(explain: &Explain, out: &mut dyn Write) -> io::Result<()> {

@@ -10,6 +10,7 @@ use super::text::{clean, lifecycle, or_dash, region_role, row, storage};
 use ployz_core::wire::v1::api::{
     Explain, InviteRow, MeshReady, MeshStatus, NetworkSummary, Payload, PeerStatus, Status,
 };
+use ployz_core::wire::v1::doctor::Doctor;
 use ployz_core::wire::v1::record::MachineMembership;
 use std::io::{self, Write};
 
@@ -17,6 +18,7 @@ use std::io::{self, Write};
 pub(crate) fn write(payload: &Payload, out: &mut dyn Write) -> io::Result<()> {
     match payload {
         Payload::Status(status) => write_status(status, out),
+        Payload::Doctor(found) => write_doctor(found, out),
         Payload::Explain(explain) => write_explain(explain, out),
         Payload::MeshList { networks } => write_networks(networks, out),
         Payload::MeshStatus(status) => write_mesh(status, out),
@@ -33,6 +35,14 @@ pub(crate) fn write(payload: &Payload, out: &mut dyn Write) -> io::Result<()> {
         Payload::ServiceInspect(found) => services::detail(found, out),
         Payload::ServiceLogs(logs) => Lines::new(Mode::Plain).write(&logs.lines, out),
     }
+}
+
+fn write_doctor(found: &Doctor, out: &mut dyn Write) -> io::Result<()> {
+    pairs(&[("daemon_answers", found.daemon_answers.to_string())], out)?;
+    found.checks.iter().try_for_each(|check| {
+        let advice = or_dash(check.advice.as_ref());
+        row(&["check".into(), check.check.clone(), check.level.to_string(), check.seen.clone(), advice], out)
+    })
 }
 
 fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {

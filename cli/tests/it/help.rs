@@ -2,7 +2,7 @@
 
 use crate::stage::{Stage, golden};
 
-pub(crate) const SCREENS: [&[&str]; 30] = [
+pub(crate) const SCREENS: [&[&str]; 31] = [
     &[],
     &["mesh"],
     &["mesh", "list"],
@@ -30,6 +30,7 @@ pub(crate) const SCREENS: [&[&str]; 30] = [
     &["service", "logs"],
     &["service", "rm"],
     &["status"],
+    &["doctor"],
     &["explain"],
     &["completions"],
     &["__generate"],

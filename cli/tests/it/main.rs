@@ -7,6 +7,7 @@
 mod completion;
 mod conversation;
 mod deploying;
+mod doctor;
 mod documents;
 mod fake;
 mod generated;

@@ -92,7 +92,7 @@ pub(crate) fn same_as(path: &Path, text: &str) {
     assert_eq!(text, wanted, "{} differs; {hint}", path.display());
 }
 
-fn finish(mut command: Command, stdin: &str) -> Run {
+pub(crate) fn finish(mut command: Command, stdin: &str) -> Run {
     let mut child = command.spawn().unwrap();
     // A run that reads nothing may be gone already.
     let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());

@@ -4,6 +4,7 @@ use crate::clock;
 use crate::daemon::{Daemon, Say};
 use crate::deploy;
 use crate::disk::{NetworkFile, Stored};
+use crate::doctor;
 use crate::failure::{Failure, Result};
 use crate::mesh::{Mesh, desired, ready};
 use ployz_core::adopt::Component;
@@ -32,10 +33,11 @@ pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) ->
 async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Result<Envelope> {
     let done = |message: String, payload: Option<Payload>| Ok(Envelope::ok(message, payload));
     match request {
-        Request::Status => done("status".into(), Some(Payload::Status(status(daemon)))),
+        Request::Status => done("status".into(), Some(Payload::Status(status(daemon).await))),
         Request::Explain { component } => {
             done("explain".into(), Some(Payload::Explain(explain(daemon, component))))
         }
+        Request::Doctor => Ok(doctor::examine(&daemon.shared).await),
         Request::MeshList => {
             let networks = list(daemon)?;
             let message = if networks.is_empty() {
@@ -146,9 +148,13 @@ fn outcome(report: &DeployReport) -> String {
     }
 }
 
-fn status(daemon: &Daemon) -> Status {
+async fn status(daemon: &Daemon) -> Status {
     let mesh = daemon.current();
     let file = mesh.as_ref().map(|mesh| mesh.network());
+    let control_plane = match &mesh {
+        Some(mesh) => control_plane(mesh).await,
+        None => Vec::new(),
+    };
     let last = daemon.shared.reconciler.history().pop();
     Status {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -165,18 +171,19 @@ fn status(daemon: &Daemon) -> Status {
         } else {
             Vec::new()
         },
-        control_plane: mesh.as_ref().map(|mesh| control_plane(mesh)).unwrap_or_default(),
+        control_plane,
     }
 }
 
-fn control_plane(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
+async fn control_plane(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
     let health = mesh.sync.borrow().clone();
-    vec![ControlPlaneStatus {
+    let store = ControlPlaneStatus {
         component: "store".into(),
         healthy: health.healthy,
         stale_since_unix_secs: health.since,
         error: health.error,
-    }]
+    };
+    std::iter::once(store).chain(doctor::fresh::rows(mesh).await).collect()
 }
 
 fn explain(daemon: &Daemon, component: Option<Component>) -> Explain {

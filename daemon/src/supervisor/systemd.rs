@@ -62,6 +62,17 @@ impl Systemd {
         Seen::Unknown(why)
     }
 
+    /// What a unit's process last told the manager about itself; `None` when it said nothing or cannot be asked.
+    pub async fn status_text(&self, name: &UnitName) -> Option<String> {
+        let ask = async {
+            let bus = self.bus().await.ok()?;
+            let path = ManagerProxy::new(&bus).await.ok()?.get_unit(file(name)).await.ok()?;
+            let service = properties_of(&bus, &path, "org.freedesktop.systemd1.Service").await.ok()?;
+            Some(text(&service, "StatusText")).filter(|said| !said.is_empty())
+        };
+        tokio::time::timeout(INSPECT, ask).await.ok().flatten()
+    }
+
     async fn find(&self, name: &UnitName) -> zbus_systemd::zbus::Result<Seen<UnitLive>> {
         let bus = self.bus().await?;
         let manager = ManagerProxy::new(&bus).await?;

@@ -21,7 +21,7 @@ use ployz_core::live::ContainerLive;
 use ployz_core::spec::ContainerSpec;
 use ployz_core::spec::container::{container_name, label};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// An engine that answered, and the network whose containers are ours.
@@ -98,6 +98,12 @@ impl Docker {
     /// The engine's version, for whoever reads `status`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Where it keeps images and containers.
+    pub async fn root(&self) -> Result<Option<PathBuf>> {
+        let found = limited("ask", "Docker", LIST, self.api.info()).await?;
+        Ok(found.docker_root_dir.map(PathBuf::from))
     }
 
     /// Whether it answers.

@@ -10,6 +10,7 @@ use crate::wire::v1::api_deploy::{
     DeployPreview, DeployReport, DeployRequest, ServiceDetail, ServiceList, ServiceListRequest, ServiceLogs,
     ServiceLogsRequest, ServiceRequest,
 };
+use crate::wire::v1::doctor::Doctor;
 use crate::wire::v1::record::MachineMembership;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -21,6 +22,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 pub enum Request {
     /// Overview of the daemon and its data plane.
     Status,
+    /// Checks of this machine.
+    Doctor,
     /// The last plan for one component, or for all.
     Explain {
         /// Which; `None` = all.
@@ -185,6 +188,8 @@ pub enum Payload {
         /// Oldest first.
         invites: Vec<InviteRow>,
     },
+    /// [`Request::Doctor`].
+    Doctor(Doctor),
     /// [`Request::Deploy`], [`Request::ServiceRemove`]; when they failed too.
     Deploy(Box<DeployReport>),
     /// [`Request::DeployPreview`].

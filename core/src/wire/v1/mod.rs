@@ -4,6 +4,7 @@ pub mod api;
 pub mod api_deploy;
 pub mod certificate;
 pub mod deploy;
+pub mod doctor;
 pub mod join;
 pub mod manifest;
 pub mod record;

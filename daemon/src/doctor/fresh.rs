@@ -1,0 +1,75 @@
+//! How fresh what is served is, for `status`: the gateway's routes, the DNS server's names, and Docker.
+
+use super::name::{self, TXT};
+use crate::disk::NetworkFile;
+use crate::mesh::Mesh;
+use crate::supervisor::Supervisor;
+use crate::workload::watch::Engine;
+use ployz_core::spec::UnitName;
+use ployz_core::spec::container::ZONE;
+use ployz_core::wire::v1::api::ControlPlaneStatus;
+use std::net::{IpAddr, SocketAddr};
+
+/// A line each; the gateway's only where there is somebody whom it tells.
+pub async fn rows(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
+    let file = mesh.network();
+    let (gateway, dns) = tokio::join!(gateway(mesh.shared.reconciler.supervisor()), dns(&file));
+    let docker = docker(&mesh.workloads.borrow().engine);
+    gateway.into_iter().chain([dns, docker]).collect()
+}
+
+async fn gateway(supervisor: &Supervisor) -> Option<ControlPlaneStatus> {
+    let Supervisor::Systemd(systemd) = supervisor else { return None };
+    Some(row("gateway routes", systemd.status_text(&UnitName::GATEWAY).await))
+}
+
+async fn dns(file: &NetworkFile) -> ControlPlaneStatus {
+    let server = SocketAddr::new(IpAddr::V4(file.subnet().service()), super::served::DNS_PORT);
+    let reply = name::ask(server, &format!("_status.{ZONE}"), TXT).await;
+    row("dns names", reply.ok().and_then(|reply| reply.texts.into_iter().next()))
+}
+
+fn docker(engine: &Engine) -> ControlPlaneStatus {
+    let (healthy, stale_since_unix_secs, error) = match engine {
+        Engine::Live(_) => (true, None, None),
+        Engine::Unasked => (false, None, Some("not asked yet".to_owned())),
+        Engine::Away { since, why } => (false, Some(*since), Some(why.clone())),
+    };
+    ControlPlaneStatus { component: "docker".into(), healthy, stale_since_unix_secs, error }
+}
+
+/// From a server's own words, which say `live`, or since when it has not been.
+fn row(component: &str, said: Option<String>) -> ControlPlaneStatus {
+    let healthy = said.as_ref().is_some_and(|said| said.contains("live"));
+    let stale_since_unix_secs = said.as_ref().and_then(|said| since(said));
+    let error = if healthy { None } else { Some(said.unwrap_or_else(|| "it does not say".into())) };
+    ControlPlaneStatus { component: component.to_owned(), healthy, stale_since_unix_secs, error }
+}
+
+fn since(said: &str) -> Option<u64> {
+    let (_, after) = said.split_once("since")?;
+    after.trim_start_matches([' ', '=']).split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_servers_words_are_understood() {
+        for live in ["3 routes, followed live", "freshness=live"] {
+            assert_eq!(row("x", Some(live.into())).error, None);
+            assert!(row("x", Some(live.into())).healthy);
+        }
+        for old in
+            ["3 routes as last known, NATS away since 1782907200", "freshness=last-good since=1782907200"]
+        {
+            let row = row("x", Some(old.into()));
+            assert_eq!((row.healthy, row.stale_since_unix_secs), (false, Some(1_782_907_200)), "{old}");
+            assert_eq!(row.error.as_deref(), Some(old));
+        }
+        let empty = row("x", Some("freshness=empty".into()));
+        assert_eq!((empty.healthy, empty.stale_since_unix_secs), (false, None));
+        assert_eq!(row("x", None).error.as_deref(), Some("it does not say"));
+    }
+}

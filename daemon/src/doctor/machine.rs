@@ -1,0 +1,148 @@
+//! The daemon, its configuration, the programs that run, and the room there is on disk.
+
+use super::Ground;
+use crate::args::Args;
+use crate::mesh::Shared;
+use clap::Parser;
+use nix::sys::statvfs::statvfs;
+use ployz_core::config::BadConfig;
+use ployz_core::wire::v1::doctor::Check;
+use std::path::Path;
+
+/// Said by the daemon itself.
+pub(super) fn daemon_runs() -> Check {
+    let pid = std::process::id();
+    match std::fs::read_link("/proc/self/exe") {
+        Ok(program) if is_replaced(&program) => Check::warn(
+            "daemon",
+            format!("ployzd {} runs (pid {pid}), another one is installed", env!("CARGO_PKG_VERSION")),
+            "`systemctl restart ployzd`, which stops nothing else",
+        ),
+        _ => Check::ok("daemon", format!("ployzd {} runs (pid {pid})", env!("CARGO_PKG_VERSION"))),
+    }
+}
+
+/// Said without it.
+pub(super) fn daemon_is_away(refused: bool) -> Check {
+    let advice = if refused {
+        "mend the configuration, then `systemctl restart ployzd`; what runs goes on meanwhile"
+    } else {
+        "`systemctl status ployzd`, `journalctl -u ployzd -n 50`; what runs goes on meanwhile"
+    };
+    Check::fail("daemon", "ployzd does not answer; everything below is what the machine itself shows", advice)
+}
+
+/// The file as the next start would read it.
+pub(super) fn config_file(shared: &Shared) -> Option<Check> {
+    let args = Args::try_parse().ok()?;
+    Some(match args.configuration() {
+        Err(error) => bad_config(&error),
+        Ok((config, _)) if config != shared.around.config => Check::warn(
+            "config",
+            "the configuration was changed since ployzd started",
+            "`ployzd check-config`, then `systemctl restart ployzd`, which stops nothing else",
+        ),
+        Ok(_) => Check::ok("config", "read without complaint"),
+    })
+}
+
+/// A configuration that is refused.
+pub(super) fn bad_config(error: &BadConfig) -> Check {
+    Check::fail("config", error.to_string(), "mend it; `ployzd check-config` tells whether it is right")
+}
+
+/// Room where the state is.
+pub(super) fn space(ground: &Ground<'_>) -> Vec<Check> {
+    vec![space_of("disk", &ground.config().data_dir)]
+}
+
+/// Room on the file system of a directory.
+pub(super) fn space_of(check: &str, path: &Path) -> Check {
+    match statvfs(path) {
+        Ok(found) => {
+            let unit = found.fragment_size();
+            judge_space(check, path, found.blocks_available() * unit, found.blocks() * unit)
+        }
+        Err(nix::errno::Errno::ENOENT) => Check::ok(check, format!("{} is not there yet", path.display())),
+        Err(errno) => Check::warn(check, format!("{}: {errno}", path.display()), "run this as root"),
+    }
+}
+
+fn judge_space(check: &str, path: &Path, free: u64, size: u64) -> Check {
+    let percent = (free * 100).checked_div(size).unwrap_or(0);
+    let seen = format!("{} MiB free of {} MiB ({percent} %) at {}", free >> 20, size >> 20, path.display());
+    let advice = "make room: the store and deploys stop when nothing is left; `docker system df` shows what Docker holds";
+    if free < FULL {
+        Check::fail(check, seen, advice)
+    } else if free < SHORT && percent < 10 {
+        Check::warn(check, seen, advice)
+    } else {
+        Check::ok(check, seen)
+    }
+}
+
+/// Programs of the data plane whose file was replaced since they were started.
+pub(super) fn programs(ground: &Ground<'_>) -> Vec<Check> {
+    let Some(running) = &ground.network else { return Vec::new() };
+    let live = &running.live;
+    let sidecar =
+        |seen: Option<&ployz_core::live::SidecarLive>| seen.and_then(|s| s.unit.as_ref().map(|u| u.pid));
+    let pids = [
+        ("ployz-wireguard", live.tunnel.present().map(|unit| unit.pid)),
+        ("ployz-nats", live.nats.present().map(|nats| nats.unit.pid)),
+        ("ployz-gateway", sidecar(live.gateway.present())),
+        ("ployz-dns", sidecar(live.dns.present())),
+    ];
+    let old: Vec<&str> = pids
+        .into_iter()
+        .filter_map(|(name, pid)| {
+            let program = std::fs::read_link(format!("/proc/{}/exe", pid?)).ok()?;
+            is_replaced(&program).then_some(name)
+        })
+        .collect();
+    vec![judge_programs(&old)]
+}
+
+fn judge_programs(old: &[&str]) -> Check {
+    if old.is_empty() {
+        return Check::ok("programs", "what runs is what is installed");
+    }
+    let seen = format!("older than what is installed: {}", old.join(", "));
+    let advice = "`systemctl restart` each when it suits: gateway and DNS refuse nothing meanwhile, \
+                  ployz-nats and ployz-wireguard are away for a moment";
+    Check::warn("programs", seen, advice)
+}
+
+/// The kernel's mark of a file that is not there any more under this name (proc(5)).
+fn is_replaced(program: &Path) -> bool {
+    program.to_string_lossy().ends_with(" (deleted)")
+}
+
+const SHORT: u64 = 5 << 30;
+const FULL: u64 = 200 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ployz_core::wire::v1::doctor::Level;
+
+    #[test]
+    fn a_full_disk_fails_and_a_small_share_of_a_large_one_does_not() {
+        let level = |free: u64, size: u64| judge_space("disk", Path::new("/x"), free << 20, size << 20).level;
+        assert_eq!(level(100, 100_000), Level::Fail);
+        assert_eq!(level(1_000, 100_000), Level::Warn);
+        assert_eq!(level(1_000, 4_000), Level::Ok);
+        assert_eq!(level(50_000, 1_000_000), Level::Ok);
+        assert_eq!(level(0, 0), Level::Fail);
+    }
+
+    #[test]
+    fn older_programs_are_named() {
+        assert_eq!(judge_programs(&[]).level, Level::Ok);
+        let check = judge_programs(&["ployz-nats", "ployz-dns"]);
+        assert!(check.level == Level::Warn && check.seen.contains("ployz-nats, ployz-dns"), "{check:?}");
+        assert!(
+            is_replaced(Path::new("/usr/bin/ployzd (deleted)")) && !is_replaced(Path::new("/usr/bin/ployzd"))
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! `doctor`: what an operator would look at on this machine, looked at. Reads only: it writes nothing and starts nothing.
+//!
+//! Everything is read from the machine and the disk, never from ployzd's memory, so that it tells the same with ployzd
+//! (over its socket) and without (`ployzd doctor`, which `ployzctl` runs when nobody answers). Reading and judging are
+//! apart: what judges is pure.
+
+mod clock_of_peer;
+mod engine;
+pub mod fresh;
+mod machine;
+mod name;
+mod plane;
+mod served;
+mod sockets;
+mod store;
+mod tunnel;
+
+use crate::args::{Args, ServiceMode};
+use crate::disk::{Disk, NetworkFile, PeersFile, Stored};
+use crate::mesh::Shared;
+use crate::mesh::desired;
+use crate::reconcile::Reconciler;
+use crate::{clock, reach};
+use ployz_core::config::{BadConfig, Config};
+use ployz_core::live::NodeLive;
+use ployz_core::spec::NodeSpec;
+use ployz_core::wire::v1::api::{Envelope, Payload};
+use ployz_core::wire::v1::doctor::{Check, Doctor, Level};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// What the checks stand on.
+struct Ground<'a> {
+    shared: &'a Shared,
+    network: Option<Running>,
+}
+
+/// A network that should be running here.
+struct Running {
+    file: NetworkFile,
+    peers: PeersFile,
+    spec: NodeSpec,
+    live: NodeLive,
+}
+
+impl Ground<'_> {
+    fn config(&self) -> &Config {
+        &self.shared.around.config
+    }
+}
+
+/// For the daemon itself.
+pub async fn examine(shared: &Shared) -> Envelope {
+    let mut checks = vec![machine::daemon_runs()];
+    checks.extend(machine::config_file(shared));
+    checks.extend(of_ground(shared).await);
+    envelope(Doctor { daemon_answers: true, checks })
+}
+
+/// Without a daemon; a configuration that is refused is one of the findings, and the defaults stand in for it.
+pub async fn alone(args: &Args, mode: ServiceMode, config: Result<Config, BadConfig>) -> Envelope {
+    let mut checks = vec![machine::daemon_is_away(config.is_err())];
+    let config = match config {
+        Ok(config) => config,
+        Err(error) => {
+            checks.push(machine::bad_config(&error));
+            args.without_file()
+        }
+    };
+    let seen = ployz_netns::underlay::observe().await.unwrap_or_default();
+    let shared = Shared {
+        disk: Disk::at(&config.data_dir),
+        reconciler: Reconciler::new(crate::supervisor(mode, &config.data_dir)),
+        around: crate::surroundings(mode, config, &seen),
+    };
+    checks.extend(of_ground(&shared).await);
+    envelope(Doctor { daemon_answers: false, checks })
+}
+
+async fn of_ground(shared: &Shared) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let network = match network(shared).await {
+        Ok(found) => found,
+        Err(check) => {
+            checks.push(check);
+            None
+        }
+    };
+    let ground = Ground { shared, network };
+    let (tunnel, store, served, engine) = tokio::join!(
+        tunnel::checks(&ground),
+        store::checks(&ground),
+        served::checks(&ground),
+        engine::checks(&ground),
+    );
+    checks.extend(plane::checks(&ground));
+    for part in [tunnel, store, served, engine, machine::space(&ground), machine::programs(&ground)] {
+        checks.extend(part);
+    }
+    checks
+}
+
+/// The network that should run here, and what is there of it.
+async fn network(shared: &Shared) -> Result<Option<Running>, Check> {
+    let unreadable = |error: &dyn std::error::Error| {
+        let advice =
+            "as root: the state is readable by root alone; if it is damaged, restore it from a backup";
+        Check::fail("state", ployz_netns::chain(error), advice)
+    };
+    let disk = &shared.disk;
+    let Some(name) = disk.active().map_err(|error| unreadable(&error))? else { return Ok(None) };
+    let file = disk.network(&name).map_err(|error| unreadable(&error))?;
+    let keys = disk.keys(&name).map_err(|error| unreadable(&error))?;
+    let peers = disk.peers(&name).map_err(|error| unreadable(&error))?;
+    let (Some(file), Some(keys)) = (file, keys) else {
+        let seen = format!("{name} is the active network and has no record");
+        return Err(Check::fail(
+            "state",
+            seen,
+            "`ployzctl mesh list`; restore the state or found the network anew",
+        ));
+    };
+    if !matches!(file.lifecycle, Stored::Running) {
+        return Ok(None);
+    }
+    let spec = desired::node(&shared.around, disk, &file, &keys, &peers, clock::now());
+    let live = shared.reconciler.inspect(&spec).await;
+    Ok(Some(Running { file, peers, spec, live }))
+}
+
+fn envelope(found: Doctor) -> Envelope {
+    let count = |level| found.checks.iter().filter(|check| check.level == level).count();
+    let (warn, fail) = (count(Level::Warn), count(Level::Fail));
+    let message = format!("{} checks: {fail} failed, {warn} to look at", found.checks.len());
+    Envelope::ok(message, Some(Payload::Doctor(found)))
+}
+
+/// A connection from inside the namespace, with a deadline.
+async fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
+    let netns = ployz_netns::namespace::path(desired::NETNS);
+    limited(reach::connect(&netns, to)).await.unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into()))
+}
+
+/// `None` when the deadline passes.
+async fn limited<T>(work: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(LIMIT, work).await.ok()
+}
+
+/// Everything here is on this machine or one round trip away.
+const LIMIT: Duration = Duration::from_secs(2);

@@ -1,0 +1,197 @@
+//! Gateway and DNS: who has the gateway's port, whether an own name resolves, and how fresh both tables are.
+
+use super::name::{self, A, Reply, TXT};
+use super::{Ground, Running, plane, sockets};
+use crate::supervisor::Supervisor;
+use ployz_core::spec::UnitName;
+use ployz_core::spec::container::ZONE;
+use ployz_core::wire::v1::doctor::Check;
+use std::net::{IpAddr, SocketAddr};
+
+pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
+    let mut checks = ports(ground);
+    if let Some(running) = &ground.network {
+        checks.push(gateway_table(ground).await);
+        checks.extend(dns(running).await);
+    }
+    checks
+}
+
+fn ports(ground: &Ground<'_>) -> Vec<Check> {
+    let config = ground.config();
+    let wanted = [
+        ("gateway-port", Some(config.gateway_listen_addr), "gateway_listen_addr"),
+        ("gateway-https-port", config.gateway_https_listen_addr, "gateway_https_listen_addr"),
+    ];
+    // With systemd the sockets are its own, and the gateway has them too once it was started.
+    let by_systemd = ground.network.as_ref().is_some_and(|running| plane::is_there(&running.live.gateway));
+    let judged = wanted.into_iter().filter_map(|(check, at, key)| {
+        let at = at?;
+        let bound: Vec<_> = sockets::tcp(at.port()).into_iter().filter(|bound| clash(bound.at, at)).collect();
+        let holders = sockets::holders(&bound).into_iter().collect::<Vec<_>>();
+        let taken = (!bound.is_empty()).then_some(holders);
+        Some(judge_port(check, key, at, taken.as_deref(), ground.network.is_some(), by_systemd))
+    });
+    judged.collect()
+}
+
+/// Whether two listeners of one port get into each other's way.
+fn clash(one: SocketAddr, other: SocketAddr) -> bool {
+    one.ip().is_unspecified() || other.ip().is_unspecified() || one.ip() == other.ip()
+}
+
+/// `holders`: `None` when nobody listens; empty when somebody does and may not be looked at.
+fn judge_port(
+    check: &str,
+    key: &str,
+    at: SocketAddr,
+    holders: Option<&[String]>,
+    wanted: bool,
+    by_systemd: bool,
+) -> Check {
+    let Some(holders) = holders else {
+        return match wanted {
+            true => Check::fail(check, format!("nobody listens on {at}"), "`ployzctl explain gateway`"),
+            false => Check::ok(check, format!("{at} is free")),
+        };
+    };
+    if holders.is_empty() {
+        return Check::warn(
+            check,
+            format!("somebody listens on {at}; by whom is not visible"),
+            "run this as root",
+        );
+    }
+    let ours = |holder: &String| holder.starts_with("ployz-") || (by_systemd && holder.ends_with("(pid 1)"));
+    let others: Vec<&str> = holders.iter().filter(|holder| !ours(holder)).map(String::as_str).collect();
+    if others.is_empty() && wanted {
+        return Check::ok(check, format!("{at} is the gateway's"));
+    }
+    if others.is_empty() {
+        let seen = format!("{at} is the gateway's, although no network should be running here");
+        return Check::warn(check, seen, "`ployzctl mesh list`; is data_dir the one ployzd runs with?");
+    }
+    let others = others.join(", ");
+    let advice = format!(
+        "stop it, or set {key} in /etc/ployz/config.toml to another address and `systemctl restart ployzd`"
+    );
+    Check::fail(check, format!("{at} is taken by {others}"), advice)
+}
+
+async fn gateway_table(ground: &Ground<'_>) -> Check {
+    let Supervisor::Systemd(systemd) = ground.shared.reconciler.supervisor() else {
+        let seen = "told to systemd only, which is not here";
+        return Check::ok("gateway-routes", format!("{seen}; `gateway_metrics_listen_addr` shows it too"));
+    };
+    judge_routes(systemd.status_text(&UnitName::GATEWAY).await.as_deref())
+}
+
+/// The gateway's own words, as `systemctl status` shows them.
+fn judge_routes(said: Option<&str>) -> Check {
+    let advice = "it goes live by itself when the store is back: see the checks of the store";
+    match said {
+        Some(said) if said.contains("live") => Check::ok("gateway-routes", said),
+        Some(said) if said.contains("not known") => Check::fail("gateway-routes", said, advice),
+        Some(said) if !said.is_empty() => Check::warn("gateway-routes", said, advice),
+        _ => Check::fail("gateway-routes", "the gateway does not say", "`systemctl status ployz-gateway`"),
+    }
+}
+
+async fn dns(running: &Running) -> [Check; 2] {
+    let server = SocketAddr::new(IpAddr::V4(running.file.subnet().service()), DNS_PORT);
+    let own = format!("{}.machine.{ZONE}", running.file.machine.id);
+    let status = format!("_status.{ZONE}");
+    let (name, table) = tokio::join!(name::ask(server, &own, A), name::ask(server, &status, TXT));
+    [judge_name(&own, server, &name), judge_names(&table)]
+}
+
+fn judge_name(own: &str, server: SocketAddr, reply: &Result<Reply, String>) -> Check {
+    let server = server.ip();
+    let advice =
+        format!("`dig @{server} {own}`; `systemctl status ployz-dns`, `journalctl -u ployz-dns -n 50`");
+    match reply {
+        Ok(reply) if reply.code == 0 && reply.answers > 0 => {
+            Check::ok("dns-name", format!("{own} resolves at {server}"))
+        }
+        Ok(reply) => Check::fail("dns-name", format!("{server} answers {own} with {}", word(reply)), advice),
+        Err(why) => Check::fail("dns-name", format!("{server} does not answer: {why}"), advice),
+    }
+}
+
+fn word(reply: &Reply) -> String {
+    match reply.code {
+        0 => "no record".into(),
+        2 => "SERVFAIL".into(),
+        3 => "NXDOMAIN".into(),
+        code => format!("code {code}"),
+    }
+}
+
+fn judge_names(reply: &Result<Reply, String>) -> Check {
+    let advice = "it goes live by itself when the store is back: see the checks of the store";
+    let texts = match reply {
+        Ok(reply) if !reply.texts.is_empty() => reply.texts.join(", "),
+        _ => return Check::fail("dns-names", "the DNS server does not say", "`systemctl status ployz-dns`"),
+    };
+    if texts.contains("freshness=live") {
+        Check::ok("dns-names", texts)
+    } else if texts.contains("freshness=empty") {
+        Check::fail("dns-names", texts, advice)
+    } else {
+        Check::warn("dns-names", texts, advice)
+    }
+}
+
+/// RFC 1035 section 4.2.1.
+pub(super) const DNS_PORT: u16 = 53;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ployz_core::wire::v1::doctor::Level;
+
+    fn port(holders: Option<&[&str]>, wanted: bool, by_systemd: bool) -> Check {
+        let holders: Option<Vec<String>> =
+            holders.map(|all| all.iter().map(|one| (*one).to_owned()).collect());
+        let at = "0.0.0.0:80".parse().unwrap();
+        judge_port("gateway-port", "gateway_listen_addr", at, holders.as_deref(), wanted, by_systemd)
+    }
+
+    #[test]
+    fn a_port_that_somebody_else_has_is_named_with_its_holder() {
+        let taken = port(Some(&["nginx (pid 7)"]), true, false);
+        assert!(
+            taken.level == Level::Fail && taken.seen == "0.0.0.0:80 is taken by nginx (pid 7)",
+            "{taken:?}"
+        );
+        assert_eq!(port(Some(&["nginx (pid 7)", "ployz-gateway (pid 8)"]), true, true).level, Level::Fail);
+        assert_eq!(port(Some(&["systemd (pid 1)"]), true, false).level, Level::Fail);
+        assert_eq!(port(Some(&["systemd (pid 1)", "ployz-gateway (pid 8)"]), true, true).level, Level::Ok);
+        assert_eq!(port(Some(&["ployz-gateway (pid 8)"]), true, false).level, Level::Ok);
+        assert_eq!(port(Some(&["ployz-gateway (pid 8)"]), false, false).level, Level::Warn);
+        assert_eq!(port(Some(&[]), true, true).level, Level::Warn);
+        assert_eq!((port(None, true, true).level, port(None, false, false).level), (Level::Fail, Level::Ok));
+    }
+
+    #[test]
+    fn freshness_decides() {
+        let names = |text: &str| {
+            let texts = vec![text.to_owned()];
+            judge_names(&Ok(Reply { code: 0, answers: 1, texts })).level
+        };
+        assert_eq!(names("freshness=live"), Level::Ok);
+        assert_eq!(names("freshness=last-good since=1782907200"), Level::Warn);
+        assert_eq!(names("freshness=empty"), Level::Fail);
+        assert_eq!(judge_names(&Err("refused".into())).level, Level::Fail);
+        assert_eq!(judge_routes(Some("3 routes, followed live")).level, Level::Ok);
+        assert_eq!(
+            judge_routes(Some("3 routes as last known, NATS away since 1782907200")).level,
+            Level::Warn
+        );
+        assert_eq!(
+            judge_routes(Some("routes are not known yet: every request is answered 503")).level,
+            Level::Fail
+        );
+        assert_eq!(judge_routes(None).level, Level::Fail);
+    }
+}
