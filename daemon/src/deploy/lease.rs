@@ -12,12 +12,15 @@ use ployz_core::wire::v1::deploy::DeployLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 /// A lock that is held. Dropped without [`Lease::release`], it runs out.
 pub struct Lease {
     records: Records,
     namespace: Namespace,
+    held: DeployLock,
     state: Arc<State>,
+    ends: CancellationToken,
     renewing: tokio::task::JoinHandle<()>,
 }
 
@@ -80,8 +83,9 @@ impl Lease {
             expires_at: AtomicU64::new(lock.expires_at),
             lost: AtomicBool::new(false),
         });
-        let renewing = tokio::spawn(renew(records.clone(), namespace.clone(), lock, state.clone()));
-        Self { records: records.clone(), namespace: namespace.clone(), state, renewing }
+        let (records, namespace, ends) = (records.clone(), namespace.clone(), CancellationToken::new());
+        let renewal = renew(records.clone(), namespace.clone(), lock.clone(), state.clone(), ends.clone());
+        Self { records, namespace, held: lock, state, ends, renewing: tokio::spawn(renewal) }
     }
 
     /// Unix seconds until which a machine may do what its holder asks.
@@ -94,12 +98,27 @@ impl Lease {
         !self.state.lost.load(Ordering::Acquire) && clock::now() < self.not_after()
     }
 
-    /// Gives it back; one that cannot be given back runs out.
-    pub async fn release(self) {
-        self.renewing.abort();
-        let sequence = self.state.sequence.load(Ordering::Acquire);
-        if let Err(error) = self.records.unlock(&self.namespace, sequence).await {
+    /// Gives it back; one that cannot be given back runs out. A renewal under way is waited for: cut off, it could be written
+    /// after all and keep others out until it runs out.
+    pub async fn release(mut self) {
+        self.ends.cancel();
+        let _ = (&mut self.renewing).await;
+        if let Err(error) = self.unlock().await {
             tracing::warn!("the lock of namespace {} was not given back: {error}", self.namespace);
+        }
+    }
+
+    async fn unlock(&self) -> std::result::Result<(), StoreError> {
+        let sequence = self.state.sequence.load(Ordering::Acquire);
+        match self.records.unlock(&self.namespace, sequence).await {
+            // A renewal that was written and whose answer was lost.
+            Err(StoreError::Conflict(key)) => match self.records.lock(&self.namespace).await? {
+                seen if is(&seen.lock, &self.held) => {
+                    self.records.unlock(&self.namespace, seen.sequence).await
+                }
+                _ => Err(StoreError::Conflict(key)),
+            },
+            other => other,
         }
     }
 }
@@ -110,10 +129,20 @@ impl Drop for Lease {
     }
 }
 
-async fn renew(records: Records, namespace: Namespace, held: DeployLock, state: Arc<State>) {
+fn is(lock: &Option<DeployLock>, held: &DeployLock) -> bool {
+    lock.as_ref().is_some_and(|lock| lock.deploy == held.deploy && lock.owner == held.owner)
+}
+
+async fn renew(
+    records: Records,
+    namespace: Namespace,
+    held: DeployLock,
+    state: Arc<State>,
+    ends: CancellationToken,
+) {
     let mut pause = EVERY;
-    loop {
-        tokio::time::sleep(pause).await;
+    // Told to end between two renewals, never within one.
+    while ends.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
         let lock = fresh(&held.deploy, &held.owner);
         match records.put_lock(&namespace, &lock, state.sequence.load(Ordering::Acquire), TTL).await {
             Ok(sequence) => {
@@ -123,12 +152,7 @@ async fn renew(records: Records, namespace: Namespace, held: DeployLock, state: 
             }
             // A renewal that was written but not answered has moved the sequence on: what is there tells.
             Err(error) => match records.lock(&namespace).await {
-                Ok(seen)
-                    if seen
-                        .lock
-                        .as_ref()
-                        .is_some_and(|l| l.deploy == held.deploy && l.owner == held.owner) =>
-                {
+                Ok(seen) if is(&seen.lock, &held) => {
                     state.sequence.store(seen.sequence, Ordering::Release);
                     pause = SOON;
                 }
