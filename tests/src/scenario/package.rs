@@ -9,7 +9,7 @@ use super::product;
 use super::{Ctx, Need, Scenario};
 use crate::lab::Node;
 
-pub(super) const SCENARIOS: [Scenario; 2] = [
+pub(super) const SCENARIOS: [Scenario; 3] = [
     Scenario {
         name: "package-upgrade-stops-nothing",
         needs: &[Need::Systemd, Need::Package],
@@ -23,6 +23,13 @@ pub(super) const SCENARIOS: [Scenario; 2] = [
         nodes: 2,
         underlays: 1,
         run: purge,
+    },
+    Scenario {
+        name: "package-purge-takes-containers",
+        needs: &[Need::Systemd, Need::Docker, Need::PackageFile],
+        nodes: 2,
+        underlays: 1,
+        run: purge_containers,
     },
 ];
 
@@ -49,6 +56,8 @@ fn upgrade(ctx: &mut Ctx) -> Result<()> {
     n1.sh("DEBIAN_FRONTEND=noninteractive dpkg --remove ployz")?;
     product::unchanged(n1, &before)?;
     ensure!(!n1.run("systemctl is-active -q ployzd")?.ok(), "ployzd runs on");
+    comes_back(ctx, n1)?;
+    let before = product::identity(n1)?;
     n1.install(&deb)?;
     product::all_adopt(&product::started(ctx, n1)?)?;
     product::meets(ctx, 1, 1)?;
@@ -58,6 +67,58 @@ fn upgrade(ctx: &mut Ctx) -> Result<()> {
     let lost: Vec<&str> = told.lines().filter(|line| !line.contains(" 0% packet loss")).collect();
     ensure!(lost.is_empty() && told.lines().count() > 1, "{told}");
     n1.sh("rm /run/stop").map(drop)
+}
+
+/// With the package gone: a unit that crashes is started again, as hardened as before.
+fn comes_back(ctx: &Ctx, node: &Node) -> Result<()> {
+    for unit in ["ployz-dns", "ployz-gateway"] {
+        let pid = node.sh(&format!("systemctl show -P MainPID {unit}"))?;
+        node.sh(&format!("systemctl daemon-reload && systemctl kill -s KILL {unit}"))?;
+        ctx.wait(20, &format!("{unit} to be back"), || {
+            let now =
+                node.sh(&format!("systemctl is-active -q {unit} && systemctl show -P MainPID {unit}"))?;
+            ensure!(now != pid && now != "0", "{now}");
+            Ok(Some(()))
+        })?;
+        let hardened = node.sh(&format!("systemctl show -P DropInPaths -P ProtectSystem {unit}"))?;
+        ensure!(hardened.contains("10-hardening.conf") && hardened.contains("strict"), "{unit}: {hardened}");
+    }
+    Ok(())
+}
+
+/// Purging takes the containers and the Docker network of this machine's network, and nobody else's; by the `docker` command
+/// on one node, without it and in two steps on the other.
+fn purge_containers(ctx: &mut Ctx) -> Result<()> {
+    let deb = package(ctx)?;
+    ctx.lab.each(|node| node.install(&deb))?;
+    product::mesh(ctx, 2)?;
+    let (n1, n2) = (ctx.node(1), ctx.node(2));
+    for node in [n1, n2] {
+        node.docker_busybox()?;
+        node.sh(THEIRS)?;
+        ctx.wait(20, "ployzd to make the Docker network", || {
+            node.sh("docker network inspect ployz0").map(|_| Some(()))
+        })?;
+    }
+    n1.put(MANIFEST, "/root/shop.toml", 0o644)?;
+    n1.sh_for(std::time::Duration::from_secs(120), "ployzctl deploy -f /root/shop.toml")?;
+    for node in [n1, n2] {
+        ensure!(node.sh("docker ps -q --filter label=ployz.namespace=shop | wc -l")? == "1", "one each");
+    }
+    n1.sh("DEBIAN_FRONTEND=noninteractive dpkg --purge ployz")?;
+    n2.sh("docker=$(command -v docker); mv $docker /root/docker-command; echo $docker >/root/docker-path")?;
+    n2.sh("DEBIAN_FRONTEND=noninteractive dpkg --remove ployz && test -x /usr/lib/ployz/nats-server")?;
+    n2.sh(
+        "DEBIAN_FRONTEND=noninteractive dpkg --purge ployz; mv /root/docker-command $(cat /root/docker-path)",
+    )?;
+    for node in [n1, n2] {
+        let left = node.sh("docker ps -a --format '{{.Names}}' | sort | xargs; docker network ls --format '{{.Name}}' | sort | xargs")?;
+        ensure!(left == "of-another-network theirs\nbridge host none theirs", "{}: {left}", node.name());
+        node.sh("docker network rm theirs")?;
+        product::gone(ctx, node)?;
+        node.sh("! find / -xdev -path /proc -prune -o \\( -path '*/systemd/system/ployz*' -o -path /usr/lib/ployz -o -path /var/lib/ployz \\) -print | grep .")?;
+    }
+    Ok(())
 }
 
 /// Purged out of a running mesh: the machine is as it was before the package came.
@@ -97,6 +158,22 @@ fn package(ctx: &Ctx) -> Result<std::path::PathBuf> {
 fn state(node: &Node) -> Result<BTreeSet<String>> {
     Ok(node.sh(STATE)?.lines().map(str::to_owned).collect())
 }
+
+const THEIRS: &str = "docker network create theirs
+docker run -d --name theirs --network none lab/busybox sleep 10000
+docker run -d --name of-another-network --network none --label ployz.network=0123456789abcdef lab/busybox sleep 10000";
+
+const MANIFEST: &str = r#"version = 1
+namespace = "shop"
+
+[[services]]
+name = "web"
+image = "lab/busybox"
+command = ["httpd", "-f", "-p", "8080", "-h", "/bin"]
+ports = [{ port = 8080, name = "http" }]
+placement = { replicas = 2 }
+readiness = { kind = "tcp", port = "http", interval = "300ms" }
+"#;
 
 /// Everything of a machine that a package may change, a line each. Left out: what dpkg, the journal and systemd write for
 /// every package, backups of the account files, and counters.
