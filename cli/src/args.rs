@@ -2,8 +2,10 @@
 //!
 //! The doc comments below are the help texts and, through clap_mangen, the manual pages.
 
+mod images;
 mod services;
 
+pub(crate) use images::Image;
 pub(crate) use services::{Deploy, DeployVerb, Logs, Named, OneService, Service};
 
 use crate::complete::{invite_ids, network_names};
@@ -62,6 +64,9 @@ pub(crate) enum Command {
     /// List, inspect and remove services, and read what they print
     #[command(subcommand)]
     Service(Service),
+    /// Send images of this machine to the others
+    #[command(subcommand)]
+    Image(Image),
     /// Show the daemon, its network and every component of the data plane
     Status,
     /// Check this machine: everything an operator would look at, what was seen, and what to do

@@ -1,5 +1,5 @@
-//! Shell completion. The script a shell loads calls `ployzctl` back, so names of networks, invites and services
-//! are live.
+//! Shell completion. The script a shell loads calls `ployzctl` back, so names of networks, machines, invites
+//! and services are live.
 //!
 //! A daemon that is away or slow gives no candidates and no message: completion must never get in the way.
 
@@ -55,6 +55,17 @@ pub(crate) fn invite_ids(current: &OsStr) -> Vec<CompletionCandidate> {
         Some(Payload::MachineInviteList { invites }) => {
             let active = invites.into_iter().filter(|invite| invite.status == "active");
             active.map(|invite| (invite.invite_id.to_string(), format!("from {}", invite.issuer))).collect()
+        }
+        _ => Vec::new(),
+    };
+    beginning_with(current, candidates)
+}
+
+/// Names of the members.
+pub(crate) fn machine_names(current: &OsStr) -> Vec<CompletionCandidate> {
+    let candidates = match ask(&Request::MachineList) {
+        Some(Payload::MachineList { rows }) => {
+            rows.into_iter().map(|row| (row.id.to_string(), row.overlay_ip.to_string())).collect()
         }
         _ => Vec::new(),
     };

@@ -1,5 +1,6 @@
 //! From the parsed command line to the daemon's [`Request`]. Standard input is handed in, so tests can be the operator.
 
+mod images;
 mod manifest;
 mod services;
 
@@ -36,6 +37,7 @@ impl Task {
                 return Ok(Self::Follow(services::of_logs(logs)));
             }
             Command::Service(service) => services::of_service(service),
+            Command::Image(image) => images::of(image),
             Command::Status => Request::Status,
             Command::Doctor => return Ok(Self::Doctor),
             Command::Explain { component } => Request::Explain { component },
@@ -60,7 +62,8 @@ pub(crate) fn changes(request: &Request) -> bool {
         | Request::DeployPreview(_)
         | Request::ServiceList(_)
         | Request::ServiceInspect(_)
-        | Request::ServiceLogs(_) => false,
+        | Request::ServiceLogs(_)
+        | Request::ImagePushPreview(_) => false,
         Request::MeshCreate { .. }
         | Request::MeshInit { .. }
         | Request::MeshStart { .. }
@@ -70,7 +73,8 @@ pub(crate) fn changes(request: &Request) -> bool {
         | Request::InviteCreate { .. }
         | Request::InviteRevoke { .. }
         | Request::Deploy(_)
-        | Request::ServiceRemove(_) => true,
+        | Request::ServiceRemove(_)
+        | Request::ImagePush(_) => true,
     }
 }
 

@@ -10,6 +10,7 @@ mod disk;
 mod doctor;
 mod failure;
 mod http;
+mod image;
 mod membership;
 mod mesh;
 mod metrics;
@@ -19,6 +20,7 @@ mod reach;
 mod reconcile;
 mod rpc;
 mod supervisor;
+mod transfer;
 mod workload;
 
 use anyhow::Context;

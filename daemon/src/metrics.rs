@@ -69,6 +69,9 @@ async fn text(daemon: &Daemon) -> String {
         page.health(&mesh);
         page.components(daemon);
         page.peers(&mesh).await;
+        let refused = mesh.transfers.refused() as f64;
+        let help = "Connections to the transfer port that were closed without a transfer";
+        page.value("transfer_connections_refused", help, refused);
     }
     let mut text = String::new();
     // Writing into a string cannot fail.

@@ -1,5 +1,6 @@
 //! For people: labels, tables, units. Free to change between versions; scripts use `--plain` or `--json`.
 
+mod images;
 mod services;
 
 use super::Mode;
@@ -38,6 +39,8 @@ pub(crate) fn write(payload: &Payload, out: &mut dyn Write, notes: &mut dyn Writ
         Payload::ServiceList(found) => services::services(found, out, notes),
         Payload::ServiceInspect(found) => services::detail(found, out, notes),
         Payload::ServiceLogs(logs) => Lines::new(Mode::Human).write(&logs.lines, out),
+        Payload::ImagePush(report) => images::report(report, out),
+        Payload::ImagePushPreview(report) => images::preview(report, out),
     }
 }
 
@@ -45,6 +48,7 @@ pub(crate) fn write(payload: &Payload, out: &mut dyn Write, notes: &mut dyn Writ
 pub(crate) fn steps(payload: &Payload, notes: &mut dyn Write) -> io::Result<()> {
     match payload {
         Payload::Deploy(report) => services::steps(report, notes),
+        Payload::ImagePush(report) => images::steps(report, notes),
         _ => Ok(()),
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A row that is one of several kinds begins with its kind (`component`, `control_plane`, `peer`, `reason`).
 
+mod images;
 mod services;
 
 use super::Mode;
@@ -34,6 +35,7 @@ pub(crate) fn write(payload: &Payload, out: &mut dyn Write) -> io::Result<()> {
         Payload::ServiceList(found) => services::services(found, out),
         Payload::ServiceInspect(found) => services::detail(found, out),
         Payload::ServiceLogs(logs) => Lines::new(Mode::Plain).write(&logs.lines, out),
+        Payload::ImagePush(report) | Payload::ImagePushPreview(report) => images::report(report, out),
     }
 }
 

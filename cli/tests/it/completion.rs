@@ -12,7 +12,7 @@ fn networks() -> Payload {
     Payload::MeshList { networks: vec![network("prod"), network("preview"), network("staging")] }
 }
 
-fn complete(stage: &Stage, socket: &str, words: &[&str]) -> String {
+pub(crate) fn complete(stage: &Stage, socket: &str, words: &[&str]) -> String {
     let arguments = [&["--", "ployzctl"], words].concat();
     let mut command = stage.command(&arguments);
     command.env("PLOYZ_COMPLETE", "bash").env("PLOYZ_SOCKET", socket).env("_CLAP_IFS", "\n");

@@ -2,7 +2,7 @@
 
 use crate::stage::{Stage, golden};
 
-pub(crate) const SCREENS: [&[&str]; 31] = [
+pub(crate) const SCREENS: [&[&str]; 33] = [
     &[],
     &["mesh"],
     &["mesh", "list"],
@@ -29,6 +29,8 @@ pub(crate) const SCREENS: [&[&str]; 31] = [
     &["service", "inspect"],
     &["service", "logs"],
     &["service", "rm"],
+    &["image"],
+    &["image", "push"],
     &["status"],
     &["doctor"],
     &["explain"],
@@ -58,7 +60,7 @@ fn version_names_the_program() {
 
 #[test]
 fn no_command_is_a_usage_error_that_shows_the_help() {
-    for words in [&[][..], &["mesh"], &["machine"], &["machine", "invite"], &["service"]] {
+    for words in [&[][..], &["mesh"], &["machine"], &["machine", "invite"], &["service"], &["image"]] {
         let run = Stage::new().run(words, "");
         assert_eq!((run.code, run.out.as_str()), (Some(2), ""), "{words:?}");
         assert!(run.err.contains("Usage: ployzctl"), "{}", run.err);

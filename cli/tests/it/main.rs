@@ -12,6 +12,7 @@ mod documents;
 mod fake;
 mod generated;
 mod help;
+mod images;
 mod logs;
 mod packaging;
 mod rendering;

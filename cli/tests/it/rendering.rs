@@ -76,6 +76,14 @@ fn machine(id: &str, last: u8, storage: StorageParticipation) -> MachineMembersh
     }
 }
 
+pub(crate) fn machines() -> Payload {
+    let rows = vec![
+        machine("node-1", 1, StorageParticipation::Authority),
+        machine("node-2", 2, StorageParticipation::Candidate),
+    ];
+    Payload::MachineList { rows }
+}
+
 fn components() -> Vec<ComponentStatus> {
     let part =
         |component, verdict: &str, outcome: &str, reasons: &[&str], error: Option<&str>| ComponentStatus {
@@ -225,11 +233,7 @@ fn mesh_self_record() {
 
 #[test]
 fn machine_list() {
-    let rows = vec![
-        machine("node-1", 1, StorageParticipation::Authority),
-        machine("node-2", 2, StorageParticipation::Candidate),
-    ];
-    session("machine-ls.txt", "machine ls", Payload::MachineList { rows });
+    session("machine-ls.txt", "machine ls", machines());
     session("machine-ls-empty.txt", "machine ls", Payload::MachineList { rows: Vec::new() });
 }
 

@@ -79,6 +79,8 @@ pub struct Mesh {
     pub readiness: watch::Sender<Checks>,
     /// What deploys made on this machine.
     pub deploys: crate::deploy::local::Local,
+    /// Direct connections with other machines.
+    pub transfers: crate::transfer::Transfers,
     /// A peer said that the network is to be destroyed here.
     pub leave: tokio::sync::Notify,
     /// Ends every task.
@@ -121,6 +123,7 @@ impl Mesh {
             workloads: watch::Sender::new(View::default()),
             readiness: deploys.checks(),
             deploys,
+            transfers: crate::transfer::Transfers::default(),
             leave: tokio::sync::Notify::new(),
             cancel: CancellationToken::new(),
             network: Mutex::new(network),
@@ -257,6 +260,7 @@ impl Mesh {
         self.tasks.spawn(reconcile_on_request(self.clone(), requests));
         self.task(sync::run(self.clone()));
         self.task(listener::run(self.clone()));
+        self.task(crate::transfer::listener::run(self.clone()));
         self.task(probe::run(self.clone()));
         self.task(endpoints::run(self.clone()));
         self.task(monitor::run(self.clone()));

@@ -49,10 +49,17 @@ pub async fn subscribe(mesh: &Mesh, store: &Store) -> Result<Subscriber, async_n
 pub async fn answer(mesh: &Arc<Mesh>, store: &Store, mut requests: Subscriber) {
     while let Some(request) = requests.next().await {
         let Some(reply) = request.reply.filter(|reply| reply.starts_with("_INBOX.")) else { continue };
-        // `ployz.v1.<network>.rpc.<machine>.deploy.<command>`
-        if request.subject.split('.').nth(5) == Some("deploy") {
-            crate::deploy::participant::take(mesh, store, reply, request.payload);
-            continue;
+        // `ployz.v1.<network>.rpc.<machine>.deploy.<command>`, and so on
+        match request.subject.split('.').nth(5) {
+            Some("deploy") => {
+                crate::deploy::participant::take(mesh, store, reply, request.payload);
+                continue;
+            }
+            Some("image") => {
+                crate::image::fetch::take(mesh, store, reply, request.payload);
+                continue;
+            }
+            _ => {}
         }
         let answer = match serde_json::from_slice(&request.payload) {
             Ok(command) => handle(mesh, command).await,

@@ -6,6 +6,7 @@ use crate::deploy;
 use crate::disk::{NetworkFile, Stored};
 use crate::doctor;
 use crate::failure::{Failure, Result};
+use crate::image;
 use crate::mesh::{Mesh, desired, ready};
 use ployz_core::adopt::Component;
 use ployz_core::id::NetworkName;
@@ -15,6 +16,7 @@ use ployz_core::wire::v1::api::{
     PeerStatus, Phase, Request, Status,
 };
 use ployz_core::wire::v1::api_deploy::{DeployReport, DeployState};
+use ployz_core::wire::v1::image::ImagePushReport;
 use ployz_netns::{namespace, wireguard};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -131,6 +133,22 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             let report = deploy::run::remove(&daemon.running()?, &request, say).await?;
             done(outcome(&report), Some(Payload::Deploy(Box::new(report))))
         }
+        Request::ImagePush(request) => {
+            let report = image::push::push(&*daemon.running()?, &request, say).await?;
+            done(pushed(&report), Some(Payload::ImagePush(report)))
+        }
+        Request::ImagePushPreview(request) => {
+            let report = image::push::preview(&*daemon.running()?, &request).await?;
+            done("preview".into(), Some(Payload::ImagePushPreview(report)))
+        }
+    }
+}
+
+fn pushed(report: &ImagePushReport) -> String {
+    match report.machines.as_slice() {
+        [] => format!("image {}: there is no other machine to send it to", report.image),
+        [one] => format!("image {} is on {}", report.image, one.machine),
+        all => format!("image {} is on all {} machines", report.image, all.len()),
     }
 }
 

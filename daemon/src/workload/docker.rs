@@ -8,9 +8,8 @@ use crate::workload::{body, read};
 use bollard::container::LogOutput;
 use bollard::models::EventMessage;
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, EventsOptionsBuilder, ImportImageOptionsBuilder,
-    ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-    StopContainerOptionsBuilder,
+    CreateContainerOptionsBuilder, EventsOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
+    RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
@@ -268,31 +267,6 @@ impl Docker {
         }
     }
 
-    /// An image as a tar stream, as `docker save` writes it. A pause of [`IDLE`] ends it with an error.
-    pub fn save(&self, reference: &str) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
-        let subject = reference.to_owned();
-        tokio_stream::StreamExt::timeout(self.api.export_image(reference), IDLE).map(move |piece| match piece
-        {
-            Ok(piece) => piece.map_err(|error| DockerError::of("save image", &subject, error)),
-            Err(_) => {
-                Err(DockerError::Late { operation: "save image", subject: subject.clone(), limit: IDLE })
-            }
-        })
-    }
-
-    /// Takes in images from a tar stream, as `docker load` reads it. An error of the stream ends it.
-    pub async fn load<E>(
-        &self,
-        tar: impl Stream<Item = std::result::Result<Bytes, E>> + Send + 'static,
-    ) -> Result<()>
-    where
-        E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
-    {
-        let options = ImportImageOptionsBuilder::new().quiet(true).build();
-        let work = self.api.import_image_stream(options, tar, None).try_for_each(|_| async { Ok(()) });
-        limited("load", "images", LONGEST, work).await
-    }
-
     /// What happens to containers of this network, from `since` (Unix seconds) on: Docker remembers the last 256 events.
     /// The subscription is made when the stream is first polled, so without that moment something would be missed. Ends
     /// when the engine does; then everything is to be looked at again.
@@ -365,13 +339,11 @@ const EVENTS: [&str; 9] =
 /// Where Docker listens.
 pub const SOCKET: &str = "/var/run/docker.sock";
 const HELLO: Duration = Duration::from_secs(3);
-const INSPECT: Duration = Duration::from_secs(5);
+pub(super) const INSPECT: Duration = Duration::from_secs(5);
 const LIST: Duration = Duration::from_secs(10);
 /// Making and starting a container takes under a second on an idle machine; a busy disk takes its time.
 const CHANGE: Duration = Duration::from_secs(60);
-/// A stream that says nothing for so long is broken.
-pub const IDLE: Duration = Duration::from_secs(60);
-/// An image of many gigabytes on a slow disk.
+/// What has no deadline of its own.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// Inspections at a time.
 const AT_ONCE: usize = 8;

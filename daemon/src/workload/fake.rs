@@ -41,6 +41,10 @@ pub struct Held {
     pub asked: Vec<String>,
     /// The API's version.
     pub api: String,
+    /// Images: name or id to id.
+    pub images: BTreeMap<String, String>,
+    /// Why images are not taken in.
+    pub full: Option<String>,
     /// Nothing is answered any more.
     pub hangs: bool,
     events: Option<tokio::sync::broadcast::Sender<String>>,
@@ -134,6 +138,7 @@ async fn serve(socket: PathBuf, state: Shared) {
         .route("/networks/create", post(create_network))
         .route("/networks/{id}", delete(remove_network))
         .route("/events", get(events))
+        .merge(super::fake_images::routes())
         .layer(from_fn_with_state(state.clone(), note))
         .with_state(state);
     axum::serve(listener, router).await.unwrap();

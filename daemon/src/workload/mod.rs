@@ -9,13 +9,16 @@
 mod body;
 pub mod docker;
 pub mod error;
+pub mod images;
 pub mod network;
 mod read;
 pub mod readiness;
 pub mod watch;
 
 #[cfg(test)]
-mod fake;
+pub(crate) mod fake;
+#[cfg(test)]
+mod fake_images;
 #[cfg(test)]
 mod tests;
 

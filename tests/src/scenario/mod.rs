@@ -8,6 +8,7 @@ mod drift_network;
 mod drift_units;
 mod external_names;
 mod held;
+mod images;
 mod joins;
 mod killed;
 mod lab_self_test;
@@ -160,4 +161,5 @@ const THEMES: [&[Scenario]; 21] = [
     &deploy::SCENARIOS,
     &services_under_load::SCENARIOS,
     &store_away::SCENARIOS,
+    &images::SCENARIOS,
 ];

@@ -11,6 +11,7 @@ use crate::wire::v1::api_deploy::{
     ServiceLogsRequest, ServiceRequest,
 };
 use crate::wire::v1::doctor::Doctor;
+use crate::wire::v1::image::{ImagePushReport, ImagePushRequest};
 use crate::wire::v1::record::MachineMembership;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -108,6 +109,10 @@ pub enum Request {
     ServiceLogs(ServiceLogsRequest),
     /// Removes one service from its namespace: a deploy of its own.
     ServiceRemove(ServiceRequest),
+    /// Sends an image of this machine's engine to other machines.
+    ImagePush(ImagePushRequest),
+    /// Says what that would do.
+    ImagePushPreview(ImagePushRequest),
 }
 
 /// One line of the answer's stream.
@@ -200,6 +205,10 @@ pub enum Payload {
     ServiceInspect(Box<ServiceDetail>),
     /// [`Request::ServiceLogs`].
     ServiceLogs(ServiceLogs),
+    /// [`Request::ImagePush`]; when it failed too.
+    ImagePush(ImagePushReport),
+    /// [`Request::ImagePushPreview`].
+    ImagePushPreview(ImagePushReport),
 }
 
 /// A network on this machine.
@@ -489,6 +498,18 @@ error_codes! {
     DockerUnavailable = "DOCKER_UNAVAILABLE", "`systemctl status docker` on the named machine";
     /// No room.
     DiskFull = "DISK_FULL", "make room on the named machine; `docker system df` shows what Docker holds";
+    /// No such image in this machine's engine.
+    ImageNotFound = "IMAGE_NOT_FOUND", "`docker image ls` shows the images of this machine";
+    /// Not a member.
+    MachineNotFound = "MACHINE_NOT_FOUND", "`ployzctl machine ls` shows them";
+    /// A member that does not answer.
+    MachineUnreachable = "MACHINE_UNREACHABLE", "bring the named machines up and do it again: those that were served are skipped";
+    /// A connection between two machines broke.
+    TransferInterrupted = "TRANSFER_INTERRUPTED", "do it again: nothing half done is left, and machines that were served are skipped";
+    /// A machine takes part in as many transfers as it may.
+    TransferBusy = "TRANSFER_BUSY", "the named machine is busy with other transfers: do it again when they are over";
+    /// Some machines did not get an image.
+    ImagePushFailed = "IMAGE_PUSH_FAILED", "the causes say why, machine by machine; do it again: machines that have the image are skipped";
     /// Disk, encoding, and what should not happen.
     IoError = "IO_ERROR", "`journalctl -u ployzd` has the details";
 }

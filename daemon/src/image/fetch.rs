@@ -1,0 +1,202 @@
+//! The machine that is to have an image: looks, names, fetches. It opens the connection, so a machine decides itself whom
+//! it takes images from: members, by the address in their record.
+
+use crate::image::{Result, failed};
+use crate::membership::store::Store;
+use crate::mesh::{Mesh, desired};
+use crate::reach;
+use crate::transfer::frame::{self, Frame};
+use crate::transfer::stream::{self, Broken};
+use crate::workload::docker::{Docker, SOCKET};
+use async_nats::Subject;
+use bytes::Bytes;
+use ployz_core::id::MachineId;
+use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::deploy::DeployFailure;
+use ployz_core::wire::v1::image::{
+    ImageAnswer, ImageCommand, ImageFetch, ImageLook, ImageWanted, Opening, TRANSFER_VERSION,
+};
+use ployz_netns::namespace;
+use std::io;
+use std::net::{SocketAddr, SocketAddrV6};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+
+/// Carries a command out beside whatever else is asked, and answers.
+pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
+    let Ok(permit) = mesh.deploys.asked.clone().try_acquire_owned() else {
+        return tracing::warn!("too many commands at a time: one was not taken");
+    };
+    let (mesh, client) = (mesh.clone(), store.client().clone());
+    tokio::spawn(async move {
+        let answer = match serde_json::from_slice::<ImageCommand>(&payload) {
+            Ok(command) => answer(&mesh, command).await.unwrap_or_else(ImageAnswer::Failed),
+            Err(error) => {
+                let what = format!("the command is not understood: {error}");
+                ImageAnswer::Failed(DeployFailure::new(ErrorCode::InvalidRequest, what))
+            }
+        };
+        drop(permit);
+        let text = serde_json::to_vec(&answer).unwrap_or_default();
+        let _ = client.publish(reply, Bytes::from(text)).await;
+        let _ = client.flush().await;
+    });
+}
+
+async fn answer(mesh: &Arc<Mesh>, command: ImageCommand) -> Result<ImageAnswer> {
+    let network = mesh.network().id;
+    if command.wanted().network != network {
+        return Err(DeployFailure::new(ErrorCode::InvalidRequest, "this machine is in another network"));
+    }
+    let docker = Docker::connect(Path::new(SOCKET), &network).await.map_err(failed)?;
+    match command {
+        ImageCommand::Look(wanted) => look(&docker, &wanted).await.map(ImageAnswer::Looked),
+        ImageCommand::Name(wanted) => name(&docker, &wanted).await.map(|()| ImageAnswer::Done),
+        ImageCommand::Fetch(asked) => {
+            let permit = mesh.transfers.fetching.clone().try_acquire_owned().map_err(|_| busy())?;
+            let stream = connect(mesh, &asked).await?;
+            tokio::spawn(fetch(mesh.clone(), docker, asked, stream, permit));
+            Ok(ImageAnswer::Fetching)
+        }
+    }
+}
+
+fn busy() -> DeployFailure {
+    DeployFailure::new(ErrorCode::TransferBusy, "it fetches as many images as it may at a time")
+}
+
+pub(super) async fn look(docker: &Docker, wanted: &ImageWanted) -> Result<ImageLook> {
+    let named = docker.find_image(wanted.image.as_str()).await.map_err(failed)?;
+    let there = docker.find_image(&wanted.facts.id).await.map_err(failed)?;
+    let there = there.is_some_and(|found| found.facts.is(&wanted.facts));
+    Ok(ImageLook { named: named.map(|found| found.facts), there })
+}
+
+async fn name(docker: &Docker, wanted: &ImageWanted) -> Result<()> {
+    docker.name_image(&wanted.facts.id, wanted.image.as_str()).await.map_err(failed)?;
+    verify(docker, wanted).await
+}
+
+/// Whether the name leads to the image.
+async fn verify(docker: &Docker, wanted: &ImageWanted) -> Result<()> {
+    let found = docker.find_image(wanted.image.as_str()).await.map_err(failed)?;
+    let what = match found {
+        Some(found) if found.facts.is(&wanted.facts) => return Ok(()),
+        Some(found) => format!(
+            "{} leads to {} afterwards, not to {}: was it built anew meanwhile?",
+            wanted.image, found.facts.id, wanted.facts.id
+        ),
+        None => format!("the engine took it in and has no {} afterwards", wanted.image),
+    };
+    Err(DeployFailure::new(ErrorCode::ImagePushFailed, what))
+}
+
+async fn connect(mesh: &Mesh, asked: &ImageFetch) -> Result<TcpStream> {
+    let unreachable = |why: String| {
+        let what = format!("cannot connect to {}: {why}", asked.from);
+        DeployFailure::new(ErrorCode::MachineUnreachable, what)
+    };
+    let at = address(mesh, &asked.from).ok_or_else(|| unreachable("it is no member known here".into()))?;
+    let at = SocketAddrV6::new(at, asked.port, 0, 0);
+    let opening = Opening { version: TRANSFER_VERSION, ticket: asked.ticket.clone() };
+    let opening = serde_json::to_vec(&opening).map_err(|error| unreachable(error.to_string()))?;
+    let open = async {
+        let mut stream = reach::connect(&namespace::path(desired::NETNS), SocketAddr::V6(at)).await?;
+        frame::write(&mut stream, &Frame::Word(opening.into())).await?;
+        Ok::<_, io::Error>(stream)
+    };
+    match timeout(CONNECT, open).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(unreachable(format!("{at}: {error}"))),
+        Err(_) => Err(unreachable(format!("{at}: no answer within {}s", CONNECT.as_secs()))),
+    }
+}
+
+fn address(mesh: &Mesh, machine: &MachineId) -> Option<std::net::Ipv6Addr> {
+    let peers = mesh.peers.borrow();
+    peers.machines.iter().find(|member| member.id == *machine).map(|member| member.overlay_ip)
+}
+
+async fn fetch(
+    mesh: Arc<Mesh>,
+    docker: Docker,
+    asked: ImageFetch,
+    stream: TcpStream,
+    permit: OwnedSemaphorePermit,
+) {
+    let _permit = permit;
+    // Cancel-safe: as if the daemon had been killed there; the engine drops what it has not got whole.
+    let done = tokio::select! {
+        () = mesh.cancel.cancelled() => return,
+        done = exchange(&docker, &asked.wanted, stream) => done,
+    };
+    let (image, from) = (&asked.wanted.image, &asked.from);
+    match done {
+        Ok(()) => tracing::info!("image {image} was fetched from {from}"),
+        Err(failure) => tracing::warn!("image {image} was not fetched from {from}: {failure}"),
+    }
+}
+
+/// Takes an image in from a connection and says there how it went.
+pub(super) async fn exchange(docker: &Docker, wanted: &ImageWanted, stream: TcpStream) -> Result<()> {
+    let (reader, writer) = stream.into_split();
+    let mut reader = BufReader::with_capacity(64 * 1024, reader);
+    let (say, last) = oneshot::channel();
+    let work = async {
+        let done = take_in(docker, wanted, &mut reader).await;
+        let answer = done.clone().err().map_or(ImageAnswer::Done, ImageAnswer::Failed);
+        let _ = say.send(Bytes::from(serde_json::to_vec(&answer).unwrap_or_default()));
+        // Closed with something unread, the connection would be reset and the word lost.
+        let rest = async { while matches!(reader.read(&mut [0; 4096]).await, Ok(1..)) {} };
+        let _ = timeout(DRAIN, rest).await;
+        done
+    };
+    let (done, _) = tokio::join!(work, stream::beat(writer, last));
+    done
+}
+
+async fn take_in(
+    docker: &Docker,
+    wanted: &ImageWanted,
+    reader: &mut (impl tokio::io::AsyncRead + Unpin),
+) -> Result<()> {
+    let (into, pieces) = mpsc::channel(AHEAD);
+    let mut load = std::pin::pin!(docker.load(ReceiverStream::new(pieces)));
+    let received = {
+        let mut receive = std::pin::pin!(stream::receive(reader, into));
+        // Both stay pinned: what is not ready is polled on, or not needed any more.
+        tokio::select! {
+            received = &mut receive => Some(received),
+            loaded = &mut load => {
+                loaded.map_err(failed)?;
+                None
+            }
+        }
+    };
+    match received {
+        // The engine had enough before the end.
+        None => {}
+        Some(Ok(_)) => load.await.map_err(failed)?,
+        Some(Err(broken)) => {
+            // It ends by the error that was handed on.
+            let _ = load.await;
+            return Err(interrupted(&broken));
+        }
+    }
+    verify(docker, wanted).await
+}
+
+fn interrupted(broken: &Broken<io::Error>) -> DeployFailure {
+    DeployFailure::new(ErrorCode::TransferInterrupted, ployz_netns::chain(broken))
+}
+
+const CONNECT: Duration = Duration::from_secs(10);
+/// Pieces between the connection and the engine.
+const AHEAD: usize = 8;
+const DRAIN: Duration = Duration::from_secs(5);

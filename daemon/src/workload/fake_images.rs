@@ -1,0 +1,68 @@
+//! The fake engine's images. A saved one is its name and id on two lines, and then a mebibyte of nothing.
+
+use super::fake::Shared;
+use axum::Json;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures_util::StreamExt;
+use serde_json::json;
+
+pub(super) fn routes() -> Router<Shared> {
+    Router::new().route("/images/load", post(load)).route("/images/{*rest}", get(read).post(tag))
+}
+
+fn refused(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({"message": message}))).into_response()
+}
+
+/// `/images/<name>/json` and `/images/<name>/get`.
+async fn read(State(state): State<Shared>, Path(rest): Path<String>) -> Response {
+    let (name, what) = rest.rsplit_once('/').unwrap_or_default();
+    let found = state.lock().unwrap().images.get(name).cloned();
+    let Some(id) = found else { return refused(StatusCode::NOT_FOUND, "No such image") };
+    if what == "json" {
+        let layers = json!({"Type": "layers", "Layers": [id]});
+        return Json(json!({"Id": id, "Size": 1 << 20, "RootFS": layers, "Os": "linux"})).into_response();
+    }
+    let head = format!("{name}\n{id}\n").into_bytes();
+    let rest = (0..16).map(|_| vec![0; 64 * 1024]);
+    let pieces = std::iter::once(head).chain(rest).map(Ok::<_, std::io::Error>);
+    Body::from_stream(futures_util::stream::iter(pieces)).into_response()
+}
+
+/// `/images/<id>/tag`.
+async fn tag(State(state): State<Shared>, Path(rest): Path<String>, RawQuery(query): RawQuery) -> Response {
+    let query = query.unwrap_or_default();
+    let value = |key: &str| {
+        let found = query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+        found.unwrap_or_default().replace("%2F", "/")
+    };
+    let id = rest.strip_suffix("/tag").unwrap_or_default().to_owned();
+    let name = format!("{}:{}", value("repo"), value("tag"));
+    state.lock().unwrap().images.insert(name, id);
+    StatusCode::CREATED.into_response()
+}
+
+/// All or nothing, as the real one.
+async fn load(State(state): State<Shared>, body: Body) -> Response {
+    if let Some(why) = state.lock().unwrap().full.clone() {
+        return refused(StatusCode::INTERNAL_SERVER_ERROR, &why);
+    }
+    let (mut pieces, mut all) = (body.into_data_stream(), Vec::new());
+    while let Some(piece) = pieces.next().await {
+        match piece {
+            Ok(piece) => all.extend_from_slice(&piece),
+            Err(_) => return refused(StatusCode::INTERNAL_SERVER_ERROR, "unexpected EOF"),
+        }
+    }
+    let mut lines = all.split(|byte| *byte == b'\n').map(|line| String::from_utf8_lossy(line).into_owned());
+    let (name, id) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut held = state.lock().unwrap();
+    held.images.insert(id.clone(), id.clone());
+    held.images.insert(name, id);
+    Json(json!({"stream": "Loaded image\n"})).into_response()
+}
