@@ -3,6 +3,7 @@
 //! A scenario is a function in a file of this directory and an entry in [`all`].
 
 mod bad_input;
+mod containers;
 mod deploy;
 mod drift_network;
 mod drift_units;
@@ -139,7 +140,7 @@ pub fn all() -> Vec<Scenario> {
     THEMES.into_iter().flatten().copied().collect()
 }
 
-const THEMES: [&[Scenario]; 21] = [
+const THEMES: [&[Scenario]; 22] = [
     &lab_self_test::SCENARIOS,
     &three::SCENARIOS,
     &killed::SCENARIOS,
@@ -162,4 +163,5 @@ const THEMES: [&[Scenario]; 21] = [
     &services_under_load::SCENARIOS,
     &store_away::SCENARIOS,
     &images::SCENARIOS,
+    &containers::SCENARIOS,
 ];
