@@ -68,16 +68,7 @@ impl ContainerLive {
 
     /// Whose it is by its labels; `None` = not all of them are there and valid, so it is not ours.
     pub fn owner(&self) -> Option<ContainerOwner> {
-        Some(ContainerOwner {
-            network: self.label(label::NETWORK)?.parse::<NetworkId>().ok()?,
-            namespace: self.label(label::NAMESPACE)?.parse::<Namespace>().ok()?,
-            service: self.label(label::SERVICE)?.parse::<ServiceName>().ok()?,
-            instance: self.label(label::INSTANCE)?.parse::<InstanceId>().ok()?,
-            slot: self.label(label::SLOT)?.parse().ok()?,
-            machine: self.label(label::MACHINE)?.parse::<MachineId>().ok()?,
-            deploy: self.label(label::DEPLOY)?.parse::<DeployId>().ok()?,
-            revision: self.label(label::REVISION)?.to_owned(),
-        })
+        owner(|name| self.label(name))
     }
 
     /// Its identity fields, read back. Arguments and image id are compared only where the spec says which: else they
@@ -118,6 +109,20 @@ impl ContainerLive {
     fn label(&self, name: &str) -> Option<&str> {
         self.labels.get(name).map(String::as_str)
     }
+}
+
+/// Whose a container is, by its labels; `None` = not all of them are there and valid, so it is not ours.
+pub fn owner<'a>(label: impl Fn(&str) -> Option<&'a str>) -> Option<ContainerOwner> {
+    Some(ContainerOwner {
+        network: label(label::NETWORK)?.parse::<NetworkId>().ok()?,
+        namespace: label(label::NAMESPACE)?.parse::<Namespace>().ok()?,
+        service: label(label::SERVICE)?.parse::<ServiceName>().ok()?,
+        instance: label(label::INSTANCE)?.parse::<InstanceId>().ok()?,
+        slot: label(label::SLOT)?.parse().ok()?,
+        machine: label(label::MACHINE)?.parse::<MachineId>().ok()?,
+        deploy: label(label::DEPLOY)?.parse::<DeployId>().ok()?,
+        revision: label(label::REVISION)?.to_owned(),
+    })
 }
 
 /// Identity fields that only labels can carry.

@@ -17,8 +17,9 @@ use ployz_core::adopt::Seen;
 use ployz_core::deploy::image::ImageParts;
 use ployz_core::id::NetworkId;
 use ployz_core::live::ContainerLive;
+use ployz_core::live::container::owner;
 use ployz_core::spec::ContainerSpec;
-use ployz_core::spec::container::{container_name, label};
+use ployz_core::spec::container::{ContainerOwner, container_name, label};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,6 +63,26 @@ pub struct LogPiece {
     pub error: bool,
     /// As it was written.
     pub text: Bytes,
+}
+
+/// The containers of a network.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// By name.
+    pub live: Vec<ContainerLive>,
+    /// Those that are there and of which no more is known.
+    pub silent: Vec<Silent>,
+}
+
+/// A container that the engine lists and does not inspect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Silent {
+    /// Docker's id.
+    pub id: String,
+    /// Whose it is.
+    pub owner: Option<ContainerOwner>,
+    /// What the inspection said.
+    pub why: String,
 }
 
 /// Something happened to a container of ours.
@@ -110,27 +131,43 @@ impl Docker {
         limited("ping", "Docker", HELLO, self.api.ping()).await.map(drop)
     }
 
-    /// The containers of this network, running or not. One that ends meanwhile is left out.
+    /// The containers of this network, running or not, all of them or an error. One that ends meanwhile is left out.
     pub async fn list(&self) -> Result<Vec<ContainerLive>> {
+        let found = self.survey().await?;
+        match found.silent.into_iter().next() {
+            None => Ok(found.live),
+            Some(Silent { why: detail, .. }) => {
+                let subject = "containers".to_owned();
+                Err(DockerError::Odd { operation: "list", subject, detail })
+            }
+        }
+    }
+
+    /// The same, with those apart of which the engine does not say what they are: one that is slow to inspect hides no
+    /// other.
+    pub async fn survey(&self) -> Result<Survey> {
         let filter = HashMap::from([("label", vec![self.own_label()])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filter).build();
         let found = limited("list", "containers", LIST, self.api.list_containers(Some(options))).await?;
-        let ids = found.into_iter().filter_map(|summary| summary.id);
-        let inspections = stream::iter(ids).map(|id| async move { self.inspect(&id).await });
-        let all: Vec<Seen<ContainerLive>> = inspections.buffer_unordered(AT_ONCE).collect().await;
-        let mut ours = Vec::new();
-        for seen in all {
+        let inspections = stream::iter(found).map(|summary| async move {
+            let id = summary.id.unwrap_or_default();
+            let seen = self.inspect(&id).await;
+            (id, summary.labels.unwrap_or_default(), seen)
+        });
+        let all: Vec<_> = inspections.buffer_unordered(AT_ONCE).collect().await;
+        let mut found = Survey::default();
+        for (id, labels, seen) in all {
             match seen {
-                Seen::Present(live) => ours.push(live),
+                Seen::Present(live) => found.live.push(live),
                 Seen::Absent | Seen::Foreign(_) => {}
-                Seen::Unknown(detail) => {
-                    let subject = "containers".to_owned();
-                    return Err(DockerError::Odd { operation: "list", subject, detail });
+                Seen::Unknown(why) => {
+                    let owner = owner(|name| labels.get(name).map(String::as_str));
+                    found.silent.push(Silent { id, owner, why });
                 }
             }
         }
-        ours.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(ours)
+        found.live.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(found)
     }
 
     /// What is behind an id or a name.
@@ -221,28 +258,43 @@ impl Docker {
         Ok(pieces.map_ok(piece).map_err(move |error| DockerError::of("read the log of", &id, error)))
     }
 
-    /// Runs a command in a container of ours; returns its exit code.
-    pub async fn exec(&self, id: &str, command: &[String], limit: Duration) -> Result<i64> {
+    /// Prepares a command in a container of ours; returns the engine's id of it.
+    pub async fn command(&self, id: &str, command: &[String]) -> Result<String> {
         let id = self.own("run a command in", id).await?.id;
+        let config = bollard::models::ExecConfig {
+            cmd: Some(command.to_vec()),
+            attach_stdout: Some(true),
+            attach_stderr: Some(true),
+            ..Default::default()
+        };
+        let made = self.api.create_exec(&id, config);
+        limited("run a command in", &id, INSPECT, made).await.map(|made| made.id)
+    }
+
+    /// Runs a command that was prepared; returns its exit code. One that takes longer goes on: the engine has no way to
+    /// end it.
+    pub async fn run(&self, command: &str, limit: Duration) -> Result<i64> {
         let work = async {
-            let config = bollard::models::ExecConfig {
-                cmd: Some(command.to_vec()),
-                attach_stdout: Some(true),
-                attach_stderr: Some(true),
-                ..Default::default()
-            };
-            let exec = self.api.create_exec(&id, config).await?.id;
             if let bollard::exec::StartExecResults::Attached { mut output, .. } =
-                self.api.start_exec(&exec, None).await?
+                self.api.start_exec(command, None).await?
             {
                 // Its end is the command's end; what it says is nobody's.
                 while let Some(said) = output.next().await {
                     said?;
                 }
             }
-            Ok(self.api.inspect_exec(&exec).await?.exit_code.unwrap_or(-1))
+            Ok(self.api.inspect_exec(command).await?.exit_code.unwrap_or(-1))
         };
-        limited("run a command in", &id, limit, work).await
+        limited("run", "a command", limit, work).await
+    }
+
+    /// Whether a command is still running.
+    pub async fn goes_on(&self, command: &str) -> Result<bool> {
+        match limited("inspect", "a command", INSPECT, self.api.inspect_exec(command)).await {
+            Ok(found) => Ok(found.running.unwrap_or(true)),
+            Err(DockerError::Missing { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The image behind a reference, `None` when this engine has none.

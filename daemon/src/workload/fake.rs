@@ -1,5 +1,6 @@
 //! A Docker Engine for tests: HTTP on a Unix socket, containers and networks in memory, the shapes of a real one.
 
+use crate::workload::docker::Docker;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
@@ -10,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use futures_util::StreamExt;
 use ployz_core::id::NetworkId;
+use ployz_core::spec::container::{ContainerOwner, container_name, label};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -47,6 +49,12 @@ pub struct Held {
     pub full: Option<String>,
     /// Nothing is answered any more.
     pub hangs: bool,
+    /// This container is listed and not inspected.
+    pub mute: Option<String>,
+    /// How long a container takes to stop.
+    pub stops_take: Duration,
+    /// Commands that were begun, and whether they still run; one that was begun runs until the test says otherwise.
+    pub commands: BTreeMap<String, bool>,
     events: Option<tokio::sync::broadcast::Sender<String>>,
     past: Vec<String>,
 }
@@ -71,6 +79,25 @@ pub fn container(id: &str, name: &str) -> Value {
     value
 }
 
+/// The container of an instance, running.
+pub fn instance(id: &str, owner: &ContainerOwner) -> Value {
+    let mut value = container(id, &container_name(&owner.namespace, &owner.instance));
+    let labels = &mut value["Config"]["Labels"];
+    for (name, text) in [
+        (label::NETWORK, owner.network.to_string()),
+        (label::NAMESPACE, owner.namespace.to_string()),
+        (label::SERVICE, owner.service.to_string()),
+        (label::INSTANCE, owner.instance.to_string()),
+        (label::SLOT, owner.slot.to_string()),
+        (label::MACHINE, owner.machine.to_string()),
+        (label::DEPLOY, owner.deploy.to_string()),
+        (label::REVISION, owner.revision.clone()),
+    ] {
+        labels[name] = text.into();
+    }
+    value
+}
+
 /// One that carries no label of ours.
 pub fn foreign(id: &str, name: &str) -> Value {
     let mut value = container(id, name);
@@ -90,6 +117,23 @@ impl Fake {
         let state = Arc::new(Mutex::new(held));
         let task = tokio::spawn(serve(socket.clone(), state.clone()));
         Self { socket, state, task }
+    }
+
+    /// A connection, as soon as it listens.
+    pub async fn connect(&self) -> Docker {
+        for _ in 0..200 {
+            match Docker::connect(&self.socket, &network()).await {
+                Ok(docker) => return docker,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+        panic!("the fake did not come up");
+    }
+
+    /// Breaks the streams of events, as a restart of the engine does that leaves containers running.
+    pub fn cut(&self) {
+        let (events, _) = tokio::sync::broadcast::channel(16);
+        self.state.lock().unwrap().events = Some(events);
     }
 
     /// Puts a container there.
@@ -134,6 +178,9 @@ async fn serve(socket: PathBuf, state: Shared) {
         .route("/containers/{id}/start", post(start))
         .route("/containers/{id}/stop", post(stop))
         .route("/containers/{id}", delete(remove))
+        .route("/containers/{id}/exec", post(command))
+        .route("/exec/{id}/start", post(begin))
+        .route("/exec/{id}/json", get(command_state))
         .route("/networks", get(networks))
         .route("/networks/create", post(create_network))
         .route("/networks/{id}", delete(remove_network))
@@ -170,7 +217,7 @@ async fn list(State(state): State<Shared>, RawQuery(query): RawQuery) -> Json<Va
         let labels = &value["Config"]["Labels"];
         !query.contains(&ours) || labels["ployz.network"] == network().to_string()
     });
-    Json(found.map(|(id, value)| json!({"Id": id, "Names": [value["Name"]]})).collect())
+    Json(found.map(|(id, value)| json!({"Id": id, "Names": [value["Name"]], "Labels": value["Config"]["Labels"]})).collect())
 }
 
 fn find(held: &Held, key: &str) -> Option<String> {
@@ -185,6 +232,10 @@ fn missing(key: &str) -> Response {
 
 async fn inspect(State(state): State<Shared>, Path(key): Path<String>) -> Response {
     let held = state.lock().unwrap();
+    if held.mute.as_ref() == Some(&key) {
+        let message = json!({"message": "context deadline exceeded"});
+        return (StatusCode::INTERNAL_SERVER_ERROR, Json(message)).into_response();
+    }
     match find(&held, &key) {
         Some(id) => Json(held.containers[&id].clone()).into_response(),
         None => missing(&key),
@@ -221,8 +272,44 @@ async fn start(State(state): State<Shared>, Path(id): Path<String>) -> Response 
     set_state(&state, &id, json!({"Status": "running"}))
 }
 
+/// A stop that nobody waits for any more goes on, as the real one's does.
 async fn stop(State(state): State<Shared>, Path(id): Path<String>) -> Response {
-    set_state(&state, &id, json!({"Status": "exited", "ExitCode": 143}))
+    let takes = state.lock().unwrap().stops_take;
+    let work = tokio::spawn(async move {
+        tokio::time::sleep(takes).await;
+        set_state(&state, &id, json!({"Status": "exited", "ExitCode": 143}))
+    });
+    work.await.unwrap()
+}
+
+async fn command(State(state): State<Shared>, Path(_id): Path<String>) -> Response {
+    let mut held = state.lock().unwrap();
+    let id = format!("command-{}", held.commands.len());
+    held.commands.insert(id.clone(), false);
+    (StatusCode::CREATED, Json(json!({"Id": id}))).into_response()
+}
+
+/// It runs, says nothing, and ends when the test says so.
+async fn begin(State(state): State<Shared>, Path(id): Path<String>, request: Request) -> Response {
+    state.lock().unwrap().commands.insert(id.clone(), true);
+    let upgrade = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        let Ok(connection) = upgrade.await else { return };
+        while state.lock().unwrap().commands[&id] {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        drop(connection);
+    });
+    let headers = [(header::CONNECTION, "Upgrade"), (header::UPGRADE, "tcp")];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+async fn command_state(State(state): State<Shared>, Path(id): Path<String>) -> Response {
+    match state.lock().unwrap().commands.get(&id) {
+        Some(true) => Json(json!({"ID": id, "Running": true})).into_response(),
+        Some(false) => Json(json!({"ID": id, "Running": false, "ExitCode": 0})).into_response(),
+        None => missing(&id),
+    }
 }
 
 async fn remove(State(state): State<Shared>, Path(id): Path<String>) -> Response {

@@ -7,7 +7,7 @@ use crate::workload::error::DockerError;
 use crate::workload::fake::{Fake, RECORDED_20, RECORDED_26, RECORDED_28, container, foreign, network};
 use crate::workload::network::{self as docker_network, Ensured, NetworkSpec};
 use crate::workload::read;
-use crate::workload::readiness::{self, Tally};
+use crate::workload::readiness::{self, Answer, Tally, UnderWay};
 use crate::workload::watch::{self, Engine, View};
 use ployz_core::address::AddressPlan;
 use ployz_core::adopt::Seen;
@@ -55,13 +55,7 @@ fn network_spec() -> NetworkSpec {
 }
 
 async fn docker(fake: &Fake) -> Docker {
-    for _ in 0..200 {
-        match Docker::connect(&fake.socket, &network()).await {
-            Ok(docker) => return docker,
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
-        }
-    }
-    panic!("the fake did not come up");
+    fake.connect().await
 }
 
 async fn until(view: &mut tokio::sync::watch::Receiver<View>, what: impl FnMut(&View) -> bool) -> View {
@@ -126,7 +120,7 @@ async fn a_container_that_is_not_ours_is_never_listed_or_touched() {
             docker.remove(id).await,
             docker.stop(id, Duration::ZERO).await,
             docker.start(id).await,
-            docker.exec(id, &["true".into()], Duration::from_secs(1)).await.map(drop),
+            docker.command(id, &["true".into()]).await.map(drop),
             docker.logs(id, Default::default()).await.map(drop),
         ] {
             assert!(matches!(result, Err(DockerError::Foreign { .. })), "{id}: {result:?}");
@@ -242,15 +236,18 @@ async fn the_view_follows_events_and_outlives_the_engine() {
 
 #[tokio::test]
 async fn readiness_counts_answers_in_a_row() {
-    let mut tally = Tally::new(2);
-    let no = || Err("refused".to_owned());
-    assert!(!tally.count(Ok(())));
+    let mut tally = Tally::new(2, false);
+    let no = || Answer::No("refused".to_owned());
+    assert!(!tally.count(Answer::Yes));
     assert!(!tally.count(no()));
-    assert!(!tally.count(Ok(())));
-    assert!(tally.count(Ok(())));
+    assert!(!tally.count(Answer::Yes));
+    assert!(tally.count(Answer::Yes));
     assert!(tally.count(no()) && tally.count(no()), "one lost packet takes nobody out");
+    assert!(tally.count(Answer::Unknown("no engine".into())), "unknown is not no");
     assert!(!tally.count(no()));
     assert_eq!(tally.why_not.as_deref(), Some("refused"));
+    let mut carried = Tally::new(5, true);
+    assert!(carried.count(Answer::Yes) && carried.count(no()) && carried.count(no()) && !carried.count(no()));
 }
 
 #[tokio::test]
@@ -266,12 +263,143 @@ async fn http_and_tcp_are_asked_with_a_deadline() {
     tokio::spawn(async move { axum::serve(listener, app).await });
     let limit = Duration::from_millis(500);
     let http = |path: &str| Check::Http { port: at.port(), path: path.parse().unwrap() };
-    let ask = async |check: &Check| readiness::ask(&docker, "ours", at.ip(), check, limit).await;
-    assert_eq!(ask(&http("/up")).await, Ok(()));
-    assert_eq!(ask(&Check::Tcp { port: at.port() }).await, Ok(()));
-    assert_eq!(ask(&http("/down")).await, Err("GET /down: 503 Service Unavailable".into()));
-    assert_eq!(ask(&http("/slow")).await, Err("no answer within 500ms".into()));
-    assert!(ask(&Check::Tcp { port: 1 }).await.is_err());
+    let way = UnderWay::default();
+    let ask = async |check: &Check| readiness::ask(&docker, "ours", at.ip(), check, limit, &way).await;
+    assert_eq!(ask(&http("/up")).await, Answer::Yes);
+    assert_eq!(ask(&Check::Tcp { port: at.port() }).await, Answer::Yes);
+    assert_eq!(ask(&http("/down")).await, Answer::No("GET /down: 503 Service Unavailable".into()));
+    assert_eq!(ask(&http("/slow")).await, Answer::No("no answer within 500ms".into()));
+    assert!(matches!(ask(&Check::Tcp { port: 1 }).await, Answer::No(_)));
+}
+
+#[tokio::test]
+async fn a_check_that_hangs_is_begun_once() {
+    let fake = Fake::start("1.45");
+    fake.put(container("ours", "prod.web-a"));
+    let docker = docker(&fake).await;
+    let (way, check) = (UnderWay::default(), Check::Exec { command: vec!["sleep".into(), "9999".into()] });
+    let limit = Duration::from_millis(100);
+    let ask = async || readiness::ask(&docker, "ours", [127, 0, 0, 1].into(), &check, limit, &way).await;
+    let begun = || fake.state.lock().unwrap().commands.len();
+    assert_eq!(ask().await, Answer::No("no answer within 100ms".into()));
+    for _ in 0..3 {
+        assert_eq!(ask().await, Answer::No("the command that was begun before has not ended".into()));
+    }
+    assert_eq!(begun(), 1, "each interval would leave one more process in the container");
+    fake.state.lock().unwrap().commands.insert("command-0".into(), false);
+    let (answer, ()) = tokio::join!(ask(), async {
+        while begun() < 2 || !fake.state.lock().unwrap().commands["command-1"] {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        fake.state.lock().unwrap().commands.insert("command-1".into(), false);
+    });
+    assert_eq!(answer, Answer::Yes);
+    fake.stop();
+    assert!(matches!(ask().await, Answer::Unknown(_)), "no engine is not a no of the container");
+}
+
+/// A container of its own address that listens, and the view of it.
+struct Asked {
+    fake: Fake,
+    listener: tokio::net::TcpListener,
+    checks: tokio::sync::watch::Sender<watch::Checks>,
+    seen: tokio::sync::watch::Receiver<View>,
+    cancel: CancellationToken,
+}
+
+impl Asked {
+    async fn new(checked: bool) -> Self {
+        let fake = Fake::start("1.45");
+        docker(&fake).await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut here = container("ours", "prod.web-x7k2");
+        here["NetworkSettings"]["Networks"] = json!({BRIDGE: {"IPAMConfig": {"IPv4Address": "127.0.0.1"}}});
+        fake.put(here);
+        let port = listener.local_addr().unwrap().port();
+        let (checks, asked) = tokio::sync::watch::channel(Default::default());
+        let (view, seen) = tokio::sync::watch::channel(View::default());
+        let cancel = CancellationToken::new();
+        tokio::spawn(watch::run(fake.socket.clone(), network_spec(), asked, view, cancel.clone()));
+        let mut this = Self { fake, listener, checks, seen, cancel };
+        if checked {
+            this.check(port, 100);
+        }
+        this.until_ready().await;
+        this
+    }
+
+    /// How it is asked from now on.
+    fn check(&self, port: u16, interval: u64) {
+        let readiness = Readiness {
+            check: Check::Tcp { port },
+            interval: Span::from_millis(interval),
+            timeout: Span::from_millis(500),
+            threshold: 2,
+            deadline: Span::from_secs(10),
+        };
+        let key = ("prod".parse().unwrap(), "web-x7k2".parse().unwrap());
+        self.checks.send_replace(Arc::new(BTreeMap::from([(key, readiness)])));
+    }
+
+    async fn until_ready(&mut self) {
+        until(&mut self.seen, |view| view.instances.values().any(|one| one.ready)).await;
+    }
+
+    /// Watches every view until the engine was asked so many more times, for one in which it is not ready.
+    async fn never_unready_while_listed(&mut self, times: usize) {
+        let before = self.fake.asked("/containers/json").len();
+        let limit = tokio::time::Instant::now() + Duration::from_secs(20);
+        while self.fake.asked("/containers/json").len() < before + times {
+            assert!(tokio::time::Instant::now() < limit, "nobody looks");
+            let _ = tokio::time::timeout(Duration::from_millis(20), self.seen.changed()).await;
+            let view = self.seen.borrow_and_update().clone();
+            assert!(view.instances.values().any(|one| one.ready), "taken out: {view:?}");
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+#[tokio::test]
+async fn a_new_connection_to_the_engine_takes_nobody_out_of_service() {
+    let mut asked = Asked::new(true).await;
+    // One that would need a while for new answers.
+    asked.check(asked.listener.local_addr().unwrap().port(), 5_000);
+    asked.until_ready().await;
+    asked.fake.cut();
+    asked.never_unready_while_listed(2).await;
+}
+
+#[tokio::test]
+async fn another_check_takes_nobody_out_before_it_has_an_answer() {
+    let mut asked = Asked::new(false).await;
+    asked.check(asked.listener.local_addr().unwrap().port(), 60_000);
+    asked.never_unready_while_listed(1).await;
+    // Nobody listens there: the new answer counts when it is there.
+    asked.check(1, 50);
+    until(&mut asked.seen, |view| view.instances.values().all(|one| !one.ready)).await;
+}
+
+#[tokio::test]
+async fn one_slow_inspection_hides_no_other_container() {
+    let mut asked = Asked::new(true).await;
+    asked.fake.state.lock().unwrap().mute = Some("ours".into());
+    let mut other = container("other", "prod.web-b");
+    other["Config"]["Labels"]["ployz.instance"] = "web-b".into();
+    asked.fake.put(other);
+    asked.fake.tell("start", "other");
+    let now = until(&mut asked.seen, |view| view.instances.len() == 2).await;
+    assert!(matches!(now.engine, Engine::Live(_)));
+    assert!(now.instances.values().all(|one| one.ready), "what is not known is as it was: {now:?}");
+    let docker = docker(&asked.fake).await;
+    assert!(docker.list().await.is_err(), "a list is whole or none");
+    let found = docker.survey().await.unwrap();
+    assert_eq!((found.live.len(), found.silent.len()), (1, 1));
+    assert_eq!(found.silent[0].owner.as_ref().unwrap().instance.as_str(), "web-x7k2");
 }
 
 #[tokio::test]

@@ -3,16 +3,16 @@
 //! When Docker is away the last view stays and says so: unknown is not absent. Nothing is changed from here.
 
 use crate::clock;
-use crate::workload::docker::Docker;
+use crate::workload::docker::{Docker, Survey};
 use crate::workload::error::{DockerError, Result};
 use crate::workload::network::{self, Ensured, NetworkSpec};
-use crate::workload::readiness::{self, Tally};
+use crate::workload::readiness::{self, Tally, UnderWay};
 use futures_util::{FutureExt, StreamExt};
 use ployz_core::id::{InstanceId, Namespace};
 use ployz_core::live::{ContainerLive, ContainerState};
 use ployz_core::spec::container::{BRIDGE, ContainerOwner};
 use ployz_core::wire::v1::manifest::Readiness;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,12 +81,14 @@ pub async fn run(
     cancel: CancellationToken,
 ) {
     let mut pause = SOONEST;
+    // From one connection to the next: containers go on without the engine's events, and so do the answers they gave.
+    let mut probes = Probes::default();
     while !cancel.is_cancelled() {
         let started = tokio::time::Instant::now();
         // Cancel-safe: the view is sent whole, probes end with the set that holds them.
         let end = tokio::select! {
             () = cancel.cancelled() => return,
-            end = follow(&socket, &network, &mut checks, &view) => end,
+            end = follow(&socket, &network, &mut checks, &view, &mut probes) => end,
         };
         let why = end.err().map_or_else(|| "the connection ended".to_owned(), |e| ployz_netns::chain(&e));
         away(&view, why);
@@ -101,17 +103,21 @@ async fn follow(
     network: &NetworkSpec,
     checks: &mut watch::Receiver<Checks>,
     view: &watch::Sender<View>,
+    probes: &mut Probes,
 ) -> Result<()> {
     let docker = Docker::connect(socket, &network.network).await?;
     // From before the first look, so that nothing falls between the two.
     let mut events = std::pin::pin!(docker.events(clock::now()));
-    let mut probes = Probes::default();
     let mut ensured = ensure(&docker, network, view).await?;
     loop {
-        let found = docker.list().await?;
+        let found = docker.survey().await?;
         let asked = checks.borrow_and_update().clone();
-        probes.follow(&docker, &found, &asked);
-        set(view, see(&docker, &ensured, &found, &asked, &probes));
+        let before = view.borrow().instances.clone();
+        probes.follow(&docker, &found, &asked, &before);
+        let instances = see(&found, &asked, &before, probes);
+        let engine = Engine::Live(docker.version().to_owned());
+        set(view, View { engine, network: ensured.clone(), instances });
+        let next = if found.silent.is_empty() { RESYNC } else { SILENT };
         // Cancel-safe: whatever is dropped here is found by the look that follows.
         tokio::select! {
             event = events.next() => match event {
@@ -126,7 +132,7 @@ async fn follow(
             },
             changed = probes.changed() => changed,
             Ok(()) = checks.changed() => {}
-            () = tokio::time::sleep(RESYNC) => ensured = ensure(&docker, network, view).await?,
+            () = tokio::time::sleep(next) => ensured = ensure(&docker, network, view).await?,
         }
     }
 }
@@ -146,40 +152,65 @@ async fn ensure(docker: &Docker, wanted: &NetworkSpec, view: &watch::Sender<View
     Ok(now)
 }
 
+type Instances = BTreeMap<InstanceKey, Instance>;
+
 /// The questions under way, by Docker's id of the container.
 #[derive(Default)]
 struct Probes {
-    asked: BTreeMap<String, (Readiness, watch::Receiver<Tally>, tokio::task::AbortHandle)>,
+    asked: BTreeMap<String, Probe>,
     tasks: JoinSet<()>,
 }
 
+/// How one container is asked, and what it answered.
+struct Probe {
+    readiness: Readiness,
+    address: Ipv4Addr,
+    tally: watch::Receiver<Tally>,
+    under_way: UnderWay,
+    task: tokio::task::AbortHandle,
+}
+
 impl Probes {
-    /// Starts and stops so that exactly the running containers with a check are asked.
-    fn follow(&mut self, docker: &Docker, found: &[ContainerLive], checks: &Checks) {
-        let wanted: BTreeMap<&str, (Ipv4Addr, &Readiness)> =
-            found.iter().filter_map(|live| Some((live.id.as_str(), check(live, checks)?))).collect();
-        self.asked.retain(|id, (known, _, task)| {
-            let stays = wanted.get(id.as_str()).is_some_and(|(_, readiness)| *readiness == known);
+    /// Starts and stops so that exactly the running containers with a check are asked. One that is asked in another way
+    /// than before, or for the first time, is what it was before until it has answered.
+    fn follow(&mut self, docker: &Docker, found: &Survey, checks: &Checks, before: &Instances) {
+        let silent: BTreeSet<&str> = found.silent.iter().map(|silent| silent.id.as_str()).collect();
+        let wanted: BTreeMap<&str, (&ContainerLive, Ipv4Addr, &Readiness)> =
+            found.live.iter().filter_map(|live| Some((live.id.as_str(), check(live, checks)?))).collect();
+        self.asked.retain(|id, probe| {
+            let stays = silent.contains(id.as_str()) || wanted.contains_key(id.as_str());
             if !stays {
-                task.abort();
+                probe.task.abort();
             }
             stays
         });
-        for (id, (address, readiness)) in wanted {
-            if !self.asked.contains_key(id) {
-                let (sender, receiver) = watch::channel(Tally::new(readiness.threshold));
-                let work =
-                    readiness::watch(docker.clone(), id.to_owned(), address, readiness.clone(), sender);
-                let task = self.tasks.spawn(work);
-                self.asked.insert(id.to_owned(), (readiness.clone(), receiver, task));
+        for (id, (live, address, readiness)) in wanted {
+            let same = |probe: &Probe| {
+                probe.readiness == *readiness && probe.address == address && !probe.task.is_finished()
+            };
+            if !self.asked.get(id).is_some_and(same) {
+                self.ask(docker, id, address, readiness, was_ready(live, address, before));
             }
         }
         while self.tasks.try_join_next().is_some() {}
     }
 
+    fn ask(&mut self, docker: &Docker, id: &str, address: Ipv4Addr, readiness: &Readiness, ready: bool) {
+        let before = self.asked.remove(id);
+        let under_way = before.map_or_else(UnderWay::default, |probe| {
+            probe.task.abort();
+            probe.under_way
+        });
+        let (sender, tally) = watch::channel(Tally::new(readiness.threshold, ready));
+        let (readiness, way) = (readiness.clone(), under_way.clone());
+        let work = readiness::watch(docker.clone(), id.to_owned(), address, readiness.clone(), sender, way);
+        let task = self.tasks.spawn(work);
+        self.asked.insert(id.to_owned(), Probe { readiness, address, tally, under_way, task });
+    }
+
     /// The next change of an answer; never, when nobody is asked.
     async fn changed(&mut self) {
-        let waits = self.asked.values_mut().map(|(_, receiver, _)| Box::pin(receiver.changed()));
+        let waits = self.asked.values_mut().map(|probe| Box::pin(probe.tally.changed()));
         let waits: Vec<_> = waits.collect();
         if waits.is_empty() {
             return std::future::pending().await;
@@ -192,31 +223,42 @@ impl Probes {
     }
 
     fn tally(&self, id: &str) -> Option<(bool, Option<String>)> {
-        let (_, receiver, _) = self.asked.get(id)?;
-        let tally = receiver.borrow();
+        let tally = self.asked.get(id)?.tally.borrow();
         Some((tally.is_ready(), tally.why_not.clone()))
     }
 }
 
 /// How a container is asked, if it runs and is to be asked.
-fn check<'a>(live: &ContainerLive, checks: &'a Checks) -> Option<(Ipv4Addr, &'a Readiness)> {
+fn check<'a>(
+    live: &'a ContainerLive,
+    checks: &'a Checks,
+) -> Option<(&'a ContainerLive, Ipv4Addr, &'a Readiness)> {
     let owner = live.owner().filter(|_| live.state == ContainerState::Running)?;
     let readiness = checks.get(&(owner.namespace, owner.instance))?;
-    Some((address(live)?, readiness))
+    Some((live, address(live)?, readiness))
+}
+
+/// Whether this very container ran and was ready when it was looked at last.
+fn was_ready(live: &ContainerLive, address: Ipv4Addr, before: &Instances) -> bool {
+    let Some(owner) = live.owner() else { return false };
+    let same = |seen: &&Instance| seen.id == live.id && seen.address == Some(address);
+    let seen = before.get(&(owner.namespace, owner.instance)).filter(same);
+    seen.is_some_and(|seen| seen.state == ContainerState::Running && seen.ready)
 }
 
 fn address(live: &ContainerLive) -> Option<Ipv4Addr> {
     live.networks.get(BRIDGE).copied().flatten()
 }
 
-fn see(
-    docker: &Docker,
-    network: &Ensured,
-    found: &[ContainerLive],
-    checks: &Checks,
-    probes: &Probes,
-) -> View {
-    let instances = found.iter().filter_map(|live| {
+/// What is shown: as inspected, and as it was where the engine does not say what it is now.
+fn see(found: &Survey, checks: &Checks, before: &Instances, probes: &Probes) -> Instances {
+    let silent = found.silent.iter().filter_map(|silent| {
+        let owner = silent.owner.clone()?;
+        let key = (owner.namespace, owner.instance);
+        let last = before.get(&key).filter(|last| last.id == silent.id)?;
+        Some((key, last.clone()))
+    });
+    let live = found.live.iter().filter_map(|live| {
         let owner = live.owner()?;
         let running = live.state == ContainerState::Running;
         let key = (owner.namespace.clone(), owner.instance.clone());
@@ -227,8 +269,7 @@ fn see(
         let address = address(live);
         Some((key, Instance { id: live.id.clone(), owner, address, state: live.state, ready, why_not_ready }))
     });
-    let engine = Engine::Live(docker.version().to_owned());
-    View { engine, network: network.clone(), instances: instances.collect() }
+    silent.chain(live).collect()
 }
 
 /// The last view stays, and says that it is old.
@@ -255,5 +296,7 @@ fn set(view: &watch::Sender<View>, now: View) {
 /// Several events of one container (create, start, network connect) become one look.
 const SETTLE: Duration = Duration::from_millis(50);
 const RESYNC: Duration = Duration::from_secs(30);
+/// As long as something was not answered.
+const SILENT: Duration = Duration::from_secs(2);
 const SOONEST: Duration = Duration::from_millis(250);
 const LATEST: Duration = Duration::from_secs(10);
