@@ -170,6 +170,7 @@ fn service_inspect() {
             address: (slot == 0).then(|| "10.101.1.3".parse().unwrap()),
             publish: Default::default(),
             state,
+            runs: None,
             verdict: if reasons.is_empty() { "adopt" } else { "recreate" }.into(),
             reasons: reasons.iter().map(|reason| (*reason).to_owned()).collect(),
             started_at: (slot == 0).then_some(NOON),

@@ -5,6 +5,7 @@
 
 pub mod address;
 pub mod commit;
+pub mod debt;
 pub mod image;
 pub mod instance;
 mod place;
@@ -16,5 +17,5 @@ pub mod revision;
 mod slots;
 pub mod step;
 
-pub use plan::{DeployPlan, Machine, PlanError, Scope, World, plan};
+pub use plan::{DeployPlan, Found, Machine, PlanError, Scope, World, plan};
 pub use step::{Resume, Step, next, resume};

@@ -47,7 +47,18 @@ pub struct World<'a> {
     /// What machines have under the names of images; those that were not asked about are missing.
     pub images: &'a BTreeMap<ImageRef, Agreement>,
     /// Containers of the namespace on each machine that told; a machine that did not is missing.
-    pub found: &'a BTreeMap<MachineId, Vec<(ServiceName, InstanceId)>>,
+    pub found: &'a BTreeMap<MachineId, Vec<Found>>,
+}
+
+/// A container of the namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its service, by its label.
+    pub service: ServiceName,
+    /// Which it is.
+    pub instance: InstanceId,
+    /// Whether it runs; one of which that is not known counts as if it did.
+    pub runs: bool,
 }
 
 /// What a manifest speaks for.
@@ -93,7 +104,7 @@ pub fn plan(
             Wanted::Gone => planner.remove(name, current),
         }
     }
-    planner.finish(manifest)
+    planner.finish(manifest, scope)
 }
 
 impl Machine {
@@ -116,6 +127,16 @@ impl Machine {
     }
 }
 
+impl Scope {
+    /// Whether it speaks for a service.
+    pub fn covers(&self, service: &ServiceName) -> bool {
+        match self {
+            Self::Namespace => true,
+            Self::Service(only) => only == service,
+        }
+    }
+}
+
 impl DeployPlan {
     /// The first status of this deploy.
     pub fn status(&self, coordinator: &MachineId, now: u64) -> DeployStatus {
@@ -129,6 +150,7 @@ impl DeployPlan {
             manifest_hash: self.preview.manifest_hash.clone(),
             work: self.work(),
             failure: None,
+            debts: Vec::new(),
             started_at: now,
             updated_at: now,
         }
@@ -181,13 +203,12 @@ type Pair<'a> = (&'a ServiceName, Wanted<'a>, Option<&'a CommittedService>);
 
 /// Every service of the namespace, wanted and current, by name.
 fn pairs<'a>(manifest: &'a Manifest, scope: &Scope, current: Option<&'a DeployCommit>) -> Vec<Pair<'a>> {
-    let spoken_for = |name: &ServiceName| !matches!(scope, Scope::Service(only) if only != name);
     let mut pairs: BTreeMap<&ServiceName, (Wanted<'_>, Option<&CommittedService>)> = BTreeMap::new();
     for (name, committed) in current.iter().flat_map(|current| &current.services) {
-        let wanted = if spoken_for(name) { Wanted::Gone } else { Wanted::Kept };
+        let wanted = if scope.covers(name) { Wanted::Gone } else { Wanted::Kept };
         pairs.insert(name, (wanted, Some(committed)));
     }
-    for service in manifest.services.iter().filter(|service| spoken_for(&service.name)) {
+    for service in manifest.services.iter().filter(|service| scope.covers(&service.name)) {
         pairs.entry(&service.name).or_insert((Wanted::Gone, None)).0 = Wanted::Service(service);
     }
     pairs.into_iter().map(|(name, (wanted, current))| (name, wanted, current)).collect()

@@ -3,7 +3,7 @@
 use crate::deploy::image::Agreement;
 use crate::deploy::instance::{self, Draw};
 use crate::deploy::place::Places;
-use crate::deploy::plan::{DeployPlan, World};
+use crate::deploy::plan::{DeployPlan, Scope, World};
 use crate::deploy::refusal::{MAX_SLOTS, PlanError, list};
 use crate::deploy::revision::revision;
 use crate::deploy::slots::Open;
@@ -32,7 +32,7 @@ impl<'a, 'd> Planner<'a, 'd> {
     pub(super) fn new(world: &'a World<'a>, deploy: &'a DeployId, draw: Draw<'d>) -> Self {
         let mut places = Places::new(world.machines);
         let mut taken: BTreeSet<InstanceId> =
-            world.found.values().flatten().map(|(_, instance)| instance.clone()).collect();
+            world.found.values().flatten().map(|found| found.instance.clone()).collect();
         for committed in world.current.iter().flat_map(|current| current.services.values()) {
             for placed in committed.slots.values() {
                 places.hold(&committed.service, &placed.machine);
@@ -191,10 +191,10 @@ impl<'a, 'd> Planner<'a, 'd> {
         Ok(slots)
     }
 
-    /// Whether a machine that told what it runs does not run this.
+    /// Whether a machine that told what it runs does not run this: a container that is stopped serves nobody.
     fn is_lost(&self, placed: &Placed) -> bool {
         let told = self.world.found.get(&placed.machine);
-        told.is_some_and(|found| found.iter().all(|(_, instance)| *instance != placed.instance))
+        told.is_some_and(|found| !found.iter().any(|found| found.instance == placed.instance && found.runs))
     }
 
     /// Whether a slot's successor can start where its predecessor runs, whose ports it may take over if that stops first.
@@ -290,13 +290,13 @@ impl<'a, 'd> Planner<'a, 'd> {
     }
 
     /// Everything that concerns all services at once, and the plan.
-    pub(super) fn finish(mut self, manifest: &Manifest) -> Result<DeployPlan, PlanError> {
+    pub(super) fn finish(mut self, manifest: &Manifest, scope: &Scope) -> Result<DeployPlan, PlanError> {
         self.routes_are_unique(manifest)?;
         let slots = self.services.values().map(|service| service.slots.len()).sum();
         if slots > MAX_SLOTS {
             return Err(PlanError::TooManySlots { slots });
         }
-        let strays = self.strays();
+        let strays = self.strays(scope);
         let retired = self.retired(&strays);
         let participants = self.participants(&retired);
         let away = |id: &&MachineId| self.places.machine(id).is_some_and(|machine| !machine.reachable);
@@ -320,14 +320,14 @@ impl<'a, 'd> Planner<'a, 'd> {
         Ok(DeployPlan { deploy: self.deploy.clone(), preview, services: self.services, removed, retired })
     }
 
-    /// Containers of the namespace that nothing committed knows.
-    fn strays(&self) -> Vec<Stray> {
+    /// Containers that nothing committed knows, of services that this deploy speaks for.
+    fn strays(&self, scope: &Scope) -> Vec<Stray> {
         let current = self.world.current.iter().flat_map(|current| current.services.values());
         let known: BTreeSet<&Placed> = current.flat_map(|service| service.slots.values()).collect();
         let found = self.world.found.iter().flat_map(|(machine, found)| {
-            found.iter().map(|(service, instance)| Stray {
-                service: service.clone(),
-                placed: Placed { machine: machine.clone(), instance: instance.clone() },
+            found.iter().filter(|found| scope.covers(&found.service)).map(|found| Stray {
+                service: found.service.clone(),
+                placed: Placed { machine: machine.clone(), instance: found.instance.clone() },
             })
         });
         found.filter(|stray| !known.contains(&stray.placed)).collect()

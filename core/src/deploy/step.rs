@@ -7,10 +7,13 @@
 //!
 //! What is next follows from the records alone, so any machine that holds the namespace's lock can go on where another
 //! was cut off. The status may be behind the truth, never ahead of it: a phase is written after its work is done, and
-//! all work can be done twice. Before the decision everything can be undone, after it everything must be finished.
+//! all work can be done twice. Before the decision everything can be undone, after it everything must be finished: what
+//! a machine that is away cannot do then is written down as its debt, and the deploy is over without it.
 
 use crate::id::{DeployId, MachineId};
-use crate::wire::v1::deploy::{Decision, DeployFailure, DeployPhase, DeployStatus, Placed, SlotWork};
+use crate::wire::v1::deploy::{
+    Debt, Decision, DeployFailure, DeployPhase, DeployStatus, Owed, Placed, SlotWork,
+};
 use crate::wire::v1::manifest::Order;
 
 /// What to do next.
@@ -131,6 +134,19 @@ impl DeployStatus {
     /// This status with what went wrong.
     pub fn failed(&self, failure: DeployFailure, now: u64) -> Self {
         Self { failure: Some(failure), updated_at: now, ..self.clone() }
+    }
+
+    /// This status with something that a machine could not do. What is to be removed need not be started before.
+    pub fn owing(&self, owed: Owed, placed: &Placed) -> Self {
+        let mut debts = self.debts.clone();
+        debts.retain(|debt| debt.placed != *placed);
+        debts.push(Debt { deploy: self.deploy.clone(), owed, placed: placed.clone() });
+        Self { debts, ..self.clone() }
+    }
+
+    /// Whether a machine owes something of this very deploy.
+    pub fn owes(&self, machine: &MachineId) -> bool {
+        self.debts.iter().any(|debt| debt.deploy == self.deploy && debt.placed.machine == *machine)
     }
 
     /// Candidates: what undoing removes.

@@ -5,6 +5,7 @@
 
 mod container;
 mod crash;
+mod debt;
 mod manifest;
 mod plan;
 mod schema;

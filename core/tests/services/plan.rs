@@ -2,9 +2,9 @@
 
 use ployz_core::address::AddressPlan;
 use ployz_core::deploy::image::Agreement;
-use ployz_core::deploy::plan::{DeployPlan, Machine, PlanError, Scope, World, plan};
+use ployz_core::deploy::plan::{DeployPlan, Found, Machine, PlanError, Scope, World, plan};
 use ployz_core::deploy::{commit, probe};
-use ployz_core::id::{DeployId, InstanceId, MachineId, ServiceName};
+use ployz_core::id::{DeployId, MachineId, ServiceName};
 use ployz_core::routing::ServiceRef;
 use ployz_core::wire::v1::deploy::{Action, DeployCommit, ImageContent, ImageSeen, Placed, Probed};
 use ployz_core::wire::v1::manifest::{ImageRef, Manifest};
@@ -21,7 +21,7 @@ pub(crate) struct Cluster {
     pub(crate) current: Option<DeployCommit>,
     routes: BTreeMap<String, ServiceRef>,
     images: BTreeMap<ImageRef, Agreement>,
-    found: BTreeMap<MachineId, Vec<(ServiceName, InstanceId)>>,
+    pub(crate) found: BTreeMap<MachineId, Vec<Found>>,
     deploys: u8,
 }
 
@@ -42,19 +42,41 @@ impl Cluster {
 
     pub(crate) fn plan(&mut self, manifest: &Manifest, scope: &Scope) -> Result<DeployPlan, PlanError> {
         self.deploys += 1;
-        let world = World {
+        let mut number = u64::from(self.deploys) << 20;
+        let deploy = DeployId::from_bytes([self.deploys; 8]);
+        plan(manifest, scope, &self.world(), &deploy, &mut || {
+            number += 1;
+            number
+        })
+    }
+
+    pub(crate) fn world(&self) -> World<'_> {
+        World {
             machines: &self.machines,
             current: self.current.as_ref(),
             routes: &self.routes,
             images: &self.images,
             found: &self.found,
-        };
-        let mut number = u64::from(self.deploys) << 20;
-        let deploy = DeployId::from_bytes([self.deploys; 8]);
-        plan(manifest, scope, &world, &deploy, &mut || {
-            number += 1;
-            number
-        })
+        }
+    }
+
+    /// Every machine tells that what is committed for it is there and runs.
+    pub(crate) fn tell(&mut self) {
+        self.found = self.machines.iter().map(|machine| (machine.id.clone(), Vec::new())).collect();
+        let current = self.current.clone();
+        for (name, service) in current.iter().flat_map(|current| &current.services) {
+            for placed in service.slots.values() {
+                self.find(name.as_str(), placed, true);
+            }
+        }
+    }
+
+    /// A machine tells of one container more.
+    pub(crate) fn find(&mut self, service: &str, placed: &Placed, runs: bool) {
+        let found = self.found.entry(placed.machine.clone()).or_default();
+        found.retain(|found| found.instance != placed.instance);
+        let instance = placed.instance.clone();
+        found.push(Found { service: service.parse().unwrap(), instance, runs });
     }
 
     /// Carries a plan out: what it committed is current, and runs.
@@ -140,21 +162,43 @@ fn golden_previews() {
 fn what_was_left_behind_and_what_was_lost_is_mended() {
     let mut cluster = Cluster::of(2);
     let first = cluster.deploy(json!([web("web:1", 2)]));
-    let mut found: BTreeMap<MachineId, Vec<(ServiceName, InstanceId)>> = BTreeMap::new();
     let service: ServiceName = "web".parse().unwrap();
     let kept = first.services[&service].slots[&0].clone();
-    found.insert(
-        kept.machine.clone(),
-        vec![(service.clone(), kept.instance.clone()), (service.clone(), "web-7-zzzzz".parse().unwrap())],
-    );
-    found.insert(first.services[&service].slots[&1].machine.clone(), vec![]);
-    cluster.found = found;
+    cluster.find("web", &kept, true);
+    cluster.find("web", &Placed { instance: "web-7-zzzzz".parse().unwrap(), ..kept }, true);
+    cluster.found.insert(first.services[&service].slots[&1].machine.clone(), vec![]);
     let plan = cluster.plan(&manifest(json!([web("web:1", 2)])), &Scope::Namespace).unwrap();
     let actions: Vec<Action> = plan.preview.services[0].slots.iter().map(|slot| slot.action).collect();
     assert_eq!(actions, [Action::Unchanged, Action::Replace]);
     assert_eq!(plan.preview.services[0].action, Action::Update);
     assert_eq!(plan.preview.strays.len(), 1);
     assert!(plan.retired.iter().any(|old| old.placed.instance.as_str() == "web-7-zzzzz"));
+}
+
+#[test]
+fn a_container_that_is_stopped_counts_as_lost() {
+    let mut cluster = Cluster::of(1);
+    let first = cluster.deploy(json!([web("web:1", 1)]));
+    let placed = first.services.values().next().unwrap().slots[&0].clone();
+    cluster.find("web", &placed, false);
+    let plan = cluster.plan(&manifest(json!([web("web:1", 1)])), &Scope::Namespace).unwrap();
+    assert_eq!(plan.preview.services[0].slots[0].action, Action::Replace);
+    assert!(plan.retired.iter().any(|old| old.placed == placed), "what is stopped is cleared away");
+    assert!(plan.preview.strays.is_empty());
+}
+
+#[test]
+fn a_deploy_of_one_service_takes_no_stray_of_another() {
+    let mut cluster = Cluster::of(1);
+    cluster.deploy(json!([web("web:1", 1), agent("agent:1")]));
+    cluster.tell();
+    // The records are lost: nothing on the machine is known any more.
+    cluster.current = None;
+    let only = Scope::Service("web".parse().unwrap());
+    let plan = cluster.plan(&manifest(json!([web("web:1", 1)])), &only).unwrap();
+    let strays: Vec<&str> = plan.preview.strays.iter().map(|stray| stray.service.as_str()).collect();
+    assert_eq!(strays, ["web"]);
+    assert!(plan.retired.iter().all(|old| old.service.as_str() == "web"));
 }
 
 #[test]

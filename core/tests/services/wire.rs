@@ -9,8 +9,8 @@ use ployz_core::wire::v1::api_deploy::{
 };
 use ployz_core::wire::v1::deploy::{
     Candidate, Decision, DeployAnswer, DeployCommand, DeployEvent, DeployFailure, DeployLock, DeployPhase,
-    Drain, ImageContent, ImageSeen, InstanceSeen, Instances, List, LogLine, LogStream, Logs, Probe, Probed,
-    Readiness, ReadinessState, Start, Started,
+    Drain, ImageContent, ImageSeen, InstanceSeen, Instances, List, LogLine, LogStream, Logs, Owed, Probe,
+    Probed, Readiness, ReadinessState, Start, Started,
 };
 use ployz_core::wire::v1::manifest::Protocol;
 use ployz_core::wire::v1::subject;
@@ -45,6 +45,7 @@ fn seen() -> InstanceSeen {
         address: Some("10.101.0.3".parse().unwrap()),
         publish: Default::default(),
         state: ReadinessState::Failed { why: "exit code 1".into() },
+        runs: Some(false),
         verdict: "hold".into(),
         reasons: vec!["is stopped".into()],
         started_at: Some(1_800_000_000),
@@ -130,6 +131,8 @@ fn golden_commands_and_answers() {
             lines: vec![LogLine { at: 1, stream: LogStream::Stderr, text: "started".into() }],
         },
         DeployAnswer::Done,
+        DeployAnswer::TooLate { clock: 1_800_000_025 },
+        DeployAnswer::Busy,
         DeployAnswer::Failed(
             DeployFailure::new(ErrorCode::PortTaken, "port 80/tcp is taken")
                 .on(&"node-1".parse().unwrap())
@@ -155,6 +158,8 @@ fn golden_records_and_subjects() {
         .at(DeployPhase::Probed, 20)
         .failed(DeployFailure::new(ErrorCode::ReadinessFailed, "web-0-aaaaa: exit code 1"), 30);
     line(&mut out, "status", &failed);
+    let left = first.services.values().next().unwrap().slots[&0].clone();
+    line(&mut out, "status", &failed.at(DeployPhase::Undone, 35).owing(Owed::Remove, &left));
     line(&mut out, "decision", &Decision::Committed(Box::new(first.commit(&node, 40))));
     line(&mut out, "decision", &Decision::Committed(Box::new(second.commit(&node, 50))));
     let abandoned = Decision::Abandoned {

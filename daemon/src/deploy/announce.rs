@@ -3,10 +3,11 @@
 //! While Docker does not answer, what was said stands: unknown is not absent. A daemon that just started does not take
 //! instances out of service because nobody has asked them yet.
 
-use crate::deploy::local::{InstancesFile, Kept};
+use crate::deploy::local::{InstancesFile, Kept, LocalError};
 use crate::membership::store::Store;
 use crate::mesh::Mesh;
-use crate::workload::watch::{Engine, Instance, View};
+use crate::workload::watch::{Engine, Instance, InstanceKey, View};
+use ployz_core::id::MachineId;
 use ployz_core::live::ContainerState;
 use ployz_core::routing::{InstanceRoute, Key, ServiceRef, Value};
 use ployz_routing::{PublishError, Publisher};
@@ -26,42 +27,62 @@ pub async fn run(mesh: Arc<Mesh>) {
         // A new connection may be to a store that lost something: what it holds is looked at again.
         if stores.has_changed().unwrap_or(false) {
             said = None;
+            mesh.deploys.told(BTreeSet::new());
         }
         let store = stores.borrow_and_update().clone();
         let mut again = RESAY;
-        if matches!(view.engine, Engine::Live(_)) {
-            remember(&mesh, &view);
-            let wanted = wanted(&mesh, &view);
-            if let Some(store) = store {
-                let publisher = Publisher::new(store.client().clone(), store.network());
-                if let Err(error) = say(&mesh, &publisher, &mut said, wanted).await {
-                    tracing::warn!("routes of instances: {}", ployz_netns::chain(error.as_ref()));
-                    said = None;
-                    again = RETRY;
-                }
-            }
+        if matches!(view.engine, Engine::Live(_))
+            && let Err(error) = look(&mesh, &view, store.as_ref(), &mut said).await
+        {
+            tracing::warn!("routes of instances: {}", ployz_netns::chain(error.as_ref()));
+            said = None;
+            again = RETRY;
         }
         // Cancel-safe: all of them keep what they were told.
         tokio::select! {
             changed = views.changed() => if changed.is_err() { return },
-            changed = stores.changed() => if changed.is_err() { return } else { said = None },
+            changed = stores.changed() => if changed.is_err() { return } else { stores.mark_changed() },
             () = mesh.deploys.changed.notified() => {}
             () = tokio::time::sleep(again) => {}
         }
     }
 }
 
+type Done = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// Says what is seen now. While what deploys made here is not known, what was said stands.
+async fn look(mesh: &Mesh, view: &View, store: Option<&Store>, said: &mut Option<Routes>) -> Done {
+    let (known, young) = (mesh.deploys.read()?, mesh.millis());
+    if let Err(error) = remember(mesh, view, young) {
+        tracing::warn!("who is ready is not kept: {}", ployz_netns::chain(&error));
+    }
+    let wanted = wanted(&mesh.network().machine.id, view, &known, young);
+    let Some(store) = store else { return Ok(()) };
+    let routable = routable(&wanted);
+    let publisher = Publisher::new(store.client().clone(), store.network());
+    say(mesh, &publisher, said, wanted).await?;
+    mesh.deploys.told(routable);
+    Ok(())
+}
+
 /// Keeps on disk who was ready, for the next start.
-fn remember(mesh: &Mesh, view: &View) {
-    let young = mesh.millis();
-    let noted = mesh.deploys.change(|file| {
+fn remember(mesh: &Mesh, view: &View, young: u64) -> Result<(), LocalError> {
+    mesh.deploys.change(|file| {
         for kept in &mut file.instances {
             kept.ready = is_ready(kept, view.instances.get(&kept.key()), young);
         }
-    });
-    if let Err(error) = noted {
-        tracing::warn!("who is ready is not kept: {}", ployz_netns::chain(&error));
-    }
+    })
+}
+
+/// Instances that requests are sent to by these routes.
+fn routable(routes: &Routes) -> BTreeSet<InstanceKey> {
+    let takes = |(key, value): (&Key, &Value)| match (key, value) {
+        (Key::Instance(_, service, instance), Value::Instance(route)) if route.ready && !route.draining => {
+            Some((service.namespace.clone(), instance.clone()))
+        }
+        _ => None,
+    };
+    routes.iter().filter_map(takes).collect()
 }
 
 /// Whether requests may go there. One that was ready before this daemon started is, until it was asked often enough.
@@ -74,9 +95,7 @@ fn is_ready(kept: &Kept, seen: Option<&Instance>, age_millis: u64) -> bool {
     seen.ready || (kept.ready && age_millis < asked)
 }
 
-fn wanted(mesh: &Mesh, view: &View) -> Routes {
-    let own = mesh.network().machine.id;
-    let known = mesh.deploys.read();
+fn wanted(own: &MachineId, view: &View, known: &InstancesFile, young: u64) -> Routes {
     let routes = view.instances.values().filter_map(|seen| {
         let owner = &seen.owner;
         let kept = known.get(&owner.namespace, &owner.instance);
@@ -86,7 +105,7 @@ fn wanted(mesh: &Mesh, view: &View) -> Routes {
             revision: owner.revision.clone(),
             deploy: owner.deploy.clone(),
             slot: owner.slot,
-            ready: kept.map_or(seen.ready, |kept| kept.ready),
+            ready: kept.map_or(seen.ready, |kept| is_ready(kept, Some(seen), young)),
             draining: kept.is_some_and(|kept| kept.draining),
         };
         Some((Key::Instance(own.clone(), service, owner.instance.clone()), Value::Instance(route)))
@@ -95,12 +114,7 @@ fn wanted(mesh: &Mesh, view: &View) -> Routes {
 }
 
 /// Brings the stream to what is wanted; writes only what differs.
-async fn say(
-    mesh: &Mesh,
-    publisher: &Publisher,
-    said: &mut Option<Routes>,
-    wanted: Routes,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn say(mesh: &Mesh, publisher: &Publisher, said: &mut Option<Routes>, wanted: Routes) -> Done {
     if said.as_ref() == Some(&wanted) {
         return Ok(());
     }
@@ -119,7 +133,7 @@ async fn say(
         }
     }
     let names: BTreeSet<String> = wanted.keys().map(ToString::to_string).collect();
-    let gone: Vec<String> = mesh.deploys.read().announced.difference(&names).cloned().collect();
+    let gone: Vec<String> = mesh.deploys.read()?.announced.difference(&names).cloned().collect();
     for name in &gone {
         if let Ok(key) = name.parse::<Key>() {
             publisher.remove(&key).await?;
@@ -133,7 +147,8 @@ async fn say(
 /// Takes this machine's instances out of everybody's routes.
 pub async fn withdraw(mesh: &Mesh, store: &Store) -> Result<(), PublishError> {
     let publisher = Publisher::new(store.client().clone(), store.network());
-    for key in mesh.deploys.read().announced.iter().filter_map(|name| name.parse::<Key>().ok()) {
+    let known = mesh.deploys.read().unwrap_or_default();
+    for key in known.announced.iter().filter_map(|name| name.parse::<Key>().ok()) {
         publisher.remove(&key).await?;
     }
     Ok(())
@@ -152,6 +167,22 @@ const SETTLES: u64 = 5_000;
 mod tests {
     use super::*;
     use crate::deploy::local::tests::kept;
+
+    #[test]
+    fn told_is_who_takes_requests() {
+        let owner = kept("null").owner;
+        let service = ServiceRef { namespace: owner.namespace.clone(), service: owner.service };
+        let route = |instance: &str, ready, draining| {
+            let key = Key::Instance(owner.machine.clone(), service.clone(), instance.parse().unwrap());
+            let (revision, deploy) = (owner.revision.clone(), owner.deploy.clone());
+            let address = "10.101.0.3".parse().unwrap();
+            let route = InstanceRoute { address, revision, deploy, slot: 0, ready, draining };
+            (key, Value::Instance(route))
+        };
+        let routes = [route("a", true, false), route("b", false, false), route("c", true, true)];
+        let told = routable(&routes.into());
+        assert_eq!(told, BTreeSet::from([(owner.namespace, "a".parse().unwrap())]));
+    }
 
     #[test]
     fn a_start_takes_nobody_out_of_service_before_he_was_asked() {

@@ -9,9 +9,36 @@ use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{DeployAnswer, DeployCommand, DeployFailure};
 use ployz_core::wire::v1::subject;
 use std::time::Duration;
+use tokio::time::Instant;
 
-/// The answer of a machine; what it refuses and what keeps it from answering are failures that name it.
+/// The answer of a machine; what it refuses and what keeps it from answering are failures that name it. One that is busy
+/// is asked again.
 pub(super) async fn ask(
+    store: &Store,
+    machine: &MachineId,
+    command: &DeployCommand,
+) -> Result<DeployAnswer, DeployFailure> {
+    let answer = patiently(|| once(store, machine, command)).await?;
+    if answer == DeployAnswer::Busy {
+        let what = format!("{machine} is too busy for {}", command.name());
+        return Err(DeployFailure::new(ErrorCode::ParticipantUnreachable, what).on(machine));
+    }
+    Ok(answer)
+}
+
+async fn patiently<W: Future<Output = Result<DeployAnswer, DeployFailure>>>(
+    ask: impl Fn() -> W,
+) -> Result<DeployAnswer, DeployFailure> {
+    let until = Instant::now() + BUSY;
+    loop {
+        match ask().await? {
+            DeployAnswer::Busy if Instant::now() < until => tokio::time::sleep(AGAIN).await,
+            answer => return Ok(answer),
+        }
+    }
+}
+
+async fn once(
     store: &Store,
     machine: &MachineId,
     command: &DeployCommand,
@@ -64,5 +91,28 @@ fn limit(command: &DeployCommand) -> Duration {
         DeployCommand::Stop(_) | DeployCommand::Drain(_) | DeployCommand::Remove(_) => {
             Duration::from_secs(900)
         }
+    }
+}
+
+/// Steps take their time, and so does a machine to be free for another.
+const BUSY: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_machine_is_asked_again_but_not_for_ever() {
+        let asked = Cell::new(0);
+        let answer = patiently(|| async {
+            asked.set(asked.get() + 1);
+            Ok(if asked.get() < 5 { DeployAnswer::Busy } else { DeployAnswer::Done })
+        });
+        assert_eq!(answer.await, Ok(DeployAnswer::Done));
+        let began = Instant::now();
+        assert_eq!(patiently(|| async { Ok(DeployAnswer::Busy) }).await, Ok(DeployAnswer::Busy));
+        assert!(began.elapsed() < BUSY + Duration::from_secs(1));
     }
 }

@@ -1,7 +1,8 @@
 //! The work of each step of a deploy. All of it can be done twice: whoever goes on cannot know how far it came.
 
+use crate::clock;
 use crate::deploy::ask::ask;
-use crate::deploy::participant::TOO_LATE;
+use crate::deploy::everywhere::{ByMachine, Missed, by_machine, count, drop_one, everywhere, insist};
 use crate::deploy::run::Run;
 use crate::deploy::survey::odd;
 use futures_util::future::join_all;
@@ -10,8 +11,8 @@ use ployz_core::id::{InstanceId, MachineId, ServiceName};
 use ployz_core::routing::Event;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{
-    Candidate, Decision, DeployAnswer, DeployCommand, DeployFailure, DeployPhase, Drain, Instances, Placed,
-    ReadinessState, SlotWork, Start, Wave,
+    Candidate, Decision, DeployAnswer, DeployCommand, DeployFailure, DeployPhase, Drain, Instances, Owed,
+    Placed, ReadinessState, SlotWork, Start, Wave,
 };
 use ployz_core::wire::v1::manifest::Span;
 use ployz_routing::{PublishError, Publisher};
@@ -21,7 +22,8 @@ use tokio::time::Instant;
 
 /// Of a step: done, or everything that stands against it.
 pub(super) type Done = Result<(), Vec<DeployFailure>>;
-type ByMachine = BTreeMap<MachineId, Vec<InstanceId>>;
+/// What machines are asked for: which instances, and the command about them.
+type Order<'a> = (&'a ByMachine, &'a (dyn Fn(Instances) -> DeployCommand + Sync));
 
 impl Run<'_> {
     /// Asks every participant whether it could; changes nothing.
@@ -50,18 +52,18 @@ impl Run<'_> {
             );
             if !stops.is_empty() {
                 self.tell(format!("wave {} of {waves}: stopping {}", number + 1, count(&stops)));
-                self.each(&stops, |run, ids| DeployCommand::Stop(run.instances(ids))).await?;
+                self.each(&stops, &DeployCommand::Stop).await?;
             }
             let starts = by_machine(work.iter().filter_map(|work| work.start.as_ref()));
             self.tell(format!("wave {} of {waves}: starting {}", number + 1, count(&starts)));
-            self.each(&starts, |run, ids| DeployCommand::Start(run.candidates(ids))).await?;
+            self.each(&starts, &|which| DeployCommand::Start(self.candidates(which))).await?;
             self.until_ready(&starts).await?;
         }
         Ok(())
     }
 
-    fn candidates(&self, ids: &[InstanceId]) -> Start {
-        let Instances { network, namespace, deploy, not_after, .. } = self.instances(ids);
+    fn candidates(&self, which: Instances) -> Start {
+        let Instances { network, namespace, deploy, not_after, instances: ids } = which;
         let committed = self.plan.iter().flat_map(|plan| &plan.services);
         let (mut services, mut candidates) = (BTreeMap::new(), Vec::new());
         for (name, committed) in committed {
@@ -91,7 +93,7 @@ impl Run<'_> {
         let mut left = wanted.clone();
         loop {
             let asked = left.iter().map(|(machine, ids)| async {
-                let command = DeployCommand::Readiness(self.instances(ids));
+                let command = DeployCommand::Readiness(self.instances(ids.clone(), self.lease.not_after()));
                 (machine.clone(), ask(&self.store, machine, &command).await)
             });
             let mut last = Vec::new();
@@ -204,8 +206,9 @@ impl Run<'_> {
             return Ok(());
         }
         self.tell(format!("draining {}", count(&old)));
-        self.each(&old, |run, ids| DeployCommand::Drain(Drain { which: run.instances(ids), at_most: DRAIN }))
-            .await
+        let drain = |which| DeployCommand::Drain(Drain { which, at_most: DRAIN });
+        let missed = self.everywhere(&[(&old, &drain)]).await;
+        self.owe(missed, &[(Owed::Remove, &old)])
     }
 
     /// Removes old instances.
@@ -215,7 +218,8 @@ impl Run<'_> {
             return Ok(());
         }
         self.tell(format!("removing {}", count(&old)));
-        self.each(&old, |run, ids| DeployCommand::Remove(run.instances(ids))).await
+        let missed = self.everywhere(&[(&old, &DeployCommand::Remove)]).await;
+        self.owe(missed, &[(Owed::Remove, &old)])
     }
 
     /// Removes candidates, and starts again what was stopped for them.
@@ -225,19 +229,40 @@ impl Run<'_> {
             return Ok(());
         }
         let candidates = self.members(by_machine(self.status.candidates()));
-        self.tell(format!("removing {}", count(&candidates)));
-        self.each(&candidates, |run, ids| DeployCommand::Remove(run.instances(ids))).await?;
         let stopped = self.members(by_machine(self.status.stopped()));
-        if stopped.is_empty() {
-            return Ok(());
+        self.tell(format!("removing {}", count(&candidates)));
+        if !stopped.is_empty() {
+            self.tell(format!("starting {} again", count(&stopped)));
         }
-        self.tell(format!("starting {} again", count(&stopped)));
-        self.each(&stopped, |run, ids| DeployCommand::Restore(run.instances(ids))).await
+        let orders: [Order<'_>; 2] =
+            [(&candidates, &DeployCommand::Remove), (&stopped, &DeployCommand::Restore)];
+        let missed = self.everywhere(&orders).await;
+        self.owe(missed, &[(Owed::Remove, &candidates), (Owed::Restore, &stopped)])
+    }
+
+    /// After the decision nobody is waited for: what a machine did not do is written down, and it does it when it reads
+    /// that. Nothing is written by whoever has lost the lock: then others know better.
+    fn owe(&mut self, missed: Vec<Missed>, orders: &[(Owed, &ByMachine)]) -> Done {
+        if !missed.is_empty() && !self.lease.holds() {
+            return Err(missed.into_iter().map(|missed| missed.failure).collect());
+        }
+        for Missed { machine, order, failure } in missed {
+            for (owed, ids) in &orders[order..] {
+                for instance in ids.get(&machine).into_iter().flatten() {
+                    let placed = Placed { machine: machine.clone(), instance: instance.clone() };
+                    self.status = self.status.owing(*owed, &placed);
+                }
+            }
+            self.tell(format!("{machine} does its part later: {failure}"));
+            self.failures.push(failure);
+        }
+        Ok(())
     }
 
     fn retired(&self) -> ByMachine {
         let commit = self.decision.as_ref().and_then(Decision::commit);
-        self.members(by_machine(commit.iter().flat_map(|commit| &commit.retired).map(|old| &old.placed)))
+        let old = commit.iter().flat_map(|commit| &commit.retired).map(|old| &old.placed);
+        self.members(by_machine(old.filter(|old| !self.status.owes(&old.machine))))
     }
 
     /// A machine that left took its containers with it.
@@ -248,34 +273,34 @@ impl Run<'_> {
         wanted
     }
 
-    fn instances(&self, ids: &[InstanceId]) -> Instances {
+    fn instances(&self, instances: Vec<InstanceId>, not_after: u64) -> Instances {
         Instances {
             network: self.store.network().clone(),
             namespace: self.status.namespace.clone(),
             deploy: self.status.deploy.clone(),
-            not_after: self.lease.not_after(),
-            instances: ids.to_vec(),
+            not_after,
+            instances,
         }
     }
 
-    /// Asks all machines at once. One that was asked too late is asked again for as long as the lock is held.
-    async fn each(
-        &self,
-        wanted: &ByMachine,
-        command: impl Fn(&Self, &[InstanceId]) -> DeployCommand,
-    ) -> Done {
-        let command = &command;
-        let asked = wanted.iter().map(|(machine, ids)| async move {
-            loop {
-                match ask(&self.store, machine, &command(self, ids)).await {
-                    Err(failure) if failure.message == TOO_LATE && self.lease.holds() => {
-                        tokio::time::sleep(POLL).await;
-                    }
-                    other => return other.err(),
-                }
-            }
-        });
-        all(join_all(asked).await.into_iter().flatten().collect())
+    /// Asks all machines at once.
+    async fn each(&self, wanted: &ByMachine, command: &(dyn Fn(Instances) -> DeployCommand + Sync)) -> Done {
+        let missed = self.everywhere(&[(wanted, command)]).await;
+        all(missed.into_iter().map(|missed| missed.failure).collect())
+    }
+
+    async fn everywhere(&self, orders: &[Order<'_>]) -> Vec<Missed> {
+        let wanted: Vec<&ByMachine> = orders.iter().map(|(wanted, _)| *wanted).collect();
+        let lease = || self.lease.holds().then(|| self.lease.not_after());
+        everywhere(&wanted, |order, machine, ids| async move {
+            let ask = |not_after| {
+                let command = orders[order].1(self.instances(ids.clone(), not_after));
+                let (store, machine) = (&self.store, &machine);
+                async move { ask(store, machine, &command).await }
+            };
+            insist(&machine, lease, clock::now, ask).await
+        })
+        .await
     }
 }
 
@@ -286,27 +311,6 @@ fn all(failures: Vec<DeployFailure>) -> Done {
 fn is_in(group: &[Wave], work: &SlotWork) -> bool {
     work.start.is_some()
         && group.iter().any(|wave| wave.service == work.service && wave.slots.contains(&work.slot))
-}
-
-fn by_machine<'a>(placed: impl Iterator<Item = &'a Placed>) -> ByMachine {
-    let mut machines = ByMachine::new();
-    for placed in placed {
-        machines.entry(placed.machine.clone()).or_default().push(placed.instance.clone());
-    }
-    machines
-}
-
-fn drop_one(left: &mut ByMachine, machine: &MachineId, instance: &InstanceId) {
-    if let Some(ids) = left.get_mut(machine) {
-        ids.retain(|id| id != instance);
-    }
-    left.retain(|_, ids| !ids.is_empty());
-}
-
-fn count(machines: &ByMachine) -> String {
-    let instances: usize = machines.values().map(Vec::len).sum();
-    let s = |number: usize| if number == 1 { "" } else { "s" };
-    format!("{instances} instance{} on {} machine{}", s(instances), machines.len(), s(machines.len()))
 }
 
 const POLL: Duration = Duration::from_millis(400);

@@ -1,7 +1,7 @@
 //! Making and starting one candidate. Done again for the same instance it finds what it made the first time.
 
 use crate::clock;
-use crate::deploy::local::Kept;
+use crate::deploy::local::{Kept, LocalError};
 use crate::mesh::Mesh;
 use crate::workload::docker::Docker;
 use crate::workload::error::DockerError;
@@ -17,7 +17,7 @@ use std::net::Ipv4Addr;
 
 type Result<T> = std::result::Result<T, DeployFailure>;
 
-/// Starts a candidate.
+/// Starts a candidate; whoever calls has its turn.
 pub(super) async fn start(
     mesh: &Mesh,
     docker: &Docker,
@@ -25,7 +25,7 @@ pub(super) async fn start(
     candidate: &Candidate,
 ) -> Result<Started> {
     let (namespace, instance) = (&start.namespace, &candidate.instance);
-    if mesh.deploys.read().is_removed(namespace, instance) {
+    if mesh.deploys.read().map_err(not_kept)?.is_removed(namespace, instance) {
         let what = format!("{instance} was removed and does not start again");
         return Err(DeployFailure::new(ErrorCode::DeployInterrupted, what));
     }
@@ -45,7 +45,7 @@ pub(super) async fn start(
     };
     docker.start(&id).await.map_err(failed)?;
     // Told to go while it was being made: it must not stay.
-    if mesh.deploys.read().is_removed(namespace, instance) {
+    if mesh.deploys.read().map_err(not_kept)?.is_removed(namespace, instance) {
         let _ = docker.remove(&id).await;
         return Err(DeployFailure::new(
             ErrorCode::DeployInterrupted,
@@ -100,13 +100,13 @@ async fn make(
         address,
         image_id,
         started_at: clock::now(),
+        stopped_for: None,
         draining: false,
         ready: false,
     };
     let spec = kept.spec(&file.subnet());
     // Known before it runs: otherwise it would be ready for a moment because nobody knew how to ask.
-    let noted = mesh.deploys.change(|file| file.keep(kept));
-    noted.map_err(|error| DeployFailure::new(ErrorCode::IoError, ployz_netns::chain(&error)))?;
+    mesh.deploys.change(|file| file.keep(kept)).map_err(not_kept)?;
     let id = docker.create(&spec).await.map_err(failed)?;
     Ok((id, address))
 }
@@ -125,6 +125,11 @@ pub(super) fn taken(found: &[ContainerLive]) -> BTreeSet<Ipv4Addr> {
 /// Whether a container uses its processor.
 pub(super) fn runs(state: ContainerState) -> bool {
     matches!(state, ContainerState::Running | ContainerState::Paused | ContainerState::Changing)
+}
+
+/// What deploys made here was not read or written.
+pub(super) fn not_kept(error: LocalError) -> DeployFailure {
+    DeployFailure::new(ErrorCode::IoError, ployz_netns::chain(&error))
 }
 
 /// What went wrong with Docker, by what an operator can do about it.

@@ -1,8 +1,8 @@
-//! Follows where deploys stand: takes in how committed services are asked whether they are ready, and goes on with
-//! deploys of this machine that were cut off.
+//! Follows where deploys stand: takes in how committed services are asked whether they are ready, settles what this
+//! machine owes, and goes on with deploys of this machine that were cut off.
 
 use crate::deploy::records::Records;
-use crate::deploy::run;
+use crate::deploy::{debts, run};
 use crate::membership::store::Change;
 use crate::mesh::Mesh;
 use futures_util::StreamExt;
@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// Follows for as long as the network runs here.
 pub async fn run(mesh: Arc<Mesh>) {
@@ -41,6 +42,7 @@ async fn follow(
     let mut changes = pin!(records.watch().await?);
     let mut known: BTreeMap<String, DeployStatus> = BTreeMap::new();
     let mut look = tokio::time::interval(LOOK);
+    let mut paying = None;
     loop {
         // Cancel-safe: streams, intervals and notifications lose nothing when another arm wins.
         tokio::select! {
@@ -51,12 +53,16 @@ async fn follow(
                         tracing::warn!("what is committed in {key} is not known: {error}");
                     }
                     known.insert(key, status);
+                    pay(mesh, &known, &mut paying);
                 }
                 Some(Change::Gone(key)) => drop(known.remove(&key)),
                 Some(Change::Caught) => mend(mesh, &known),
                 Some(Change::Unreadable(_) | Change::Hiccup(_)) => {}
             },
-            _ = look.tick() => mend(mesh, &known),
+            _ = look.tick() => {
+                mend(mesh, &known);
+                pay(mesh, &known, &mut paying);
+            }
             () = mesh.deploys.unfinished.notified() => look.reset(),
         }
     }
@@ -68,8 +74,9 @@ async fn take_in(
     records: &Records,
     status: &DeployStatus,
 ) -> Result<(), crate::membership::store::StoreError> {
-    let here = mesh.deploys.read().instances.iter().any(|kept| kept.owner.namespace == status.namespace);
-    if !here {
+    // What is not known cannot be changed; the log says so elsewhere.
+    let known = mesh.deploys.read().unwrap_or_default();
+    if !known.instances.iter().any(|kept| kept.owner.namespace == status.namespace) {
         return Ok(());
     }
     let Some(commit) = records.committed(status).await? else { return Ok(()) };
@@ -93,6 +100,15 @@ fn committed<'a>(
     let committed = commit.services.get(&owner.service)?;
     let current = committed.slots.get(&owner.slot).is_some_and(|placed| placed.instance == owner.instance);
     (current && committed.revision == owner.revision).then_some(&committed.service)
+}
+
+/// Settles what this machine owes, beside everything else; a look that comes meanwhile leaves it to the next.
+fn pay(mesh: &Arc<Mesh>, known: &BTreeMap<String, DeployStatus>, paying: &mut Option<JoinHandle<()>>) {
+    let owing: Vec<DeployStatus> =
+        known.values().filter(|status| !status.debts.is_empty()).cloned().collect();
+    if !owing.is_empty() && paying.as_ref().is_none_or(JoinHandle::is_finished) {
+        *paying = Some(tokio::spawn(debts::pay(mesh.clone(), owing)));
+    }
 }
 
 /// Goes on with what this machine began and nobody brought to its end.

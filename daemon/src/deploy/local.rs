@@ -4,16 +4,17 @@
 use crate::disk::{Disk, DiskError};
 use crate::workload::watch::{Checks, InstanceKey};
 use ployz_core::address::NodeSubnet;
-use ployz_core::id::{InstanceId, Namespace, NetworkName};
+use ployz_core::id::{DeployId, InstanceId, Namespace, NetworkName};
 use ployz_core::spec::ContainerSpec;
 use ployz_core::spec::container::ContainerOwner;
+use ployz_core::wire::v1::deploy::DeployCommand;
 use ployz_core::wire::v1::manifest::Service;
 use serde::{Deserialize, Serialize};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
 /// `instances.json`, mode 0600.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -41,6 +42,9 @@ pub struct Kept {
     pub image_id: String,
     /// Unix seconds.
     pub started_at: u64,
+    /// The deploy that stopped it before its own candidate started; `None` once it was started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_for: Option<DeployId>,
     /// Whether it is being taken out of service.
     #[serde(default)]
     pub draining: bool,
@@ -62,7 +66,8 @@ pub struct Removed {
 pub struct Local {
     disk: Disk,
     network: NetworkName,
-    file: Mutex<InstancesFile>,
+    /// `None` = not known, because it cannot be read; then nothing is changed.
+    file: Mutex<Option<InstancesFile>>,
     checks: watch::Sender<Checks>,
     /// Told when something here changed.
     pub changed: Notify,
@@ -70,9 +75,24 @@ pub struct Local {
     pub unfinished: Notify,
     /// Held from the choice of an address until its container is made.
     pub making: tokio::sync::Mutex<()>,
-    /// Commands at a time.
-    pub asked: Arc<Semaphore>,
+    steps: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
+    turns: Mutex<BTreeMap<InstanceKey, Arc<tokio::sync::Mutex<()>>>>,
+    routable: Mutex<BTreeSet<InstanceKey>>,
     busy: Mutex<BTreeMap<Namespace, Purpose>>,
+}
+
+/// Why what deploys made here was not read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// Unknown is not absent: taken for empty, it would be written over.
+    #[error(
+        "what deploys made here is not known and is left as it is: mend the file, or move it away to begin without it"
+    )]
+    Unknown(#[source] DiskError),
+    /// It was not written.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
 }
 
 /// What a namespace is taken for.
@@ -114,6 +134,13 @@ impl InstancesFile {
             .find(|kept| kept.owner.namespace == *namespace && kept.owner.instance == *instance)
     }
 
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, namespace: &Namespace, instance: &InstanceId) -> Option<&mut Kept> {
+        self.instances
+            .iter_mut()
+            .find(|kept| kept.owner.namespace == *namespace && kept.owner.instance == *instance)
+    }
+
     /// Keeps an instance, in the place of what was known of it.
     pub fn keep(&mut self, kept: Kept) {
         self.instances.retain(|known| known.key() != kept.key());
@@ -150,22 +177,24 @@ impl InstancesFile {
 }
 
 impl Local {
-    /// From disk. What cannot be read is not worth a mesh: containers go on, and the store tells the rest.
+    /// From disk. What cannot be read is not worth a mesh: containers go on, and nothing of them is changed.
     pub fn open(disk: &Disk, network: &NetworkName) -> Self {
-        let file = disk.instances(network).unwrap_or_else(|error| {
-            tracing::error!("what deploys made here is not known: {}", ployz_netns::chain(&error));
-            None
+        let file = disk.instances(network).map(Option::unwrap_or_default).inspect_err(|error| {
+            tracing::error!("what deploys made here is not known: {}", ployz_netns::chain(error));
         });
-        let file = file.unwrap_or_default();
+        let file = file.ok();
         Self {
             disk: disk.clone(),
             network: network.clone(),
-            checks: watch::Sender::new(file.checks()),
+            checks: watch::Sender::new(file.as_ref().map(InstancesFile::checks).unwrap_or_default()),
             file: Mutex::new(file),
             changed: Notify::new(),
             unfinished: Notify::new(),
             making: tokio::sync::Mutex::new(()),
-            asked: Arc::new(Semaphore::new(AT_ONCE)),
+            steps: Arc::new(Semaphore::new(STEPS)),
+            looks: Arc::new(Semaphore::new(LOOKS)),
+            turns: Mutex::default(),
+            routable: Mutex::default(),
             busy: Mutex::default(),
         }
     }
@@ -176,21 +205,45 @@ impl Local {
     }
 
     /// What is known now.
-    pub fn read(&self) -> InstancesFile {
-        lock(&self.file).clone()
+    pub fn read(&self) -> Result<InstancesFile, LocalError> {
+        self.known(|file| Ok(file.clone()))
     }
 
     /// Changes it, on disk first.
-    pub fn change(&self, change: impl FnOnce(&mut InstancesFile)) -> Result<(), DiskError> {
-        let mut file = lock(&self.file);
-        let mut changed = file.clone();
-        change(&mut changed);
-        if changed == *file {
-            return Ok(());
+    pub fn change(&self, change: impl FnOnce(&mut InstancesFile)) -> Result<(), LocalError> {
+        let written = self.known(|file| {
+            let mut changed = file.clone();
+            change(&mut changed);
+            if changed == *file {
+                return Ok(false);
+            }
+            self.disk.put_instances(&self.network, &changed)?;
+            self.ask_as(changed.checks());
+            *file = changed;
+            Ok(true)
+        });
+        if written? {
+            self.changed.notify_one();
         }
-        self.disk.put_instances(&self.network, &changed)?;
-        let checks = changed.checks();
-        *file = changed;
+        Ok(())
+    }
+
+    /// Works with what is known; what could not be read is tried again each time.
+    fn known<T>(
+        &self,
+        work: impl FnOnce(&mut InstancesFile) -> Result<T, LocalError>,
+    ) -> Result<T, LocalError> {
+        let mut file = lock(&self.file);
+        if let Some(file) = file.as_mut() {
+            return work(file);
+        }
+        let found = self.disk.instances(&self.network).map_err(LocalError::Unknown)?.unwrap_or_default();
+        tracing::info!("what deploys made here is known again");
+        self.ask_as(found.checks());
+        work(file.insert(found))
+    }
+
+    fn ask_as(&self, checks: Checks) {
         self.checks.send_if_modified(|known| {
             let differs = *known != checks;
             if differs {
@@ -198,8 +251,42 @@ impl Local {
             }
             differs
         });
-        self.changed.notify_one();
-        Ok(())
+    }
+
+    /// Room for a command. Questions do not wait for steps, which may take minutes; `None` = ask again.
+    pub fn room(&self, command: &DeployCommand) -> Option<OwnedSemaphorePermit> {
+        let places = match command {
+            DeployCommand::Probe(_)
+            | DeployCommand::Readiness(_)
+            | DeployCommand::List(_)
+            | DeployCommand::Logs(_) => &self.looks,
+            DeployCommand::Start(_)
+            | DeployCommand::Stop(_)
+            | DeployCommand::Restore(_)
+            | DeployCommand::Drain(_)
+            | DeployCommand::Remove(_) => &self.steps,
+        };
+        places.clone().try_acquire_owned().ok()
+    }
+
+    /// The turn of one instance: what is done to it is done one after the other, whoever asks.
+    pub async fn alone(&self, namespace: &Namespace, instance: &InstanceId) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = lock(&self.turns);
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            turns.entry((namespace.clone(), instance.clone())).or_default().clone()
+        };
+        turn.lock_owned().await
+    }
+
+    /// Notes which instances everybody was told to send requests to.
+    pub fn told(&self, routable: BTreeSet<InstanceKey>) {
+        *lock(&self.routable) = routable;
+    }
+
+    /// Whether everybody was told to send requests there.
+    pub fn is_routable(&self, key: &InstanceKey) -> bool {
+        lock(&self.routable).contains(key)
     }
 
     /// Takes a namespace within this process; else what it is taken for.
@@ -225,17 +312,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 const MOST_REMOVED: usize = 4_096;
-const AT_ONCE: usize = 32;
+/// Steps at a time.
+const STEPS: usize = 32;
+/// Questions at a time.
+const LOOKS: usize = 32;
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use serde_json::json;
 
-    /// An instance whose service is asked in this way.
+    /// An instance whose service is asked in this way; `null` = it is not.
     pub(in crate::deploy) fn kept(readiness: &str) -> Kept {
         let readiness: serde_json::Value = serde_json::from_str(readiness).unwrap();
-        let service = json!({"name": "web", "image": "web", "ports": [{"port": 80}], "readiness": readiness});
+        let mut service = json!({"name": "web", "image": "web", "ports": [{"port": 80}]});
+        if !readiness.is_null() {
+            service["readiness"] = readiness;
+        }
         serde_json::from_value(json!({
             "owner": {
                 "network": "07070707070707070707070707070707", "namespace": "shop", "service": "web",
@@ -276,17 +369,97 @@ pub(super) mod tests {
         assert!(!file.is_removed(&"other".parse().unwrap(), &id(5)));
     }
 
+    /// Of a machine on whose disk this is; dropped, the directory is gone.
+    pub(in crate::deploy) struct OnDisk {
+        pub(in crate::deploy) local: Local,
+        pub(in crate::deploy) root: std::path::PathBuf,
+    }
+
+    impl OnDisk {
+        pub(in crate::deploy) fn empty() -> Self {
+            let name: [u8; 8] = crate::random::bytes();
+            let root = std::env::temp_dir().join(format!("ployz-local-{:016x}", u64::from_ne_bytes(name)));
+            let disk = Disk::open(&root).unwrap();
+            crate::disk::make_dir(&root.join("networks/prod"), 0o711).unwrap();
+            Self { local: Local::open(&disk, &"prod".parse().unwrap()), root }
+        }
+
+        fn again(&self) -> Local {
+            Local::open(&Disk::open(&self.root).unwrap(), &"prod".parse().unwrap())
+        }
+    }
+
+    impl Drop for OnDisk {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.root);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_nothing() {
+        let here = OnDisk::empty();
+        let one = kept(r#"{"kind": "tcp", "port": 80}"#);
+        here.local.change(|file| file.keep(one.clone())).unwrap();
+        let path = here.root.join("networks/prod/instances.json");
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+
+        let local = here.again();
+        assert!(matches!(local.read(), Err(LocalError::Unknown(_))));
+        let refused = local.change(|file| file.bury(&one.owner.namespace, &one.owner.instance));
+        assert!(matches!(refused, Err(LocalError::Unknown(_))));
+        assert_eq!(std::fs::read(&path).unwrap(), whole[..whole.len() / 2], "it was written over");
+
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(local.read().unwrap().instances, std::slice::from_ref(&one), "mended, it is known again");
+        assert_eq!(local.checks().borrow().keys().next(), Some(&one.key()));
+    }
+
+    #[test]
+    fn steps_that_take_long_leave_room_for_questions() {
+        use ployz_core::wire::v1::deploy::{Instances, List};
+        let here = OnDisk::empty();
+        let owner = kept("null").owner;
+        let which = Instances {
+            network: owner.network.clone(),
+            namespace: owner.namespace,
+            deploy: owner.deploy,
+            not_after: 0,
+            instances: Vec::new(),
+        };
+        let remove = DeployCommand::Remove(which.clone());
+        let steps: Vec<_> = std::iter::from_fn(|| here.local.room(&remove)).collect();
+        assert_eq!(steps.len(), STEPS);
+        let list = DeployCommand::List(List { network: owner.network, namespace: None });
+        assert!(
+            here.local.room(&list).is_some() && here.local.room(&DeployCommand::Readiness(which)).is_some()
+        );
+        drop(steps);
+        assert!(here.local.room(&remove).is_some());
+    }
+
+    #[tokio::test]
+    async fn what_is_done_to_one_instance_is_done_in_turn() {
+        let here = OnDisk::empty();
+        let (shop, one): (Namespace, InstanceId) = ("shop".parse().unwrap(), "web-0-a".parse().unwrap());
+        let turn = here.local.alone(&shop, &one).await;
+        let short = std::time::Duration::from_millis(20);
+        assert!(tokio::time::timeout(short, here.local.alone(&shop, &one)).await.is_err());
+        drop(here.local.alone(&shop, &"web-1-a".parse().unwrap()).await);
+        drop(turn);
+        drop(here.local.alone(&shop, &one).await);
+        assert!(lock(&here.local.turns).len() <= 1, "turns that nobody waits for are forgotten");
+    }
+
     #[test]
     fn one_deploy_a_namespace_at_a_time() {
-        let root = std::env::temp_dir().join(format!("ployz-busy-{}", std::process::id()));
-        let disk = Disk::open(&root).unwrap();
-        let local = Local::open(&disk, &"prod".parse().unwrap());
+        let here = OnDisk::empty();
+        let local = &here.local;
         let namespace = "shop".parse().unwrap();
         let busy = local.occupy(&namespace, Purpose::Mend).ok().unwrap();
         assert_eq!(local.occupy(&namespace, Purpose::Deploy).err(), Some(Purpose::Mend));
         assert!(local.occupy(&"other".parse().unwrap(), Purpose::Deploy).is_ok());
         drop(busy);
         assert!(local.occupy(&namespace, Purpose::Deploy).is_ok());
-        std::fs::remove_dir_all(root).unwrap();
     }
 }

@@ -6,7 +6,10 @@
 pub mod announce;
 mod ask;
 mod carry;
+mod change;
 mod container;
+mod debts;
+mod everywhere;
 pub mod follow;
 mod lease;
 pub mod local;

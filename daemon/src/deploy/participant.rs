@@ -2,7 +2,8 @@
 //! `not_after`, and what was to be removed never starts again.
 
 use crate::clock;
-use crate::deploy::container::{self, failed, runs};
+use crate::deploy::change::{self, Refused, Result, in_time};
+use crate::deploy::container::{self, failed, not_kept, runs};
 use crate::deploy::local::Kept;
 use crate::deploy::logs;
 use crate::membership::store::Store;
@@ -11,44 +12,36 @@ use crate::workload::docker::{Docker, SOCKET};
 use crate::workload::watch::{Engine, Instance};
 use async_nats::Subject;
 use bytes::Bytes;
-use futures_util::future::join_all;
-use ployz_core::adopt::Seen;
 use ployz_core::adopt::container::container as verdict;
 use ployz_core::deploy::{address, image};
-use ployz_core::id::{InstanceId, Namespace};
+use ployz_core::id::MachineId;
 use ployz_core::live::{ContainerLive, ContainerState};
-use ployz_core::spec::container::container_name;
+use ployz_core::spec::container::{ContainerOwner, PublishedPort, container_name};
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{
-    DeployAnswer, DeployCommand, DeployFailure, Drain, ImageSeen, InstanceSeen, Instances, List, Probe,
-    Probed, Readiness, ReadinessState, Start,
+    DeployAnswer, DeployCommand, DeployFailure, ImageSeen, InstanceSeen, Instances, List, Probe, Probed,
+    Readiness, ReadinessState, Start,
 };
-use ployz_core::wire::v1::manifest::Protocol;
+use ployz_core::wire::v1::manifest::{Protocol, Service};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-
-type Result<T> = std::result::Result<T, DeployFailure>;
 
 /// Carries a command out beside whatever else is asked, and answers.
 pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
-    let Ok(permit) = mesh.deploys.asked.clone().try_acquire_owned() else {
-        // Not answered: whoever asks finds out by its own deadline and asks again.
-        return tracing::warn!("too many commands at a time: one was not taken");
-    };
     let (mesh, client) = (mesh.clone(), store.client().clone());
+    let asked = serde_json::from_slice::<DeployCommand>(&payload);
+    // Taken here, in the order in which they came.
+    let room = asked.as_ref().ok().map(|command| mesh.deploys.room(command));
     tokio::spawn(async move {
-        let _permit = permit;
-        let answer = match serde_json::from_slice::<DeployCommand>(&payload) {
-            Ok(command) => {
-                let own = mesh.network().machine.id;
-                answer(&mesh, command).await.unwrap_or_else(|failure| DeployAnswer::Failed(failure.on(&own)))
-            }
-            Err(error) => {
+        let own = mesh.network().machine.id;
+        let answer = match (asked, &room) {
+            (Ok(_), Some(None)) => DeployAnswer::Busy,
+            (Ok(command), _) => told(answer(&mesh, command).await, &own),
+            (Err(error), _) => {
                 let what = format!("the command is not understood: {error}");
-                DeployAnswer::Failed(DeployFailure::new(ErrorCode::InvalidRequest, what))
+                DeployAnswer::Failed(DeployFailure::new(ErrorCode::InvalidRequest, what).on(&own))
             }
         };
         let text = serde_json::to_vec(&answer).unwrap_or_default();
@@ -57,31 +50,33 @@ pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
     });
 }
 
+fn told(done: Result<DeployAnswer>, own: &MachineId) -> DeployAnswer {
+    match done {
+        Ok(answer) => answer,
+        Err(Refused::TooLate) => DeployAnswer::TooLate { clock: clock::now() },
+        Err(Refused::Failed(failure)) => DeployAnswer::Failed(failure.on(own)),
+    }
+}
+
 async fn answer(mesh: &Arc<Mesh>, command: DeployCommand) -> Result<DeployAnswer> {
     let network = mesh.network().id;
     if *command.network() != network {
-        return Err(DeployFailure::new(ErrorCode::InvalidRequest, "this machine is in another network"));
+        let what = "this machine is in another network";
+        return Err(DeployFailure::new(ErrorCode::InvalidRequest, what).into());
     }
     let docker = Docker::connect(Path::new(SOCKET), &network).await.map_err(failed)?;
+    let local = &mesh.deploys;
     match command {
         DeployCommand::Probe(asked) => probe(&docker, mesh, &asked).await.map(DeployAnswer::Probed),
         DeployCommand::Start(asked) => start(mesh, &docker, &asked).await,
         DeployCommand::Readiness(asked) => readiness(mesh, &docker, &asked).await,
-        DeployCommand::Stop(asked) => stop(mesh, &docker, &asked).await,
-        DeployCommand::Restore(asked) => restore(mesh, &docker, &asked).await,
-        DeployCommand::Drain(asked) => drain(mesh, &docker, &asked).await,
-        DeployCommand::Remove(asked) => remove(mesh, &docker, &asked).await,
+        DeployCommand::Stop(asked) => change::stop(local, &docker, &asked).await,
+        DeployCommand::Restore(asked) => change::restore(local, &docker, &asked).await,
+        DeployCommand::Drain(asked) => change::drain(local, &docker, &asked).await,
+        DeployCommand::Remove(asked) => change::remove(local, &docker, &asked).await,
         DeployCommand::List(asked) => list(mesh, &docker, &asked).await,
-        DeployCommand::Logs(asked) => logs::read(&docker, &asked).await,
+        DeployCommand::Logs(asked) => Ok(logs::read(&docker, &asked).await?),
     }
-}
-
-/// A command of a coordinator whose lock is over may be one that another has undone since.
-fn in_time(not_after: u64) -> Result<()> {
-    if clock::now() <= not_after {
-        return Ok(());
-    }
-    Err(DeployFailure::new(ErrorCode::DeployInterrupted, TOO_LATE))
 }
 
 async fn probe(docker: &Docker, mesh: &Mesh, asked: &Probe) -> Result<Probed> {
@@ -135,6 +130,7 @@ fn free_disk() -> Option<u64> {
 async fn start(mesh: &Mesh, docker: &Docker, asked: &Start) -> Result<DeployAnswer> {
     let mut instances = Vec::new();
     for candidate in &asked.candidates {
+        let _turn = mesh.deploys.alone(&asked.namespace, &candidate.instance).await;
         in_time(asked.not_after)?;
         let started = container::start(mesh, docker, asked, candidate).await;
         instances.push(started.map_err(|failure| failure.of(&candidate.service))?);
@@ -145,14 +141,16 @@ async fn start(mesh: &Mesh, docker: &Docker, asked: &Start) -> Result<DeployAnsw
 async fn readiness(mesh: &Mesh, docker: &Docker, asked: &Instances) -> Result<DeployAnswer> {
     let view = mesh.workloads.borrow().clone();
     if !matches!(view.engine, Engine::Live(_)) {
-        return Err(DeployFailure::new(ErrorCode::DockerUnavailable, "its containers are not known yet"));
+        let what = "its containers are not known yet";
+        return Err(DeployFailure::new(ErrorCode::DockerUnavailable, what).into());
     }
-    let known = mesh.deploys.read();
+    let known = mesh.deploys.read().map_err(not_kept)?;
     let mut instances = Vec::new();
     for instance in &asked.instances {
         let key = (asked.namespace.clone(), instance.clone());
         let kept = known.get(&asked.namespace, instance);
-        let mut state = state(kept, view.instances.get(&key), clock::now());
+        let routable = mesh.deploys.is_routable(&key);
+        let mut state = state(kept, view.instances.get(&key), routable, clock::now());
         if let ReadinessState::Failed { why } = &mut state {
             let name = container_name(&asked.namespace, instance);
             let said = logs::last(docker, &name).await;
@@ -165,8 +163,9 @@ async fn readiness(mesh: &Mesh, docker: &Docker, asked: &Instances) -> Result<De
     Ok(DeployAnswer::Readiness { instances })
 }
 
-/// How ready an instance is, from what is kept of it and what the engine last showed.
-fn state(kept: Option<&Kept>, seen: Option<&Instance>, now: u64) -> ReadinessState {
+/// How ready an instance is, from what is kept of it and what the engine last showed. Ready is one that everybody was
+/// told of: a deploy that goes on earlier takes the old one away from gateways that do not know the new one.
+fn state(kept: Option<&Kept>, seen: Option<&Instance>, routable: bool, now: u64) -> ReadinessState {
     let limit =
         kept.and_then(|kept| kept.service.readiness.as_ref()).map_or(STARTS, |r| r.deadline.as_secs());
     let late = kept.is_none_or(|kept| now > kept.started_at.saturating_add(limit));
@@ -179,7 +178,10 @@ fn state(kept: Option<&Kept>, seen: Option<&Instance>, now: u64) -> ReadinessSta
     };
     match seen.state {
         ContainerState::Running if kept.is_some_and(|kept| kept.draining) => ReadinessState::Draining,
-        ContainerState::Running if seen.ready => ReadinessState::Ready,
+        ContainerState::Running if seen.ready && routable => ReadinessState::Ready,
+        ContainerState::Running if seen.ready => {
+            ReadinessState::Starting { last: Some("it is ready; gateways are not told yet".into()) }
+        }
         ContainerState::Exited(code) => {
             ReadinessState::Failed { why: format!("it ended with exit code {code}") }
         }
@@ -192,150 +194,73 @@ fn state(kept: Option<&Kept>, seen: Option<&Instance>, now: u64) -> ReadinessSta
     }
 }
 
-async fn stop(mesh: &Mesh, docker: &Docker, asked: &Instances) -> Result<DeployAnswer> {
-    in_time(asked.not_after)?;
-    each(asked, |instance| async move {
-        let name = container_name(&asked.namespace, &instance);
-        match docker.inspect(&name).await {
-            Seen::Present(live) => {
-                docker.stop(&live.id, grace(mesh, &asked.namespace, &instance)).await.map_err(failed)
-            }
-            Seen::Absent => Ok(()),
-            Seen::Foreign(why) | Seen::Unknown(why) => Err(unknown(&name, why)),
-        }
-    })
-    .await
-}
-
-async fn restore(mesh: &Mesh, docker: &Docker, asked: &Instances) -> Result<DeployAnswer> {
-    in_time(asked.not_after)?;
-    each(asked, |instance| async move {
-        if mesh.deploys.read().is_removed(&asked.namespace, &instance) {
-            let what = format!("{instance} was removed and does not start again");
-            return Err(DeployFailure::new(ErrorCode::DeployInterrupted, what));
-        }
-        let name = container_name(&asked.namespace, &instance);
-        match docker.inspect(&name).await {
-            Seen::Present(live) => docker.start(&live.id).await.map_err(failed),
-            // Nothing that this deploy did: it was gone before.
-            Seen::Absent => Ok(()),
-            Seen::Foreign(why) | Seen::Unknown(why) => Err(unknown(&name, why)),
-        }
-    })
-    .await
-}
-
-async fn drain(mesh: &Mesh, docker: &Docker, asked: &Drain) -> Result<DeployAnswer> {
-    in_time(asked.which.not_after)?;
-    let which = &asked.which;
-    let here = |kept: &Kept| {
-        kept.owner.namespace == which.namespace && which.instances.contains(&kept.owner.instance)
-    };
-    let marked = mesh.deploys.change(|file| {
-        file.instances.iter_mut().filter(|kept| here(kept)).for_each(|kept| kept.draining = true);
-    });
-    marked.map_err(|error| DeployFailure::new(ErrorCode::IoError, ployz_netns::chain(&error)))?;
-    let found = docker.list().await.map_err(failed)?;
-    let busy = found.iter().filter(|live| runs(live.state)).filter_map(ContainerLive::owner).any(|owner| {
-        // One that nobody can reach has no connections to end.
-        let known = mesh.deploys.read();
-        let reached =
-            known.get(&owner.namespace, &owner.instance).is_none_or(|kept| !kept.service.ports.is_empty());
-        owner.namespace == which.namespace && which.instances.contains(&owner.instance) && reached
-    });
-    if busy {
-        tokio::time::sleep(asked.at_most.duration().min(LONGEST_DRAIN)).await;
-    }
-    Ok(DeployAnswer::Done)
-}
-
-async fn remove(mesh: &Mesh, docker: &Docker, asked: &Instances) -> Result<DeployAnswer> {
-    in_time(asked.not_after)?;
-    // First of all, so that a start which is on its way does not bring it back.
-    let buried = mesh.deploys.change(|file| {
-        asked.instances.iter().for_each(|instance| file.bury(&asked.namespace, instance));
-    });
-    buried.map_err(|error| DeployFailure::new(ErrorCode::IoError, ployz_netns::chain(&error)))?;
-    each(asked, |instance| async move {
-        let name = container_name(&asked.namespace, &instance);
-        match docker.inspect(&name).await {
-            Seen::Present(live) => {
-                // One that does not stop is killed by the removal.
-                let _ = docker.stop(&live.id, grace(mesh, &asked.namespace, &instance)).await;
-                docker.remove(&live.id).await.map_err(failed)?;
-            }
-            Seen::Absent => {}
-            // A container of somebody else under that name is not the instance.
-            Seen::Foreign(_) => {}
-            Seen::Unknown(why) => return Err(unknown(&name, why)),
-        }
-        let forgotten = mesh.deploys.change(|file| file.forget(&asked.namespace, &instance));
-        forgotten.map_err(|error| DeployFailure::new(ErrorCode::IoError, ployz_netns::chain(&error)))
-    })
-    .await
-}
-
 async fn list(mesh: &Mesh, docker: &Docker, asked: &List) -> Result<DeployAnswer> {
-    let found = docker.list().await.map_err(failed)?;
-    let (view, known) = (mesh.workloads.borrow().clone(), mesh.deploys.read());
-    let subnet = mesh.network().subnet();
-    let mut instances: Vec<InstanceSeen> = found
-        .iter()
-        .filter_map(|live| Some((live, live.owner()?)))
-        .filter(|(_, owner)| asked.namespace.as_ref().is_none_or(|wanted| *wanted == owner.namespace))
-        .map(|(live, owner)| {
-            let kept = known.get(&owner.namespace, &owner.instance);
-            let seen = view.instances.get(&(owner.namespace.clone(), owner.instance.clone()));
-            let judged = kept.map(|kept| verdict(&kept.spec(&subnet), live));
-            InstanceSeen {
-                state: state(kept, seen, clock::now()),
-                address: live.networks.values().next().copied().flatten(),
-                publish: live.publish.clone(),
-                verdict: judged.as_ref().map_or("hold", |judged| judged.word()).to_owned(),
-                reasons: judged.map_or_else(
-                    || vec!["this machine does not remember it".to_owned()],
-                    |judged| Some(judged.why()).filter(|why| !why.is_empty()).into_iter().collect(),
-                ),
-                started_at: kept.map(|kept| kept.started_at),
-                instance: owner.instance,
-                namespace: owner.namespace,
-                service: owner.service,
-                slot: owner.slot,
-                revision: owner.revision,
-                deploy: owner.deploy,
-            }
-        })
-        .collect();
+    let known = mesh.deploys.read().map_err(not_kept)?;
+    let found = docker.survey().await.map_err(failed)?;
+    let (view, subnet) = (mesh.workloads.borrow().clone(), mesh.network().subnet());
+    let wanted = |owner: &ContainerOwner| asked.namespace.as_ref().is_none_or(|n| *n == owner.namespace);
+    let state = |owner: &ContainerOwner| {
+        let key = (owner.namespace.clone(), owner.instance.clone());
+        let kept = known.get(&owner.namespace, &owner.instance);
+        state(kept, view.instances.get(&key), mesh.deploys.is_routable(&key), clock::now())
+    };
+    let mut instances: Vec<InstanceSeen> = Vec::new();
+    for live in &found.live {
+        let Some(owner) = live.owner().filter(wanted) else { continue };
+        let kept = known.get(&owner.namespace, &owner.instance);
+        let judged = kept.map(|kept| verdict(&kept.spec(&subnet), live));
+        instances.push(InstanceSeen {
+            address: live.networks.values().next().copied().flatten(),
+            publish: live.publish.clone(),
+            runs: Some(runs(live.state)),
+            verdict: judged.as_ref().map_or("hold", |judged| judged.word()).to_owned(),
+            reasons: judged.map_or_else(
+                || vec!["this machine does not remember it".to_owned()],
+                |judged| Some(judged.why()).filter(|why| !why.is_empty()).into_iter().collect(),
+            ),
+            ..row(state(&owner), kept, owner)
+        });
+    }
+    // There, and more is not known: not less than that.
+    for silent in found.silent {
+        let Some(owner) = silent.owner.filter(wanted) else { continue };
+        let kept = known.get(&owner.namespace, &owner.instance);
+        instances.push(InstanceSeen { reasons: vec![silent.why], ..row(state(&owner), kept, owner) });
+    }
     instances.sort_by(|a, b| {
         (&a.namespace, &a.service, a.slot, &a.instance).cmp(&(&b.namespace, &b.service, b.slot, &b.instance))
     });
     Ok(DeployAnswer::Listed { instances })
 }
 
-/// The same for each of them at once; the first failure is the answer, when all have been tried.
-async fn each<W: Future<Output = Result<()>>>(
-    asked: &Instances,
-    work: impl Fn(InstanceId) -> W,
-) -> Result<DeployAnswer> {
-    let done = join_all(asked.instances.iter().cloned().map(work)).await;
-    done.into_iter().collect::<Result<Vec<()>>>().map(|_| DeployAnswer::Done)
+/// An instance as what is kept of it says.
+fn row(state: ReadinessState, kept: Option<&Kept>, owner: ContainerOwner) -> InstanceSeen {
+    InstanceSeen {
+        state,
+        runs: None,
+        address: kept.map(|kept| kept.address),
+        publish: kept.map(|kept| published(&kept.service)).unwrap_or_default(),
+        verdict: "hold".to_owned(),
+        reasons: Vec::new(),
+        started_at: kept.map(|kept| kept.started_at),
+        instance: owner.instance,
+        namespace: owner.namespace,
+        service: owner.service,
+        slot: owner.slot,
+        revision: owner.revision,
+        deploy: owner.deploy,
+    }
 }
 
-fn grace(mesh: &Mesh, namespace: &Namespace, instance: &InstanceId) -> Duration {
-    let known = mesh.deploys.read();
-    known.get(namespace, instance).map_or(GRACE, |kept| kept.service.stop_grace_period.duration())
+fn published(service: &Service) -> BTreeSet<PublishedPort> {
+    let ports = service.ports.iter().filter_map(|port| {
+        Some(PublishedPort { protocol: port.protocol, host: port.publish?, container: port.port })
+    });
+    ports.collect()
 }
 
-fn unknown(name: &str, why: String) -> DeployFailure {
-    DeployFailure::new(ErrorCode::DockerUnavailable, format!("container {name} cannot be judged: {why}"))
-}
-
-/// What a refusal by `not_after` says.
-pub const TOO_LATE: &str = "the command came after the end of its sender's lock";
 /// How long a container without a readiness check may take to run.
 const STARTS: u64 = 60;
-const GRACE: Duration = Duration::from_secs(10);
-const LONGEST_DRAIN: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {
@@ -352,7 +277,7 @@ mod tests {
     fn readiness_follows_the_container_until_its_deadline() {
         let kept = kept(r#"{"kind": "tcp", "port": 80, "deadline": "30s"}"#);
         let now = |seconds| kept.started_at + seconds;
-        let of = |seen: &Instance, at| state(Some(&kept), Some(seen), at);
+        let of = |seen: &Instance, at| state(Some(&kept), Some(seen), true, at);
         assert_eq!(of(&seen(ContainerState::Running, true), now(99)), ReadinessState::Ready);
         let refused = Some("port 80: refused".to_owned());
         assert_eq!(
@@ -373,16 +298,19 @@ mod tests {
     #[test]
     fn what_nobody_knows_is_gone_and_what_drains_is_not_ready() {
         let mut kept = kept(r#"{"kind": "tcp", "port": 80}"#);
-        assert_eq!(state(None, None, 0), ReadinessState::Gone);
-        assert_eq!(state(Some(&kept), None, kept.started_at), ReadinessState::Starting { last: None });
+        assert_eq!(state(None, None, false, 0), ReadinessState::Gone);
+        assert_eq!(state(Some(&kept), None, false, kept.started_at), ReadinessState::Starting { last: None });
         kept.draining = true;
         let seen = seen(ContainerState::Running, true);
-        assert_eq!(state(Some(&kept), Some(&seen), kept.started_at), ReadinessState::Draining);
+        assert_eq!(state(Some(&kept), Some(&seen), true, kept.started_at), ReadinessState::Draining);
     }
 
     #[test]
-    fn nothing_is_changed_after_the_end_of_the_senders_lock() {
-        assert!(in_time(clock::now() + 5).is_ok());
-        assert_eq!(in_time(clock::now() - 5).unwrap_err().message, TOO_LATE);
+    fn ready_is_what_everybody_was_told_of() {
+        let kept = kept(r#"{"kind": "tcp", "port": 80, "deadline": "30s"}"#);
+        let seen = seen(ContainerState::Running, true);
+        let told = |routable| state(Some(&kept), Some(&seen), routable, kept.started_at);
+        assert!(matches!(told(false), ReadinessState::Starting { .. }), "{:?}", told(false));
+        assert_eq!(told(true), ReadinessState::Ready);
     }
 }

@@ -11,6 +11,7 @@ use crate::failure::{Failure, Result};
 use crate::membership::store::{Store, Stored};
 use crate::mesh::Mesh;
 use crate::random;
+use ployz_core::deploy::debt::carried;
 use ployz_core::deploy::step::next_giving_up;
 use ployz_core::deploy::{DeployPlan, Resume, Scope, Step, next, plan, resume};
 use ployz_core::id::{DeployId, Namespace};
@@ -40,7 +41,7 @@ pub(super) struct Run<'a> {
     pub(super) plan: Option<DeployPlan>,
     gives_up: bool,
     events: Vec<DeployEvent>,
-    failures: Vec<DeployFailure>,
+    pub(super) failures: Vec<DeployFailure>,
     say: Say<'a>,
 }
 
@@ -185,7 +186,9 @@ async fn under_lock(
         return Ok(report(None, plan.preview, DeployState::Unchanged, Vec::new(), Vec::new()));
     }
     plan.preview.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
-    let status = plan.status(&mesh.network().machine.id, clock::now());
+    let mut status = plan.status(&mesh.network().machine.id, clock::now());
+    let debts = before.as_ref().map(|before| before.value.debts.as_slice()).unwrap_or_default();
+    status.debts = carried(debts, &plan, &survey.world());
     let mut run = Run::new(mesh, store, records, lease, status, say);
     run.plan = Some(plan.clone());
     run.tell(format!("deploy {deploy}: probing {} machines", plan.preview.participants.len()));
@@ -317,7 +320,9 @@ impl<'a> Run<'a> {
                 _ => match self.work(step).await {
                     Ok(()) => {
                         let Some(phase) = step.reaches() else { continue };
-                        self.write(self.status.at(phase, clock::now())).await?;
+                        let mut status = self.status.at(phase, clock::now());
+                        status.failure = status.failure.or_else(|| self.failures.first().cloned());
+                        self.write(status).await?;
                     }
                     Err(failures) => {
                         let first = failures.first().cloned();
@@ -378,10 +383,12 @@ impl<'a> Run<'a> {
     }
 
     fn state(&self) -> DeployState {
+        let owes = self.status.debts.iter().any(|debt| debt.deploy == self.status.deploy);
         match (&self.decision, self.status.phase) {
-            (Some(Decision::Committed(_)), phase) if phase != DeployPhase::Cleaned => {
+            (Some(Decision::Committed(_)), phase) if phase != DeployPhase::Cleaned || owes => {
                 DeployState::CleanupPending
             }
+            (_, DeployPhase::Undone) if owes => DeployState::UndoPending,
             (_, phase) => DeployState::of(phase, self.gives_up),
         }
     }

@@ -7,8 +7,8 @@ use crate::membership::store::Store;
 use crate::mesh::Mesh;
 use futures_util::future::join_all;
 use ployz_core::deploy::image::{Agreement, agree};
-use ployz_core::deploy::{Machine, World};
-use ployz_core::id::{InstanceId, MachineId, Namespace, ServiceName};
+use ployz_core::deploy::{Found, Machine, World};
+use ployz_core::id::{MachineId, Namespace};
 use ployz_core::routing::ServiceRef;
 use ployz_core::wire::v1::deploy::{
     DeployAnswer, DeployCommand, DeployCommit, DeployFailure, DeployStatus, ImageContent, InstanceSeen, List,
@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What is known.
 pub(super) struct Survey {
     machines: Vec<Machine>,
-    found: BTreeMap<MachineId, Vec<(ServiceName, InstanceId)>>,
+    found: BTreeMap<MachineId, Vec<Found>>,
     images: BTreeMap<ImageRef, Agreement>,
     routes: BTreeMap<String, ServiceRef>,
     /// What is committed.
@@ -89,8 +89,7 @@ impl Survey {
             published: ports.collect(),
             ..Machine::of(member)
         });
-        let found = ours.into_iter().map(|instance| (instance.service, instance.instance)).collect();
-        self.found.insert(member.id.clone(), found);
+        self.found.insert(member.id.clone(), ours.into_iter().map(found).collect());
     }
 
     /// As planning sees it.
@@ -103,6 +102,11 @@ impl Survey {
             found: &self.found,
         }
     }
+}
+
+/// What nobody says of a container is not held against it.
+fn found(seen: InstanceSeen) -> Found {
+    Found { service: seen.service, instance: seen.instance, runs: seen.runs.unwrap_or(true) }
 }
 
 async fn tell(

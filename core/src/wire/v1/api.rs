@@ -490,6 +490,8 @@ error_codes! {
     DeployFailed = "DEPLOY_FAILED", "nothing was changed: the causes say why; deploy again when it is mended";
     /// It was cut off; what is left is known.
     DeployInterrupted = "DEPLOY_INTERRUPTED", "deploy again: it first finishes or undoes what was cut off";
+    /// A machine's clock is so far ahead that everything comes too late for it.
+    ClockSkew = "CLOCK_SKEW", "set the clocks of the named machines (`timedatectl`), then deploy again";
     /// What a preview was made from is no longer so.
     BaselineChanged = "BASELINE_CHANGED", "somebody deployed in between: look at a new preview";
     /// No such service.

@@ -89,11 +89,11 @@ pub enum DeployState {
     Applying,
     /// Committed and cleaned up.
     Committed,
-    /// Committed; old instances are still being removed. The next deploy goes on with that.
+    /// Committed; some machine has still to remove old instances, which it does when it is back.
     CleanupPending,
     /// Not committed, and all of it was undone.
     Failed,
-    /// Not committed, and not undone yet. The next deploy does that.
+    /// Not committed, and not undone everywhere yet: some machine does its part when it is back.
     UndoPending,
 }
 

@@ -73,6 +73,13 @@ pub enum DeployAnswer {
     },
     /// Of all others.
     Done,
+    /// Not done: by this machine's clock it came after its `not_after`.
+    TooLate {
+        /// Unix seconds of this machine.
+        clock: u64,
+    },
+    /// Not begun: too much is under way here. To be asked again.
+    Busy,
     /// Not done, and why. What of it was done before can be asked for again.
     Failed(DeployFailure),
 }
@@ -259,6 +266,9 @@ pub struct InstanceSeen {
     /// How ready.
     #[serde(flatten)]
     pub state: ReadinessState,
+    /// Whether its container runs or is about to; `None` = not known, or not said by an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<bool>,
     /// `adopt`, `recreate` or `hold`: what its container is, compared with what it should be.
     pub verdict: String,
     /// Each drifted field, or why it is held.

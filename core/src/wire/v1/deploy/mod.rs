@@ -13,8 +13,8 @@ pub use command::{
 };
 pub use preview::{Action, Placed, Preview, ServiceChange, SlotChange, Stray, Wave};
 pub use record::{
-    CommittedService, Decision, DeployCommit, DeployFailure, DeployLock, DeployPhase, DeployStatus, Retired,
-    SlotWork,
+    CommittedService, Debt, Decision, DeployCommit, DeployFailure, DeployLock, DeployPhase, DeployStatus,
+    Owed, Retired, SlotWork,
 };
 
 /// The version of all of these.

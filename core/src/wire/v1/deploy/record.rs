@@ -32,9 +32,9 @@ pub enum DeployPhase {
     Routed,
     /// Old instances have no connections left, or had their time.
     Drained,
-    /// Old instances are gone. The end of a deploy that happened.
+    /// Old instances are gone, or owed by machines that did not answer. The end of a deploy that happened.
     Cleaned,
-    /// Candidates are gone and old instances run. The end of a deploy that did not happen.
+    /// Candidates are gone and old instances run, or that is owed. The end of a deploy that did not happen.
     Undone,
 }
 
@@ -61,6 +61,10 @@ pub struct DeployStatus {
     /// Why it did not happen, or what is in the way of its cleaning.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<DeployFailure>,
+    /// What machines could not do after the decision, of this deploy and of those before it: each settles its own
+    /// when it reads this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub debts: Vec<Debt>,
     /// Unix seconds.
     pub started_at: u64,
     /// Unix seconds.
@@ -82,6 +86,28 @@ pub struct SlotWork {
     pub stop: Option<Placed>,
     /// What comes first.
     pub order: Order,
+}
+
+/// What one machine still has to do to one instance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Debt {
+    /// The deploy it is left of.
+    pub deploy: DeployId,
+    /// What is to be done.
+    pub owed: Owed,
+    /// Where, and to which.
+    #[serde(flatten)]
+    pub placed: Placed,
+}
+
+/// What is still to be done to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owed {
+    /// Stop and remove it.
+    Remove,
+    /// Start it again, if it is this deploy that stopped it.
+    Restore,
 }
 
 /// Why a deploy failed.
