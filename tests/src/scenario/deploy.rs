@@ -126,7 +126,7 @@ fn published_port(ctx: &mut Ctx) -> Result<()> {
     on_every_machine(ctx)
 }
 
-fn published(version: &str) -> Value {
+pub(super) fn published(version: &str) -> Value {
     let mut wanted = manifest(version);
     wanted["services"][0]["ports"] = json!([{"name": "http", "port": 8080, "publish": 18080}]);
     wanted
@@ -174,7 +174,7 @@ fn deploy_killed(ctx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
-fn begin(ctx: &Ctx) -> Result<()> {
+pub(super) fn begin(ctx: &Ctx) -> Result<()> {
     product::mesh(ctx, 3)?;
     for i in 1..=3 {
         let node = ctx.node(i);
@@ -187,7 +187,7 @@ fn begin(ctx: &Ctx) -> Result<()> {
 }
 
 /// Three web servers that differ by one variable.
-fn manifest(version: &str) -> Value {
+pub(super) fn manifest(version: &str) -> Value {
     json!({"version": 1, "namespace": "shop", "services": [{
         "name": "web",
         "image": "lab/busybox",
@@ -200,11 +200,11 @@ fn manifest(version: &str) -> Value {
     }]})
 }
 
-fn deploy(node: &Node, manifest: &Value) -> Result<Value> {
+pub(super) fn deploy(node: &Node, manifest: &Value) -> Result<Value> {
     done(node, &json!({"command": "deploy", "manifest": manifest}))
 }
 
-fn curl(request: &Value) -> String {
+pub(super) fn curl(request: &Value) -> String {
     let body = quote(&request.to_string());
     format!("curl -sN -m 200 --unix-socket /run/ployz/ployzd.sock http://ployz/v1/call -d {body}")
 }
@@ -216,20 +216,20 @@ fn call(node: &Node, request: &Value) -> Result<Value> {
     serde_json::from_str(last).with_context(|| last.to_owned())
 }
 
-fn done(node: &Node, request: &Value) -> Result<Value> {
+pub(super) fn done(node: &Node, request: &Value) -> Result<Value> {
     let answer = call(node, request)?;
     ensure!(answer["ok"] == true, "{}: {answer}", node.name());
     Ok(answer["payload"].clone())
 }
 
-fn refused(node: &Node, request: &Value, code: &str) -> Result<Value> {
+pub(super) fn refused(node: &Node, request: &Value, code: &str) -> Result<Value> {
     let answer = call(node, request)?;
     ensure!(answer["ok"] == false && answer["code"] == code, "{}: {answer}", node.name());
     Ok(answer)
 }
 
 /// The containers of the namespace that are there, by node, stopped ones too; no node has two.
-fn running(ctx: &Ctx) -> Result<BTreeMap<String, String>> {
+pub(super) fn running(ctx: &Ctx) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for i in 1..=3 {
         let node = ctx.node(i);
@@ -241,7 +241,7 @@ fn running(ctx: &Ctx) -> Result<BTreeMap<String, String>> {
 }
 
 /// The values of the variable by which manifests differ.
-fn versions(ctx: &Ctx) -> Result<BTreeSet<String>> {
+pub(super) fn versions(ctx: &Ctx) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for i in 1..=3 {
         let cmd = "docker inspect -f '{{range .Config.Env}}{{println .}}{{end}}' $(docker ps -q --filter label=ployz.namespace=shop)";
@@ -251,7 +251,7 @@ fn versions(ctx: &Ctx) -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
-fn all_ready(ctx: &Ctx, node: &Node) -> Result<()> {
+pub(super) fn all_ready(ctx: &Ctx, node: &Node) -> Result<()> {
     ctx.wait(30, "the service to be ready 3 of 3", || {
         let listed = done(node, &json!({"command": "service-list"}))?;
         let row = &listed["services"][0];

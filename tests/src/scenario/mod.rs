@@ -5,6 +5,8 @@
 mod bad_input;
 mod containers;
 mod deploy;
+mod doctor;
+mod deploy_away;
 mod drift_network;
 mod drift_units;
 mod external_names;
@@ -160,6 +162,8 @@ const THEMES: [&[Scenario]; 22] = [
     &workload::SCENARIOS,
     &external_names::SCENARIOS,
     &deploy::SCENARIOS,
+    &doctor::SCENARIOS,
+    &deploy_away::SCENARIOS,
     &services_under_load::SCENARIOS,
     &store_away::SCENARIOS,
     &images::SCENARIOS,
