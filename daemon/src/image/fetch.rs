@@ -30,19 +30,21 @@ use tokio_stream::wrappers::ReceiverStream;
 
 /// Carries a command out beside whatever else is asked, and answers.
 pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
-    let Ok(permit) = mesh.deploys.asked.clone().try_acquire_owned() else {
-        return tracing::warn!("too many commands at a time: one was not taken");
-    };
+    let room = mesh.transfers.asked.clone().try_acquire_owned();
     let (mesh, client) = (mesh.clone(), store.client().clone());
     tokio::spawn(async move {
-        let answer = match serde_json::from_slice::<ImageCommand>(&payload) {
-            Ok(command) => answer(&mesh, command).await.unwrap_or_else(ImageAnswer::Failed),
-            Err(error) => {
+        let answer = match (serde_json::from_slice::<ImageCommand>(&payload), &room) {
+            (Ok(command), Ok(_)) => answer(&mesh, command).await.unwrap_or_else(ImageAnswer::Failed),
+            (Ok(_), Err(_)) => {
+                let what = "too much is asked of this machine at a time";
+                ImageAnswer::Failed(DeployFailure::new(ErrorCode::TransferBusy, what))
+            }
+            (Err(error), _) => {
                 let what = format!("the command is not understood: {error}");
                 ImageAnswer::Failed(DeployFailure::new(ErrorCode::InvalidRequest, what))
             }
         };
-        drop(permit);
+        drop(room);
         let text = serde_json::to_vec(&answer).unwrap_or_default();
         let _ = client.publish(reply, Bytes::from(text)).await;
         let _ = client.flush().await;

@@ -19,6 +19,8 @@ pub struct Transfers {
     pub sending: Semaphore,
     /// Transfers to here at a time.
     pub fetching: Arc<Semaphore>,
+    /// Questions and orders about transfers at a time.
+    pub asked: Arc<Semaphore>,
     opening: Arc<Semaphore>,
     refused: AtomicU64,
 }
@@ -29,6 +31,7 @@ impl Default for Transfers {
             tickets: Tickets::default(),
             sending: Semaphore::new(AT_ONCE),
             fetching: Arc::new(Semaphore::new(AT_ONCE)),
+            asked: Arc::new(Semaphore::new(ASKED)),
             opening: Arc::new(Semaphore::new(OPENING)),
             refused: AtomicU64::new(0),
         }
@@ -48,5 +51,6 @@ impl Transfers {
 
 /// An engine packs or unpacks a whole image for each: more at a time would only be slower.
 const AT_ONCE: usize = 3;
+const ASKED: usize = 16;
 /// Connections that have not shown a ticket yet.
 const OPENING: usize = 16;

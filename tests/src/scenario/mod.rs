@@ -5,8 +5,8 @@
 mod bad_input;
 mod containers;
 mod deploy;
-mod doctor;
 mod deploy_away;
+mod doctor;
 mod drift_network;
 mod drift_units;
 mod external_names;
