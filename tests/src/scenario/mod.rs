@@ -168,5 +168,4 @@ const THEMES: &[&[Scenario]] = &[
     &store_away::SCENARIOS,
     &images::SCENARIOS,
     &containers::SCENARIOS,
-    &store_away::SCENARIOS,
 ];
