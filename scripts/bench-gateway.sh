@@ -7,19 +7,25 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -z "${PLOYZ_BENCH_GATEWAY:-}" ]; then
-    missing=
-    for program in nginx:nginx-light haproxy:haproxy h2load:nghttp2-client wrk:wrk openssl:openssl; do
-        command -v "${program%%:*}" >/dev/null || [ -x "/usr/sbin/${program%%:*}" ] || missing="$missing ${program#*:}"
+    # On a machine with systemd the packages of nginx and HAProxy would start servers: there only what is installed is measured.
+    wanted=(h2load:nghttp2-client wrk:wrk openssl:openssl); missing=
+    [ -d /run/systemd/system ] || wanted+=(nginx:nginx-light haproxy:haproxy)
+    for one in "${wanted[@]}"; do
+        command -v "${one%%:*}" >/dev/null || [ -x "/usr/sbin/${one%%:*}" ] || missing="$missing ${one#*:}"
     done
     # shellcheck disable=SC2086 # a list of packages
-    [ -z "$missing" ] || DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -q install -y --no-install-recommends $missing >/dev/null
+    [ -z "$missing" ] || DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing >/dev/null
     GATEWAY_BIN=${GATEWAY_BIN:-${CARGO_TARGET_DIR:-target}/release/ployz-gateway}
     [ -x "$GATEWAY_BIN" ] || cargo build -q --release -p ployz-gateway
     PLOYZ_BENCH_GATEWAY=1 GATEWAY_BIN=$(realpath "$GATEWAY_BIN") exec unshare --net -- "$0"
 fi
 PATH=$PATH:/usr/sbin
 rounds=${ROUNDS:-3}; each=${SECONDS_EACH:-4}; routes=${ROUTES:-1000}
-read -r -a proxies <<<"${ONLY:-ployz nginx haproxy}"
+command -v nginx >/dev/null || { echo "bench-gateway: nginx is also the backend: apt-get install nginx-light" >&2; exit 1; }
+proxies=()
+for name in ${ONLY:-ployz nginx haproxy}; do
+    if [ "$name" = ployz ] || command -v "$name" >/dev/null; then proxies+=("$name"); else echo "$name is not installed and not measured"; fi
+done
 read -r -a connections <<<"${CONNECTIONS:-1 64 512}"
 read -r -a kinds <<<"${KINDS:-http https h2 handshake}"
 read -r -a sizes <<<"${SIZES:-small large}"
@@ -170,7 +176,7 @@ done
 
 machine() { printf '%s, %s cores, %s MHz, kernel %s, load %s' "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)" "$(nproc)" \
     "$(sed -n 's/^cpu MHz.*: //p' /proc/cpuinfo | head -n 1)" "$(uname -r)" "$(cut -d' ' -f1 /proc/loadavg)"; }
-echo "gateway: $(machine); $(nginx -v 2>&1 | sed 's/nginx version: //'), $(haproxy -v | head -n 1 | cut -d' ' -f1-3), $rounds rounds of $each s, $routes hosts; medians"
+echo "gateway: $(machine); $(nginx -v 2>&1 | sed 's/nginx version: //'), $({ haproxy -v 2>/dev/null || echo "no HAProxy"; } | head -n 1 | cut -d' ' -f1-3), $rounds rounds of $each s, $routes hosts; medians"
 echo
 echo '| what | proxy | requests/s | of nginx | p50 us | p99 us | p99.9 us | CPU us a request | errors |'
 echo '|---|---|---|---|---|---|---|---|---|'

@@ -49,3 +49,4 @@ for lane in $lanes; do
     done
 done
 echo; scripts/bench-dns.sh
+echo; scripts/bench-gateway.sh
