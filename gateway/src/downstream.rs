@@ -13,7 +13,7 @@ use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID,
 };
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
@@ -234,6 +234,22 @@ impl<S: Transport> Downstream<S> {
         io::Error::new(io::ErrorKind::TimedOut, "the head of a request is over a limit")
     }
 
+    /// What was gathered and what is too large to be added to it leave together: a segment less, a TLS record less.
+    fn write_both(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let both = [IoSlice::new(&self.gathered), IoSlice::new(data)];
+            let written = ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &both))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let gathered = written.min(self.gathered.len());
+            self.gathered.advance(gathered);
+            if written > gathered {
+                return Poll::Ready(Ok(written - gathered));
+            }
+        }
+    }
+
     fn write_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.gathered.is_empty() {
             let written = ready!(Pin::new(&mut self.io).poll_write(cx, &self.gathered))?;
@@ -267,8 +283,7 @@ impl<S: Transport> AsyncWrite for Downstream<S> {
             self.gathered.extend_from_slice(data);
             return Poll::Ready(Ok(data.len()));
         }
-        ready!(self.write_gathered(cx))?;
-        Pin::new(&mut self.io).poll_write(cx, data)
+        self.write_both(cx, data)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -332,3 +347,90 @@ const PREFACE: u32 = 24;
 const TOO_LARGE: &[u8] =
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Takes at most so many bytes at a time, and remembers what each write brought.
+    #[derive(Debug)]
+    struct Wire {
+        takes: usize,
+        writes: Vec<Vec<u8>>,
+    }
+
+    impl Transport for Wire {
+        fn descriptor(&self) -> RawFd {
+            -1
+        }
+        fn is_encrypted(&self) -> bool {
+            false
+        }
+    }
+
+    impl AsyncRead for Wire {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Wire {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(data)])
+        }
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            pieces: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let all: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+            let taken = all[..all.len().min(self.takes)].to_vec();
+            self.writes.push(taken.clone());
+            Poll::Ready(Ok(taken.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// The writes that reach the wire when these pieces are written and flushed.
+    fn sent(takes: usize, pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let limits = HeadLimits { time: Duration::from_secs(15), size: 1_024 };
+            let peer = ([192, 0, 2, 1], 1).into();
+            let mut stream =
+                Downstream::new(Wire { takes, writes: Vec::new() }, peer, Arc::default(), limits);
+            for piece in pieces {
+                stream.write_all(piece).await.unwrap();
+            }
+            stream.flush().await.unwrap();
+            stream.io.writes
+        })
+    }
+
+    #[test]
+    fn a_head_leaves_with_its_body_in_one_write_whether_the_body_is_small_or_large() {
+        for size in [10, GATHER - 300, GATHER, 20 * 1_024] {
+            let writes = sent(usize::MAX, &[vec![b'h'; 300], vec![b'b'; size]]);
+            assert_eq!(writes.iter().map(Vec::len).collect::<Vec<_>>(), [300 + size]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn everything_arrives_once_and_in_order_however_little_the_wire_takes(
+            takes in 1..40_000_usize,
+            sizes in prop::collection::vec(0..40_000_usize, 0..5),
+        ) {
+            let mut next = (0..=250_u8).cycle();
+            let pieces: Vec<Vec<u8>> =
+                sizes.iter().map(|size| next.by_ref().take(*size).collect()).collect();
+            prop_assert_eq!(sent(takes.max(50), &pieces).concat(), pieces.concat());
+        }
+    }
+}
