@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PROFILE ?= release
 DEB_ARCH := amd64
 
-.PHONY: help setup build demo deb deb-dev test test-fast test-ns test-vm lint bench fuzz clean
+.PHONY: help setup build demo deb deb-dev test test-fast test-clients test-ns test-vm lint bench fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ lint: ## formatting, clippy, shellcheck, dependency rules
 
 test-fast: setup ## unit, property, golden and contract tests: minutes, no nodes
 	scripts/test-fast.sh
+
+test-clients: ## real clients (curl, nghttp, h2load, a WebSocket) against the gateway
+	cargo build -p ployz-gateway
+	scripts/test-gateway-clients.sh
 
 test-ns: deb-dev ## every scenario on native nodes (lane ns)
 	scripts/test-nodes.sh ns

@@ -26,6 +26,10 @@ case "${1:-}" in demo | test)
     need busybox busybox-static
     ;;
 esac
+if [ "${1:-}" = test ]; then
+    need nghttp nghttp2-client
+    need openssl openssl
+fi
 python3 -m pip --version >/dev/null 2>&1 || command -v pip >/dev/null 2>&1 || missing="$missing python3-pip"
 
 if [ -n "$missing" ]; then

@@ -12,6 +12,7 @@ part setup scripts/setup.sh test
 part lint make lint
 part fast scripts/test-fast.sh
 part package env PLOYZ_PROFILE=dev packaging/build-deb.sh
+part clients scripts/test-gateway-clients.sh
 part demo env PLOYZ_PROFILE=dev scripts/demo.sh
 part nodes-ns scripts/test-nodes.sh ns
 part nodes-vm scripts/test-nodes.sh vm
