@@ -122,13 +122,20 @@ impl Entry {
     /// The reply to one asker: its id, its spelling of the name, its limit.
     pub fn reply(&self, ask: &Ask, now: Instant) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.message.len() + 11);
+        self.write(ask, now, &mut out);
+        out
+    }
+
+    /// The same in the place of what `out` holds.
+    pub fn write(&self, ask: &Ask, now: Instant, out: &mut Vec<u8>) {
+        out.clear();
         out.extend_from_slice(&self.message);
-        wire::put(&mut out, 0, ask.id);
-        let theirs = wire::word(&out, 2).unwrap_or(0);
+        wire::put(out, 0, ask.id);
+        let theirs = wire::word(out, 2).unwrap_or(0);
         // RFC 6840 section 5.7: who does not know the bit is not told.
         let knows_ad = ask.flags & flag::AD != 0 || ask.edns == Some(true);
         let ad = if knows_ad && !self.stale { theirs & flag::AD } else { 0 };
-        wire::put(&mut out, 2, flag::QR | flag::RA | (ask.flags & (flag::RD | flag::CD)) | ad | theirs & 0xf);
+        wire::put(out, 2, flag::QR | flag::RA | (ask.flags & (flag::RD | flag::CD)) | ad | theirs & 0xf);
         let question_end = wire::HEADER + ask.question.len();
         out[wire::HEADER..question_end].copy_from_slice(&ask.question);
         let expired = self.stale || !self.fresh(now);
@@ -143,17 +150,17 @@ impl Entry {
         let opt = if ask.edns.is_some() { 11 } else { 0 };
         if out.len() + opt > ask.limit {
             out.truncate(question_end);
-            (6..=10).step_by(2).for_each(|at| wire::put(&mut out, at, 0));
-            let flags = wire::word(&out, 2).unwrap_or(0);
-            wire::put(&mut out, 2, flags | flag::TC);
+            (6..=10).step_by(2).for_each(|at| wire::put(out, at, 0));
+            let flags = wire::word(out, 2).unwrap_or(0);
+            wire::put(out, 2, flags | flag::TC);
         }
         if let Some(dnssec_ok) = ask.edns {
-            wire::append_opt(&mut out, dnssec_ok);
+            wire::append_opt(out, dnssec_ok);
         }
-        out
     }
 
-    fn size(&self) -> usize {
+    /// Bytes of memory, about.
+    pub fn size(&self) -> usize {
         self.message.len() + 2 * self.ttls.len() + 256
     }
 }

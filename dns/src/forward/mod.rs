@@ -74,11 +74,10 @@ impl Forwarder {
     }
 
     /// The answer if it is at hand.
-    pub fn at_hand(&self, ask: &Ask) -> Option<Vec<u8>> {
-        let now = Instant::now();
+    pub fn at_hand(&self, ask: &Ask, now: Instant) -> Option<Arc<Entry>> {
         let entry = lock(&self.cache).find(&Key::of(ask)).filter(|entry| entry.fresh(now))?;
         self.counts.hits.fetch_add(1, Relaxed);
-        Some(entry.reply(ask, now))
+        Some(entry)
     }
 
     /// The answer, however long it takes (at most [`LONGEST`]).

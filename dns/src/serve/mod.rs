@@ -8,7 +8,7 @@ pub mod tcp;
 pub mod udp;
 
 use crate::answer::{Answerer, Ask, Reply, Transport};
-use crate::forward::Forwarder;
+use crate::forward::{Entry, Forwarder};
 use crate::metrics::{Metrics, Origin};
 use crate::wire;
 use crate::zone::Zone;
@@ -43,6 +43,8 @@ pub enum Outcome {
     Silence,
     /// This is sent; it came from there.
     Reply(Vec<u8>, Origin),
+    /// This is sent; it was made from an answer that is kept.
+    Kept(Vec<u8>, Ask, Arc<Entry>),
     /// This is waited for.
     Wait(Waiting),
 }
@@ -88,9 +90,10 @@ impl Server {
             }
             Reply::Forward(ask) => ask,
         };
-        if let Some(reply) = self.forwarder.at_hand(&ask) {
+        if let Some(entry) = self.forwarder.at_hand(&ask, since) {
+            let reply = entry.reply(&ask, since);
             self.metrics.count(&reply, Origin::Kept, since.elapsed());
-            return Outcome::Reply(reply, Origin::Kept);
+            return Outcome::Kept(reply, ask, entry);
         }
         match (self.questions.take(from.ip()), self.waiting.clone().try_acquire_owned()) {
             (Some(share), Ok(place)) => Outcome::Wait(Waiting { ask, since, _place: place, _share: share }),

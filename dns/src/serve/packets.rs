@@ -1,14 +1,19 @@
-//! The zone's replies as bytes, for the same query again: containers ask for few names, and ask often.
+//! What was answered to a query, for the same octets again: containers ask for few names, and ask often.
 //!
-//! Each loop has its own, so there is nothing to lock. What is kept is forgotten with the snapshot it was made from: a change
-//! is answered from the next query on. Answers of others are not kept here, because their time to live counts down.
+//! Each loop has its own, so there is nothing to lock and nothing to read but the id. The zone's replies are kept whole and
+//! forgotten with the snapshot they were made from: a change is answered from the next query on. Of answers of others only
+//! where they are kept is remembered, because their time to live counts down.
 
+use crate::answer::Ask;
+use crate::forward::Entry;
+use crate::metrics::Origin;
 use crate::wire;
 use crate::zone::Zone;
 use ployz_routing::Snapshot;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Replies by query.
 #[derive(Default)]
@@ -17,17 +22,31 @@ pub struct Packets {
     /// The query looked for last.
     key: Vec<u8>,
     made_from: Option<Arc<Snapshot<Zone>>>,
+    /// The last reply that was made from another's answer.
+    made: Vec<u8>,
 }
 
-struct Kept {
-    reply: Vec<u8>,
-    /// Where the addresses are that take turns in being first.
-    turns: Vec<usize>,
+enum Kept {
+    Own {
+        reply: Vec<u8>,
+        /// Where the addresses are that take turns in being first.
+        turns: Vec<usize>,
+    },
+    Others {
+        ask: Ask,
+        entry: Arc<Entry>,
+    },
 }
 
 impl Packets {
     /// The reply to a query that was seen before.
-    pub fn find(&mut self, query: &[u8], from: IpAddr, at: &Arc<Snapshot<Zone>>) -> Option<&[u8]> {
+    pub fn find(
+        &mut self,
+        query: &[u8],
+        from: IpAddr,
+        at: &Arc<Snapshot<Zone>>,
+        now: Instant,
+    ) -> Option<(&[u8], Origin)> {
         if !self.made_from.as_ref().is_some_and(|before| Arc::ptr_eq(before, at)) {
             self.replies.clear();
             self.made_from = Some(at.clone());
@@ -41,25 +60,47 @@ impl Packets {
             .extend_from_slice(at.view.namespace(from).map_or("", |namespace| namespace.as_str()).as_bytes());
         self.key.push(0);
         self.key.extend_from_slice(&query[2..]);
-        let kept = self.replies.get_mut(self.key.as_slice())?;
-        kept.reply[..2].copy_from_slice(&query[..2]);
-        for pair in kept.turns.windows(2) {
-            for octet in 0..ADDRESS {
-                kept.reply.swap(pair[0] + octet, pair[1] + octet);
+        match self.replies.get_mut(self.key.as_slice())? {
+            Kept::Own { reply, turns } => {
+                reply[..2].copy_from_slice(&query[..2]);
+                for pair in turns.windows(2) {
+                    for octet in 0..ADDRESS {
+                        reply.swap(pair[0] + octet, pair[1] + octet);
+                    }
+                }
+                Some((reply, Origin::Own))
+            }
+            // Past its time it is asked for again, which is for whoever knows how.
+            Kept::Others { entry, .. } if !entry.fresh(now) => None,
+            Kept::Others { ask, entry } => {
+                ask.id = u16::from_be_bytes([query[0], query[1]]);
+                entry.write(ask, now, &mut self.made);
+                Some((&self.made, Origin::Kept))
             }
         }
-        Some(&kept.reply)
     }
 
-    /// Keeps the reply to the query that was looked for last.
+    /// Keeps the zone's reply to the query that was looked for last.
     pub fn keep(&mut self, reply: &[u8]) {
-        if self.key.is_empty() || reply.len() > usize::from(wire::UDP_PAYLOAD) {
+        if reply.len() <= usize::from(wire::UDP_PAYLOAD) {
+            self.insert(Kept::Own { reply: reply.to_vec(), turns: turns(reply).unwrap_or_default() });
+        }
+    }
+
+    /// Remembers which answer of others is the one to the query that was looked for last.
+    pub fn remember(&mut self, ask: Ask, entry: Arc<Entry>) {
+        if entry.size() <= LARGEST_ENTRY {
+            self.insert(Kept::Others { ask, entry });
+        }
+    }
+
+    fn insert(&mut self, kept: Kept) {
+        if self.key.is_empty() {
             return;
         }
         if self.replies.len() >= MOST {
             self.replies.clear();
         }
-        let kept = Kept { reply: reply.to_vec(), turns: turns(reply).unwrap_or_default() };
         self.replies.insert(self.key.as_slice().into(), kept);
     }
 }
@@ -89,3 +130,5 @@ const FIXED: usize = 10;
 const MOST: usize = 4096;
 /// Bytes. Longer ones carry options that differ each time.
 const LONGEST_QUERY: usize = 160;
+/// Bytes. An entry that the cache has let go lives on here for its time; a few larger ones are looked up there.
+const LARGEST_ENTRY: usize = 2048;

@@ -82,7 +82,7 @@ async fn converse(
             match server.take(&packet, from, Transport::Tcp, &at) {
                 // Whoever sends what cannot be answered, in a connection, sends nothing better after it.
                 Outcome::Silence => return Ok(()),
-                Outcome::Reply(reply, _) => write(&mut output, &reply).await?,
+                Outcome::Reply(reply, _) | Outcome::Kept(reply, ..) => write(&mut output, &reply).await?,
                 Outcome::Wait(query) => waiting.push(server.wait(query)),
             }
         }

@@ -51,8 +51,11 @@ pub async fn serve(socket: Arc<UdpSocket>, server: Arc<Server>, tasks: TaskTrack
             }
             let since = Instant::now();
             let query = &buffer[..length];
-            if let Some(reply) = packets.find(query, from.ip(), &at) {
-                server.metrics.count(reply, Origin::Own, since.elapsed());
+            if let Some((reply, origin)) = packets.find(query, from.ip(), &at, since) {
+                if origin == Origin::Kept {
+                    server.forwarder.counts.hits.fetch_add(1, Relaxed);
+                }
+                server.metrics.count(reply, origin, since.elapsed());
                 send(&socket, &server, reply, from).await;
                 continue;
             }
@@ -62,6 +65,10 @@ pub async fn serve(socket: Arc<UdpSocket>, server: Arc<Server>, tasks: TaskTrack
                     if origin == Origin::Own {
                         packets.keep(&reply);
                     }
+                    send(&socket, &server, &reply, from).await;
+                }
+                Outcome::Kept(reply, ask, entry) => {
+                    packets.remember(ask, entry);
                     send(&socket, &server, &reply, from).await;
                 }
                 Outcome::Wait(waiting) => {
