@@ -5,7 +5,7 @@
 # bookworm-backports. The archive is the machine's own (as `apt-get indextargets` tells it), or $MIRROR.
 set -euo pipefail
 
-pkgs=(mmdebstrap iproute2 nftables wireguard-tools tcpdump util-linux procps cmake gcc libc6-dev pkg-config)
+pkgs=(mmdebstrap iproute2 nftables wireguard-tools tcpdump util-linux procps cmake gcc libc6-dev pkg-config dnsperf)
 qemu=()
 if [ "${1:-}" != -r ]; then pkgs+=(qemu-utils openssh-client e2fsprogs cpio xz-utils); qemu=(qemu-system-x86); fi
 

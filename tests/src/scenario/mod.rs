@@ -6,6 +6,7 @@ mod bad_input;
 mod containers;
 mod deploy;
 mod deploy_away;
+mod dns_conformance;
 mod doctor;
 mod drift_network;
 mod drift_units;
@@ -154,6 +155,7 @@ const THEMES: &[&[Scenario]] = &[
     &service::SCENARIOS,
     &lifecycle::SCENARIOS,
     &metrics::SCENARIOS,
+    &dns_conformance::SCENARIOS,
     &sidecars::SCENARIOS,
     &package::SCENARIOS,
     &power::SCENARIOS,
