@@ -1,5 +1,7 @@
-//! Asking participants. Nobody there is known at once; one that went away while it worked is noticed by pings.
+//! Asking participants. Nobody there is known at once; one that went away while it worked is noticed by pings, and one that
+//! came back meanwhile is asked again.
 
+use crate::deploy::answering::answer;
 use crate::membership::store::Store;
 use crate::mesh::remote::{self, Command};
 use async_nats::{Request, RequestErrorKind};
@@ -47,14 +49,16 @@ async fn once(
         let what = format!("{machine} does not answer {}: {why}", command.name());
         DeployFailure::new(ErrorCode::ParticipantUnreachable, what).on(machine)
     };
-    let text = serde_json::to_vec(command).map_err(|error| away(error.to_string()))?;
+    let text = Bytes::from(serde_json::to_vec(command).map_err(|error| away(error.to_string()))?);
     let limit = limit(command);
-    let request = Request::new().payload(Bytes::from(text)).timeout(Some(limit));
-    let to = subject::rpc(store.network(), machine, command.name());
-    // Cancel-safe: an answer that nobody waits for any more is asked for again by whoever goes on.
-    let reply = tokio::select! {
-        reply = store.client().send_request(to, request) => reply,
-        () = lost(store, machine) => return Err(away("it went away while it was asked".into())),
+    let send = |left| {
+        let request = Request::new().payload(text.clone()).timeout(Some(left));
+        let to = subject::rpc(store.network(), machine, command.name());
+        store.client().send_request(to, request)
+    };
+    let ping = || async { Ok(remote::ask(store, machine, &Command::Ping).await?.run) };
+    let Some(reply) = answer(limit, send, ping).await else {
+        return Err(away("it went away while it was asked".into()));
     };
     let reply = reply.map_err(|error| match error.kind() {
         RequestErrorKind::NoResponders => away("its ployzd is not connected".into()),
@@ -65,18 +69,6 @@ async fn once(
         Ok(DeployAnswer::Failed(failure)) => Err(failure),
         Ok(answer) => Ok(answer),
         Err(error) => Err(away(format!("its answer is not understood: {error}"))),
-    }
-}
-
-/// Ends when the machine did not answer three pings in a row.
-async fn lost(store: &Store, machine: &MachineId) {
-    let mut silent = 0;
-    while silent < 3 {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        match remote::ask(store, machine, &Command::Ping).await {
-            Ok(_) => silent = 0,
-            Err(_) => silent += 1,
-        }
     }
 }
 

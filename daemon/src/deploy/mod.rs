@@ -4,6 +4,7 @@
 //! the namespace, or the daemon that was cut off when it starts again, finishes or undoes what it finds.
 
 pub mod announce;
+mod answering;
 mod ask;
 mod carry;
 mod change;

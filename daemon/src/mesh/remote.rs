@@ -37,6 +37,20 @@ pub struct Answer {
     pub ok: bool,
     /// Why not.
     pub message: String,
+    /// Who answers a ping: another one after a restart of its ployzd or of its session with the store. What an earlier one
+    /// was asked may never be answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+}
+
+impl Answer {
+    fn yes() -> Self {
+        Self { ok: true, message: String::new(), run: None }
+    }
+
+    fn no(message: impl Into<String>) -> Self {
+        Self { ok: false, message: message.into(), run: None }
+    }
 }
 
 /// Subscribes to this machine's commands.
@@ -47,6 +61,7 @@ pub async fn subscribe(mesh: &Mesh, store: &Store) -> Result<Subscriber, async_n
 
 /// Answers them, until the subscription ends.
 pub async fn answer(mesh: &Arc<Mesh>, store: &Store, mut requests: Subscriber) {
+    let run = format!("{:032x}", u128::from_ne_bytes(crate::random::bytes()));
     while let Some(request) = requests.next().await {
         let Some(reply) = request.reply.filter(|reply| reply.starts_with("_INBOX.")) else { continue };
         // `ployz.v1.<network>.rpc.<machine>.deploy.<command>`, and so on
@@ -62,8 +77,8 @@ pub async fn answer(mesh: &Arc<Mesh>, store: &Store, mut requests: Subscriber) {
             _ => {}
         }
         let answer = match serde_json::from_slice(&request.payload) {
-            Ok(command) => handle(mesh, command).await,
-            Err(error) => Answer { ok: false, message: format!("unknown command: {error}") },
+            Ok(command) => handle(mesh, command, &run).await,
+            Err(error) => Answer::no(format!("unknown command: {error}")),
         };
         let text = serde_json::to_vec(&answer).unwrap_or_default();
         let _ = store.client().publish(reply, Bytes::from(text)).await;
@@ -89,26 +104,25 @@ pub async fn ask(store: &Store, machine: &MachineId, command: &Command) -> Resul
     serde_json::from_slice(&reply.payload).map_err(|error| error.to_string())
 }
 
-async fn handle(mesh: &Arc<Mesh>, command: Command) -> Answer {
+async fn handle(mesh: &Arc<Mesh>, command: Command, run: &str) -> Answer {
     let own = mesh.network().id;
-    let yes = Answer { ok: true, message: String::new() };
     match command {
-        Command::Ping => yes,
+        Command::Ping => Answer { run: Some(run.to_owned()), ..Answer::yes() },
         Command::PrepareDestroy { network } | Command::ExecuteDestroy { network } if network != own => {
-            Answer { ok: false, message: "NETWORK_MISMATCH: this machine is in another network".into() }
+            Answer::no("NETWORK_MISMATCH: this machine is in another network")
         }
-        Command::PrepareDestroy { .. } => no_workloads(mesh).await.err().unwrap_or(yes),
+        Command::PrepareDestroy { .. } => no_workloads(mesh).await.err().unwrap_or(Answer::yes()),
         Command::ExecuteDestroy { .. } => {
             if let Err(refusal) = no_workloads(mesh).await {
                 return refusal;
             }
             // On disk before the answer: a daemon that dies now finishes it at its next start.
             match mesh.change_network(|network| network.lifecycle = crate::disk::Stored::Leaving) {
-                Err(error) => Answer { ok: false, message: ployz_netns::chain(&error) },
+                Err(error) => Answer::no(ployz_netns::chain(&error)),
                 Ok(_) => {
                     tracing::warn!("the network is being destroyed on the word of a peer");
                     mesh.leave.notify_one();
-                    yes
+                    Answer::yes()
                 }
             }
         }
@@ -118,14 +132,24 @@ async fn handle(mesh: &Arc<Mesh>, command: Command) -> Answer {
 async fn no_workloads(mesh: &Mesh) -> Result<(), Answer> {
     match crate::daemon::workloads(mesh).await {
         Some(0) => Ok(()),
-        Some(n) => Err(Answer {
-            ok: false,
-            message: format!("WORKLOADS_RUNNING: {n} workloads depend on the overlay"),
-        }),
-        None => {
-            Err(Answer { ok: false, message: "WORKLOADS_RUNNING: its workloads cannot be counted".into() })
-        }
+        Some(n) => Err(Answer::no(format!("WORKLOADS_RUNNING: {n} workloads depend on the overlay"))),
+        None => Err(Answer::no("WORKLOADS_RUNNING: its workloads cannot be counted")),
     }
 }
 
 const PATIENCE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_does_not_say_who_answers_is_understood() {
+        let older: Answer = serde_json::from_str(r#"{"ok":true,"message":""}"#).unwrap();
+        assert_eq!(older, Answer::yes());
+        assert_eq!(serde_json::to_string(&older).unwrap(), r#"{"ok":true,"message":""}"#);
+        let told = Answer { run: Some("0f".into()), ..Answer::yes() };
+        let text = serde_json::to_string(&told).unwrap();
+        assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), told);
+    }
+}
