@@ -2,9 +2,11 @@
 //!
 //! The doc comments below are the help texts and, through clap_mangen, the manual pages.
 
+mod cert;
 mod images;
 mod services;
 
+pub(crate) use cert::Cert;
 pub(crate) use images::Image;
 pub(crate) use services::{Deploy, DeployVerb, Logs, Named, OneService, Service};
 
@@ -67,6 +69,9 @@ pub(crate) enum Command {
     /// Send images of this machine to the others
     #[command(subcommand)]
     Image(Image),
+    /// Import, list and remove the certificates that every gateway serves HTTPS with
+    #[command(subcommand)]
+    Cert(Cert),
     /// Show the daemon, its network and every component of the data plane
     Status,
     /// Check this machine: everything an operator would look at, what was seen, and what to do

@@ -1,5 +1,6 @@
 //! From the parsed command line to the daemon's [`Request`]. Standard input is handed in, so tests can be the operator.
 
+mod cert;
 mod images;
 mod manifest;
 mod services;
@@ -38,6 +39,7 @@ impl Task {
             }
             Command::Service(service) => services::of_service(service),
             Command::Image(image) => images::of(image),
+            Command::Cert(cert) => cert::of(cert, stdin)?,
             Command::Status => Request::Status,
             Command::Doctor => return Ok(Self::Doctor),
             Command::Explain { component } => Request::Explain { component },
@@ -59,6 +61,7 @@ pub(crate) fn changes(request: &Request) -> bool {
         | Request::MeshSelfRecord
         | Request::MachineList
         | Request::InviteList { .. }
+        | Request::CertificateList
         | Request::DeployPreview(_)
         | Request::ServiceList(_)
         | Request::ServiceInspect(_)
@@ -72,6 +75,8 @@ pub(crate) fn changes(request: &Request) -> bool {
         | Request::MeshDestroy { .. }
         | Request::InviteCreate { .. }
         | Request::InviteRevoke { .. }
+        | Request::CertificateImport(_)
+        | Request::CertificateRemove(_)
         | Request::Deploy(_)
         | Request::ServiceRemove(_)
         | Request::ImagePush(_) => true,

@@ -91,6 +91,7 @@ impl Gateway {
         let lanes: Vec<Lane> = (0..settings.threads.max(1)).map(|_| Lane::default()).collect();
         let output = settings.access_log.map(|output| Writer::start(lanes.clone(), output));
         let log = output.transpose().map_err(CannotStart::Workers)?;
+        let certificates = settings.certificates.clone();
         let service = Service {
             shared: shared.clone(),
             acceptor: settings.certificates.map(acceptor).transpose()?,
@@ -103,7 +104,13 @@ impl Gateway {
         tasks.spawn(follow(shared.clone(), table, kinds, changed));
         let mut served = JoinSet::new();
         for socket in metrics {
-            served.spawn(serve_metrics(shared.clone(), socket, settings.feed.clone(), when.clone()));
+            served.spawn(serve_metrics(
+                shared.clone(),
+                socket,
+                settings.feed.clone(),
+                when.clone(),
+                certificates.clone(),
+            ));
         }
         Ok(Self { shared, workers, log, tasks, metrics: served })
     }
@@ -188,9 +195,12 @@ async fn serve_metrics(
     socket: Socket,
     feed: Stats,
     changed: watch::Receiver<SystemTime>,
+    certificates: Option<Arc<Certificates>>,
 ) {
     let page = move || {
-        let text = metrics::page(&shared.counters, &shared.served.load(), &feed.read(), *changed.borrow());
+        let stored = certificates.as_ref().map(|certificates| certificates.stored());
+        let text =
+            metrics::page(&shared.counters, &shared.served.load(), &feed.read(), *changed.borrow(), stored);
         std::future::ready(([(CONTENT_TYPE, OPENMETRICS)], text))
     };
     let router = Router::new().route("/metrics", get(page));

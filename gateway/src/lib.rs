@@ -16,6 +16,7 @@ mod forward;
 mod framing;
 mod gateway;
 pub mod host;
+mod kept;
 mod limit;
 pub mod listen;
 mod metrics;
@@ -23,6 +24,7 @@ mod proxy;
 mod request;
 mod request_id;
 mod served;
+pub mod stored;
 pub mod table;
 mod tcp;
 #[cfg(test)]

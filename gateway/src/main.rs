@@ -8,10 +8,12 @@ use ployz_core::routing::Freshness;
 use ployz_gateway::config::{BadConfig, Given, needed};
 use ployz_gateway::files::Files;
 use ployz_gateway::listen::{self, Kind, Socket};
+use ployz_gateway::stored::{self, Following};
 use ployz_gateway::tls::Certificates;
 use ployz_gateway::{Gateway, Limits, Settings, Table};
 use ployz_routing::{Feed, Seed, Snapshot, Stats};
 use sd_notify::NotifyState;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use zeroize::Zeroizing;
 
 /// Pingora allocates much for a request, 64 KiB for a body among it; glibc's allocator took a sixth of all CPU.
 #[global_allocator]
@@ -50,8 +53,12 @@ async fn run(given: Given) -> anyhow::Result<()> {
     let feed = Feed::<Table>::start(feed_settings(&given)?);
     let gateway = Gateway::start(settings(&given, certificates, feed.stats()), sockets, feed.watch())?;
     let mut tasks = JoinSet::new();
-    if let Some((certificates, files)) = tls {
-        tasks.spawn(reload(certificates, files));
+    match tls {
+        Some((certificates, files)) => {
+            tasks.spawn(stored::follow(following(&given, certificates.clone())?));
+            tasks.spawn(reload(certificates, files));
+        }
+        None => kept_at(&given).iter().for_each(|path| stored::forget(path)),
     }
     tasks.spawn(tell(feed.watch()));
     // Cancel-safe: a signal that is not received here ends the process anyway.
@@ -98,16 +105,36 @@ fn settings(given: &Given, certificates: Option<Arc<Certificates>>, feed: Stats)
 }
 
 fn feed_settings(given: &Given) -> anyhow::Result<ployz_routing::Settings> {
-    let seed = needed(given.seed.clone(), "PLOYZ_GATEWAY_SEED")?;
-    let text = std::fs::read_to_string(&seed).with_context(|| format!("cannot read {}", seed.display()))?;
     Ok(ployz_routing::Settings {
         server: needed(given.nats, "PLOYZ_GATEWAY_NATS")?,
-        seed: Seed::from(text.trim().to_owned()),
+        seed: Seed::from(seed(given)?.to_string()),
         network: needed(given.network.clone(), "PLOYZ_GATEWAY_NETWORK")?,
         machine: needed(given.machine.clone(), "PLOYZ_GATEWAY_MACHINE")?,
         follower: "gateway",
         snapshot: given.snapshot.clone(),
     })
+}
+
+/// Where the certificates of the store are kept: beside the routes.
+fn kept_at(given: &Given) -> Option<PathBuf> {
+    given.snapshot.as_ref().map(|routes| routes.with_file_name("certificates.json"))
+}
+
+fn following(given: &Given, certificates: Arc<Certificates>) -> anyhow::Result<Following> {
+    Ok(Following {
+        server: needed(given.nats, "PLOYZ_GATEWAY_NATS")?,
+        seed: seed(given)?,
+        network: needed(given.network.clone(), "PLOYZ_GATEWAY_NETWORK")?,
+        machine: needed(given.machine.clone(), "PLOYZ_GATEWAY_MACHINE")?,
+        path: kept_at(given),
+        certificates,
+    })
+}
+
+fn seed(given: &Given) -> anyhow::Result<Zeroizing<String>> {
+    let path = needed(given.seed.clone(), "PLOYZ_GATEWAY_SEED")?;
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Zeroizing::new(text.trim().to_owned()))
 }
 
 /// The certificates of this machine's files, if anybody can ask for one.

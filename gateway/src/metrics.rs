@@ -115,12 +115,35 @@ impl Cause {
     }
 }
 
+/// Certificates of the store, as [`crate::tls::Certificates::stored`] says.
+pub type Stored = (usize, bool, Option<u64>);
+
 /// The page at `/metrics`, in the text format of OpenMetrics 1.0.
-pub fn page(counters: &Counters, served: &Served, feed: &FeedStats, changed: SystemTime) -> String {
+pub fn page(
+    counters: &Counters,
+    served: &Served,
+    feed: &FeedStats,
+    changed: SystemTime,
+    stored: Option<Stored>,
+) -> String {
     let mut text = String::new();
+    let mut page = Page::of(counters, served, feed, changed);
+    page.gauges.extend(stored.into_iter().flat_map(certificates));
     // Only whole families are written, each from one place; writing into a string cannot fail.
-    let _ = write_page(&mut text, Page::of(counters, served, feed, changed));
+    let _ = write_page(&mut text, page);
     text
+}
+
+fn certificates((names, live, until): Stored) -> Vec<(&'static str, &'static str, f64)> {
+    let live = if live { 1.0 } else { 0.0 };
+    let mut gauges = vec![
+        ("certificates", "Names with a certificate of the store", names as f64),
+        ("certificates_live", "Whether these are what the store holds now", live),
+    ];
+    gauges.extend(
+        until.map(|at| ("certificates_until_seconds", "When the first of them ends (Unix time)", at as f64)),
+    );
+    gauges
 }
 
 fn write_page(text: &mut String, page: Page) -> fmt::Result {

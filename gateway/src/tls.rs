@@ -14,6 +14,7 @@ use rustls::{ServerConfig, version};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,8 @@ pub struct Pair(Arc<CertifiedKey>, u64);
 pub struct Certificates {
     stored: ArcSwap<Names>,
     files: ArcSwap<Names>,
+    /// Whether those of the store are what it holds now.
+    live: AtomicBool,
 }
 
 #[derive(Default)]
@@ -132,6 +135,18 @@ impl Certificates {
     /// Puts these in place of all others that are of the store.
     pub fn set_stored(&self, named: impl IntoIterator<Item = (String, Pair)>) {
         self.stored.store(Arc::new(Names::of(named, None)));
+    }
+
+    /// Whether those of the store are what it holds now.
+    pub fn set_live(&self, live: bool) {
+        self.live.store(live, Ordering::Relaxed);
+    }
+
+    /// Names with a certificate of the store, whether these are what it holds now, and when the first of them ends.
+    pub fn stored(&self) -> (usize, bool, Option<u64>) {
+        let stored = self.stored.load();
+        let pairs = || stored.exact.values().chain(stored.below.values());
+        (pairs().count(), self.live.load(Ordering::Relaxed), pairs().map(Pair::not_after).min())
     }
 
     /// How a listener uses them: TLS 1.2 and 1.3, HTTP/2 preferred.

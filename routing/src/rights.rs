@@ -28,6 +28,16 @@ pub fn follower(machine: &MachineId, follower: &str) -> Rights {
     }
 }
 
+/// What else a user may publish that reads and follows all of one KV bucket with the client library.
+pub fn bucket_reader(bucket: &str) -> Vec<String> {
+    vec![
+        format!("$JS.{DOMAIN}.API.STREAM.INFO.KV_{bucket}"),
+        format!("$JS.{DOMAIN}.API.CONSUMER.CREATE.KV_{bucket}.>"),
+        // Without flow control a watch stalls for ever after about 2 MB.
+        format!("$JS.FC.KV_{bucket}.>"),
+    ]
+}
+
 /// Of who writes them ([`crate::Publisher`]): what the machine itself is and runs, and, because every machine may commit
 /// a deploy, all services.
 pub fn publisher(network: &NetworkId, machine: &MachineId) -> Rights {

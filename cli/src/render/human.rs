@@ -12,6 +12,7 @@ use ployz_core::wire::v1::api::{
     ComponentStatus, ControlPlaneStatus, Explain, InviteRow, MeshReady, MeshStatus, NetworkSummary, Payload,
     PeerStatus, Status,
 };
+use ployz_core::wire::v1::certificate::CertificateRow;
 use ployz_core::wire::v1::doctor::{Doctor, Level};
 use ployz_core::wire::v1::record::MachineMembership;
 use std::io::{self, Write};
@@ -34,6 +35,7 @@ pub(crate) fn write(payload: &Payload, out: &mut dyn Write, notes: &mut dyn Writ
             writeln!(out, "{}", clean(token))
         }
         Payload::MachineInviteList { invites } => write_invites(invites, out),
+        Payload::CertificateList { certificates } => write_certificates(certificates, out),
         Payload::Deploy(report) => services::report(report, out, notes),
         Payload::DeployPreview(found) => services::preview(&found.preview, out),
         Payload::ServiceList(found) => services::services(found, out, notes),
@@ -51,6 +53,17 @@ pub(crate) fn steps(payload: &Payload, notes: &mut dyn Write) -> io::Result<()> 
         Payload::ImagePush(report) => images::steps(report, notes),
         _ => Ok(()),
     }
+}
+
+fn write_certificates(certificates: &[CertificateRow], out: &mut dyn Write) -> io::Result<()> {
+    let rows: Vec<Vec<String>> = certificates
+        .iter()
+        .map(|row| {
+            let names = clean(&row.facts.names.join(", "));
+            vec![names, time(row.facts.not_after), row.facts.fingerprint.clone(), row.machine.to_string()]
+        })
+        .collect();
+    table(&["NAMES", "VALID UNTIL", "SHA-256", "IMPORTED AT"], &rows, out)
 }
 
 fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {

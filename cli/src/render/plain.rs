@@ -11,6 +11,7 @@ use super::text::{clean, lifecycle, or_dash, region_role, row, storage};
 use ployz_core::wire::v1::api::{
     Explain, InviteRow, MeshReady, MeshStatus, NetworkSummary, Payload, PeerStatus, Status,
 };
+use ployz_core::wire::v1::certificate::CertificateRow;
 use ployz_core::wire::v1::doctor::Doctor;
 use ployz_core::wire::v1::record::MachineMembership;
 use std::io::{self, Write};
@@ -30,6 +31,9 @@ pub(crate) fn write(payload: &Payload, out: &mut dyn Write) -> io::Result<()> {
         Payload::MachineInviteList { invites } => {
             invites.iter().try_for_each(|invite| write_invite(invite, out))
         }
+        Payload::CertificateList { certificates } => {
+            certificates.iter().try_for_each(|found| write_certificate(found, out))
+        }
         Payload::Deploy(report) => services::report(report, out),
         Payload::DeployPreview(found) => services::preview(&found.preview, out),
         Payload::ServiceList(found) => services::services(found, out),
@@ -45,6 +49,19 @@ fn write_doctor(found: &Doctor, out: &mut dyn Write) -> io::Result<()> {
         let advice = or_dash(check.advice.as_ref());
         row(&["check".into(), check.check.clone(), check.level.to_string(), check.seen.clone(), advice], out)
     })
+}
+
+fn write_certificate(found: &CertificateRow, out: &mut dyn Write) -> io::Result<()> {
+    let facts = &found.facts;
+    let columns = [
+        found.name.clone(),
+        facts.not_after.to_string(),
+        facts.fingerprint.clone(),
+        facts.names.join(","),
+        found.machine.to_string(),
+        found.imported_at.to_string(),
+    ];
+    row(&columns, out)
 }
 
 fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {

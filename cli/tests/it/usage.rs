@@ -55,6 +55,31 @@ fn a_token_is_never_printed_back() {
 }
 
 #[test]
+fn a_private_key_comes_from_a_file_or_from_standard_input_and_is_never_printed_back() {
+    let stage = Stage::new();
+    let chain = stage.path().join("a.crt");
+    std::fs::write(&chain, "chain").unwrap();
+    let chain = chain.to_str().unwrap();
+    refused(&["cert", "import", "--cert", chain], "secret");
+    refused(&["cert", "import", "--cert", chain, "--key", chain, "--key-stdin"], "secret");
+    refused(&["cert", "import", "--key-stdin"], "secret");
+    for stdin in [" \n", &"secret".repeat(40_000)] {
+        let run = refused(&["cert", "import", "--cert", chain, "--key-stdin"], stdin);
+        assert!(
+            run.err.contains("private key from standard input") && !run.err.contains("secret"),
+            "{run:?}"
+        );
+    }
+    let missing = refused(&["cert", "import", "--cert", chain, "--key", "/nonexistent/a.key"], "");
+    assert!(missing.err.contains("/nonexistent/a.key"), "{missing:?}");
+    let fake = Fake::start(stage.path(), Script::ok("done"));
+    let run = stage.run_with(&fake, &["cert", "import", "--cert", chain, "--key-stdin"], "secret\n");
+    assert_eq!(run.code, Some(0), "{run:?}");
+    let asked = json!({ "command": "certificate-import", "chain": "chain", "key": "secret\n" });
+    assert_eq!(fake.asked(), [asked]);
+}
+
+#[test]
 fn names_and_numbers_are_checked_here() {
     for name in ["", "-a", "a-", "A", "a_b", "../x", &"x".repeat(64)] {
         for verb in ["create", "status", "start", "init", "destroy"] {

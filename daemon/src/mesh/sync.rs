@@ -37,6 +37,7 @@ async fn session(mesh: &Arc<Mesh>) -> Result<(), AnyError> {
     if network.is_founder() {
         ployz_routing::ensure_stream(store.client(), &network.id).await?;
         crate::deploy::records::ensure(store.client(), &network.id).await?;
+        crate::certificates::ensure(store.client()).await?;
         found(&store, mesh).await?;
         draft::publish(&store, mesh).await?;
     }

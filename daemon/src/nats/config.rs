@@ -132,6 +132,9 @@ impl Settings<'_> {
     fn followers(&self, text: &mut String) {
         for (name, key) in self.sidecars.iter().filter(|(_, key)| is_user_key(key)) {
             let mut rights = rights::follower(&self.machine.id, name);
+            if *name == CERTIFIED {
+                rights.publish.extend(rights::bucket_reader(subject::CERTIFICATES));
+            }
             if matches!(self.role, NatsRole::Founder) {
                 // The domain's own server takes the domain off before it looks at rights (nats-server 2.15.1).
                 let bare = |subject: &String| subject.replacen(&format!("$JS.{DOMAIN}.API."), "$JS.API.", 1);
@@ -175,7 +178,9 @@ pub fn install(spec: &NatsSpec) -> Result<(), DiskError> {
 /// commands. The subjects are those that the client library uses, found by trying each alone.
 fn user(text: &mut String, network: &NetworkId, machine: &MachineId, key: &str) {
     let mut publish: Vec<String> = Vec::new();
-    for bucket in [subject::MACHINES, subject::INVITES, subject::LOCKS, subject::DEPLOY_STATUS] {
+    let buckets =
+        [subject::MACHINES, subject::INVITES, subject::LOCKS, subject::DEPLOY_STATUS, subject::CERTIFICATES];
+    for bucket in buckets {
         publish.extend([
             format!("$JS.{DOMAIN}.API.STREAM.INFO.KV_{bucket}"),
             format!("$JS.{DOMAIN}.API.DIRECT.GET.KV_{bucket}"),
@@ -194,6 +199,8 @@ fn user(text: &mut String, network: &NetworkId, machine: &MachineId, key: &str) 
         format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::INVITES),
         format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::LOCKS),
         format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::DEPLOY_STATUS),
+        // With their keys: every machine's gateway serves them, and an operator at any machine imports them.
+        format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::CERTIFICATES),
         // Every machine may coordinate; the stream itself refuses a second decision on a deploy.
         subject::deploy_commits(network),
         format!("$JS.{DOMAIN}.API.DIRECT.GET.{}.>", subject::DEPLOY_COMMITS),
@@ -262,6 +269,8 @@ pub const DOMAIN: &str = "hub";
 pub const REVISION_KEY: &str = "ployz_config";
 /// A user's own directory.
 pub const DATA: &str = "data";
+/// The sidecar that reads certificates with their private keys; the DNS server's user cannot.
+const CERTIFIED: &str = "gateway";
 const SEED_FILE: &str = "leaf-seed.conf";
 const HEADER: &str = "# Written by ployzd from this machine's network.json and the members it knows.\n\
                       # Changes made here are lost; `ployzctl explain nats` shows what is wanted and why.\n";
@@ -358,6 +367,21 @@ mod tests {
         bad.nats_key = "U\" } ] } # ".into();
         let config = spec(NatsRole::Founder, &[machine(1), bad]).config;
         assert_eq!(config, spec(NatsRole::Founder, &[machine(1)]).config);
+    }
+
+    #[test]
+    fn of_the_sidecars_only_the_gateway_may_read_certificates() {
+        let machines = [machine(1), machine(2)];
+        let founder = machines[0].overlay_ip;
+        for spec in [spec(NatsRole::Founder, &machines), spec(NatsRole::Leaf { founder }, &machines[1..])] {
+            let of = |who: &str| {
+                let from = spec.config.find(&format!("# {who} of ")).unwrap();
+                let user = &spec.config[from..];
+                user[..user[1..].find('#').map_or(user.len(), |end| end + 1)].to_owned()
+            };
+            assert!(of("gateway").contains("KV_certificates") && !of("gateway").contains("$KV.certificates"));
+            assert!(!of("dns").contains("certificates"));
+        }
     }
 
     #[test]

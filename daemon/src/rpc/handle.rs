@@ -1,5 +1,6 @@
 //! From a request to its envelope.
 
+use crate::certificates;
 use crate::clock;
 use crate::daemon::{Daemon, Say};
 use crate::deploy;
@@ -108,6 +109,24 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
         Request::InviteRevoke { invite, network } => {
             daemon.revoke_invite(&invite, network).await?;
             done(format!("invite {invite} is revoked"), None)
+        }
+        Request::CertificateImport(import) => {
+            let row = certificates::import(&*daemon.running()?, import).await?;
+            done(
+                format!("certificate {} imported; every gateway with HTTPS serves it", row.name),
+                Some(Payload::CertificateList { certificates: vec![row] }),
+            )
+        }
+        Request::CertificateList => {
+            let certificates = certificates::list(&*daemon.running()?).await?;
+            done(
+                format!("{} certificates", certificates.len()),
+                Some(Payload::CertificateList { certificates }),
+            )
+        }
+        Request::CertificateRemove(request) => {
+            certificates::remove(&*daemon.running()?, &request.name).await?;
+            done(format!("certificate {} is removed", request.name), None)
         }
         Request::Deploy(request) => {
             let report = deploy::run::deploy(&daemon.running()?, &request, say).await?;

@@ -3,6 +3,7 @@
 //! A scenario is a function in a file of this directory and an entry in [`all`].
 
 mod bad_input;
+mod certificates;
 mod containers;
 mod deploy;
 mod deploy_away;
@@ -157,6 +158,7 @@ const THEMES: &[&[Scenario]] = &[
     &metrics::SCENARIOS,
     &dns_conformance::SCENARIOS,
     &sidecars::SCENARIOS,
+    &certificates::SCENARIOS,
     &package::SCENARIOS,
     &power::SCENARIOS,
     &underlays::SCENARIOS,

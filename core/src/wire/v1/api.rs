@@ -10,6 +10,7 @@ use crate::wire::v1::api_deploy::{
     DeployPreview, DeployReport, DeployRequest, ServiceDetail, ServiceList, ServiceListRequest, ServiceLogs,
     ServiceLogsRequest, ServiceRequest,
 };
+use crate::wire::v1::certificate::{CertificateImport, CertificateRequest, CertificateRow};
 use crate::wire::v1::doctor::Doctor;
 use crate::wire::v1::image::{ImagePushReport, ImagePushRequest};
 use crate::wire::v1::record::MachineMembership;
@@ -97,6 +98,12 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         network: Option<NetworkName>,
     },
+    /// Puts a certificate with its key into the store.
+    CertificateImport(CertificateImport),
+    /// All certificates in the store, without their keys.
+    CertificateList,
+    /// Takes a certificate out of the store.
+    CertificateRemove(CertificateRequest),
     /// Brings a namespace, or one service of it, to what a manifest says.
     Deploy(DeployRequest),
     /// Says what that would do.
@@ -195,6 +202,11 @@ pub enum Payload {
     },
     /// [`Request::Doctor`].
     Doctor(Doctor),
+    /// [`Request::CertificateImport`], [`Request::CertificateList`].
+    CertificateList {
+        /// By name.
+        certificates: Vec<CertificateRow>,
+    },
     /// [`Request::Deploy`], [`Request::ServiceRemove`]; when they failed too.
     Deploy(Box<DeployReport>),
     /// [`Request::DeployPreview`].
@@ -496,6 +508,14 @@ error_codes! {
     BaselineChanged = "BASELINE_CHANGED", "somebody deployed in between: look at a new preview";
     /// No such service.
     ServiceNotFound = "SERVICE_NOT_FOUND", "`ployzctl service ls` shows them";
+    /// Not a certificate chain for names.
+    CertificateInvalid = "CERTIFICATE_INVALID", "give the whole chain in PEM, the certificate itself first, with DNS names (subject alternative names)";
+    /// Too late or too early.
+    CertificateExpired = "CERTIFICATE_EXPIRED", "get a new one; `date` on this machine must be right";
+    /// Key and certificate do not belong together.
+    CertificateKeyMismatch = "CERTIFICATE_KEY_MISMATCH", "give the private key (PEM, without a passphrase) that the certificate was made for";
+    /// No such certificate.
+    CertificateNotFound = "CERTIFICATE_NOT_FOUND", "`ployzctl cert ls` shows them";
     /// The engine does not answer.
     DockerUnavailable = "DOCKER_UNAVAILABLE", "`systemctl status docker` on the named machine";
     /// No room.

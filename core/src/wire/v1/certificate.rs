@@ -197,6 +197,18 @@ impl CertificateFacts {
     }
 }
 
+/// The certificates of a PEM text without whatever else is in the file, a private key for example.
+pub fn only_certificates(text: &str) -> String {
+    let mut inside = false;
+    let lines = text.lines().map(str::trim).filter(|line| {
+        let begins = *line == "-----BEGIN CERTIFICATE-----";
+        let kept = inside || begins;
+        inside = kept && *line != "-----END CERTIFICATE-----";
+        kept
+    });
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
 /// Key in the bucket: a `*` is a wildcard there.
 pub fn store_key(name: &str) -> String {
     let name = name.to_ascii_lowercase();
@@ -278,6 +290,16 @@ mod tests {
         assert!(matches!(CertificateFacts::of_pem(junk), Err(BadChain::Unreadable { number: 1, .. })));
         let large = "x".repeat(MOST_BYTES + 1);
         assert_eq!(CertificateFacts::of_pem(&large), Err(BadChain::Size(large.len())));
+    }
+
+    #[test]
+    fn a_key_beside_the_chain_does_not_stay_there() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let chain = made(&["a.org"]).self_signed(&key).unwrap().pem();
+        let kept =
+            only_certificates(&format!("{}subject=a\n{chain}{}", key.serialize_pem(), key.serialize_pem()));
+        assert!(!kept.contains("KEY") && !kept.contains("subject"), "{kept}");
+        assert_eq!(CertificateFacts::of_pem(&kept), CertificateFacts::of_pem(&chain));
     }
 
     #[test]

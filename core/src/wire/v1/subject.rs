@@ -10,6 +10,9 @@ pub const INVITES: &str = "invites";
 /// KV bucket of locks and reservations.
 pub const LOCKS: &str = "locks";
 
+/// KV bucket of [`crate::wire::v1::certificate::CertificateRecord`].
+pub const CERTIFICATES: &str = "certificates";
+
 /// Key of a slice's reservation in [`LOCKS`].
 pub fn subnet_lock(subnet: &NodeSubnet) -> String {
     format!("subnet.{}", subnet.store_key())

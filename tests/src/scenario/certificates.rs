@@ -1,0 +1,123 @@
+//! Certificates: imported at one machine, served by every other one, kept while the store is away, replaced under a connection.
+
+use anyhow::{Result, ensure};
+
+use super::product;
+use super::{Ctx, Need, Scenario};
+use crate::lab::Node;
+
+pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
+    name: "certificates-from-the-store",
+    needs: &[Need::Systemd, Need::Package],
+    nodes: 2,
+    underlays: 1,
+    run,
+}];
+
+fn run(ctx: &mut Ctx) -> Result<()> {
+    product::mesh(ctx, 2)?;
+    let (n1, n2) = (ctx.node(1), ctx.node(2));
+    for node in [n1, n2] {
+        node.sh("echo 'gateway_https_listen_addr = \"0.0.0.0:443\"' >>/etc/ployz/config.toml")?;
+        product::restart(ctx, node)?;
+    }
+    for name in ["a", "b"] {
+        make(n1, name)?;
+    }
+    product::refused(
+        n1,
+        "ployzctl cert import --cert /root/a.crt --key /root/b.key",
+        "CERTIFICATE_KEY_MISMATCH",
+    )?;
+    product::refused(n1, "ployzctl cert rm shop.example.org", "CERTIFICATE_NOT_FOUND")?;
+    n1.sh("ployzctl cert import --cert /root/a.crt --key-stdin </root/a.key")?;
+    let listed = n2.sh("ployzctl cert ls && ployzctl --json cert ls && ployzctl --plain cert ls")?;
+    ensure!(listed.contains("shop.example.org") && !listed.contains("PRIVATE"), "{listed}");
+    for i in [1, 2] {
+        serves(ctx, n1, i, "a")?;
+    }
+    let kept = n2.sh("stat -c '%U %a' /var/lib/ployz/networks/*/gateway/data/certificates.json")?;
+    ensure!(kept == "ployz-gateway 600", "{kept}");
+
+    // Without the store, after a restart.
+    n1.sh("systemctl stop ployzd && systemctl stop ployz-nats")?;
+    n2.sh("systemctl restart ployz-gateway")?;
+    serves(ctx, n1, 2, "a")?;
+    n1.sh("systemctl start ployzd")?;
+    product::ready(ctx, 1)?;
+    product::ready(ctx, 2)?;
+
+    // Replaced under a connection that lives on.
+    n1.put(KEEPS, "/root/keeps.py", 0o644)?;
+    let open = n1.spawn("python3 /root/keeps.py 10.77.0.12")?;
+    ctx.wait(10, "the connection to be open", || n1.sh("test -e /run/keeps-open").map(Some))?;
+    ctx.wait(20, "the import", || {
+        n2.put(n1.get("/root/b.crt")?, "/root/b.crt", 0o600)?;
+        n2.put(n1.get("/root/b.key")?, "/root/b.key", 0o600)?;
+        n2.sh("ployzctl cert import --cert /root/b.crt --key /root/b.key").map(Some)
+    })?;
+    for i in [1, 2] {
+        serves(ctx, n1, i, "b")?;
+    }
+    n1.sh("touch /run/keeps-go")?;
+    let told = open.wait(ctx.lab.secs(20))?.stdout;
+    ensure!(told.trim() == "404 404", "the open connection: {told}");
+
+    n2.sh("ployzctl cert rm shop.example.org")?;
+    ctx.wait(10, "it to be gone everywhere", || {
+        for i in [1, 2] {
+            let shown = n1.run(&curl(i, "b"))?;
+            ensure!(shown.stdout != "404", "node {i} serves it still");
+        }
+        Ok(Some(()))
+    })
+}
+
+fn make(node: &Node, name: &str) -> Result<()> {
+    node.sh(&format!(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=shop -days 30 \
+         -addext subjectAltName=DNS:shop.example.org,DNS:*.shop.example.org \
+         -keyout /root/{name}.key -out /root/{name}.crt 2>&1"
+    ))
+    .map(drop)
+}
+
+/// Node `i` shows exactly this certificate for its name and for one below it.
+fn serves(ctx: &Ctx, from: &Node, i: usize, certificate: &str) -> Result<()> {
+    ctx.wait(15, &format!("certificate {certificate} at node {i}"), || {
+        let code = from.sh(&curl(i, certificate))?;
+        ensure!(code == "404", "{code}");
+        Ok(Some(()))
+    })
+}
+
+fn curl(i: usize, certificate: &str) -> String {
+    format!(
+        "curl -s -m 5 -o /dev/null -w '%{{http_code}}' --cacert /root/{certificate}.crt \
+         --resolve x.shop.example.org:443:10.77.0.1{i} https://x.shop.example.org/"
+    )
+}
+
+/// One connection, two requests, an import in between.
+const KEEPS: &str = r#"
+import http.client, os, ssl, sys, time
+context = ssl.create_default_context(cafile="/root/a.crt")
+class Named(http.client.HTTPSConnection):
+    def connect(self):
+        import socket
+        self.sock = context.wrap_socket(socket.create_connection((self.host, 443), 10), server_hostname="shop.example.org")
+connection = Named(sys.argv[1], timeout=10)
+def get():
+    connection.request("GET", "/", headers={"Host": "nobody.example.org"})
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+first = get()
+open("/run/keeps-open", "w").close()
+until = time.time() + 60
+while not os.path.exists("/run/keeps-go") and time.time() < until:
+    # The gateway closes what is idle for longer than a minute.
+    time.sleep(0.1)
+connection.auto_open = 0
+print(first, get())
+"#;
