@@ -32,7 +32,8 @@ pub fn follower(machine: &MachineId, follower: &str) -> Rights {
 pub fn bucket_reader(bucket: &str) -> Vec<String> {
     vec![
         format!("$JS.{DOMAIN}.API.STREAM.INFO.KV_{bucket}"),
-        format!("$JS.{DOMAIN}.API.CONSUMER.CREATE.KV_{bucket}.>"),
+        // A watch names no consumer.
+        format!("$JS.{DOMAIN}.API.CONSUMER.CREATE.KV_{bucket}"),
         // Without flow control a watch stalls for ever after about 2 MB.
         format!("$JS.FC.KV_{bucket}.>"),
     ]
