@@ -9,7 +9,7 @@ use super::product;
 use super::{Ctx, Need, Scenario};
 use crate::lab::{Node, quote};
 
-pub(super) const SCENARIOS: [Scenario; 3] = [
+pub(super) const SCENARIOS: [Scenario; 2] = [
     Scenario {
         name: "deploy-a-service",
         needs: &[Need::Systemd, Need::Docker, Need::Package],
@@ -23,13 +23,6 @@ pub(super) const SCENARIOS: [Scenario; 3] = [
         nodes: 3,
         underlays: 1,
         run: published_port,
-    },
-    Scenario {
-        name: "deploy-killed",
-        needs: &[Need::Systemd, Need::Docker, Need::Package],
-        nodes: 3,
-        underlays: 1,
-        run: deploy_killed,
     },
 ];
 
@@ -137,39 +130,6 @@ fn on_every_machine(ctx: &Ctx) -> Result<()> {
         let node = ctx.node(i);
         let cmd = format!("curl -sf -m 3 -o /dev/null http://{}:18080/busybox", node.ip(1));
         ctx.wait(10, &cmd, || node.sh(&cmd).map(|_| Some(())))?;
-    }
-    Ok(())
-}
-
-/// The coordinator is killed at one moment after another: the namespace is always wholly one of the two.
-fn deploy_killed(ctx: &mut Ctx) -> Result<()> {
-    begin(ctx)?;
-    let n1 = ctx.node(1);
-    deploy(n1, &manifest("0"))?;
-    for (round, moment) in [0.4, 1.6, 3.0, 5.0, 8.0].iter().enumerate() {
-        let wanted = manifest(&format!("{}", round + 1));
-        let request = json!({"command": "deploy", "manifest": wanted});
-        let coordinator = ctx.node(round % 3 + 1);
-        let call = coordinator.spawn(&curl(&request))?;
-        coordinator.sh(&format!("sleep {moment}; systemctl kill -s KILL ployzd"))?;
-        drop(call);
-        product::started(ctx, coordinator)?;
-        // The restarted daemon goes on by itself.
-        ctx.wait(60, "the deploy that was cut off to be over", || {
-            let listed = done(n1, &json!({"command": "service-list"}))?;
-            let row = &listed["services"][0];
-            ensure!(row["phase"].is_null() && row["ready"] == 3, "{listed}");
-            Ok(Some(()))
-        })?;
-        let found = running(ctx)?;
-        ensure!(found.len() == 3, "killed after {moment}s: {found:?}");
-        let versions = versions(ctx)?;
-        ensure!(versions.len() == 1, "killed after {moment}s, half of two deploys: {versions:?}");
-        ctx.say(format!("killed after {moment}s: {versions:?} of {}", round + 1));
-        let retry = deploy(ctx.node((round + 1) % 3 + 1), &wanted)?;
-        ensure!(["committed", "unchanged"].contains(&retry["state"].as_str().unwrap_or("")), "{retry}");
-        all_ready(ctx, n1)?;
-        ensure!(running(ctx)?.len() == 3, "{:?}", running(ctx)?);
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod certificates;
 mod containers;
 mod deploy;
 mod deploy_away;
+mod deploy_failures;
 mod dns_conformance;
 mod doctor;
 mod drift_network;
@@ -172,4 +173,5 @@ const THEMES: &[&[Scenario]] = &[
     &store_away::SCENARIOS,
     &images::SCENARIOS,
     &containers::SCENARIOS,
+    &deploy_failures::SCENARIOS,
 ];

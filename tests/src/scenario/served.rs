@@ -147,6 +147,7 @@ impl Counted {
             let failures = counts["failures"].as_array().context("failures")?;
             let other: Vec<_> = failures.iter().filter(|failure| !allowed(kind, failure)).collect();
             ensure!(other.is_empty(), "{kind}: {} lost: {other:#?}", counts["failed"]);
+            ensure!(counts["failed"] == failures.len(), "{kind}: more lost than is told: {counts}");
             ensure!(counts["right"].as_u64() > Some(0), "{kind} was never answered: {counts}");
         }
         Ok(())

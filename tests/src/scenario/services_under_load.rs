@@ -5,6 +5,7 @@
 //! for, `PLOYZ_PARTS=daemons,replicas` only the parts named.
 
 use std::env;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 
@@ -160,7 +161,7 @@ fn replicas_killed(ctx: &Ctx) -> Result<()> {
         let node = ctx.node(round % 3 + 1);
         let name = node.sh("docker inspect -f '{{.Config.Hostname}} {{.Id}}' $(docker ps -q --filter label=ployz.namespace=shop)")?;
         let (name, id) = name.split_once(' ').context("one container")?;
-        killed.push(name.to_owned());
+        killed.push((name.to_owned(), now()));
         // By the kernel, so that Docker starts it again; the last one by hand, which Docker leaves alone.
         if round + 1 < counts {
             node.sh(&format!("kill -9 $(docker inspect -f '{{{{.State.Pid}}}}' {id})"))?;
@@ -177,10 +178,13 @@ fn replicas_killed(ctx: &Ctx) -> Result<()> {
     }
     let counted = load.stop(ctx)?;
     ctx.say(format!("{counts} replicas killed"));
+    // Who was asked by then, and when it died: nothing else may be lost.
     counted.only(|kind, failure| {
-        let of_the_killed =
-            failure["replica"].as_str().is_some_and(|name| killed.iter().any(|one| one == name));
-        ["websocket", "download"].contains(&kind) && of_the_killed
+        let (replica, time) = (failure["replica"].as_str(), failure["time"].as_f64());
+        let at_the_kill = killed.iter().any(|(name, at)| {
+            replica == Some(name.as_str()) && time.is_some_and(|time| (*at..at + FELT).contains(&time))
+        });
+        ["websocket", "download"].contains(&kind) && at_the_kill
     })
 }
 
@@ -192,6 +196,14 @@ fn kept_open(counted: &served::Counted, kinds: &[&str]) -> Result<()> {
     }
     Ok(())
 }
+
+/// Seconds of the clock that all nodes of the lane share.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Seconds within which a client must feel that its replica died.
+const FELT: f64 = 5.0;
 
 const SERVICE: &str = "shop";
 const OTHER: &str = "other";
