@@ -107,6 +107,5 @@ ask() { printf 'GET / HTTP/1.1\r\nHost: nobody.example.org\r\nConnection: %s\r\n
     # The gateway closes what is idle for longer than a minute.
     until [ -e /run/keeps-go ]; do sleep 0.1; done
     ask close
-    sleep 2
 } | openssl s_client -quiet -verify_return_error -CAfile /root/a.crt -servername shop.example.org -connect "$1:443" >/run/keeps 2>&1
 "#;

@@ -19,14 +19,7 @@ pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
 }];
 
 fn held_and_adopted(ctx: &mut Ctx) -> Result<()> {
-    product::mesh(ctx, 3)?;
-    for i in 1..=3 {
-        let node = ctx.node(i);
-        node.docker_busybox()?;
-        ctx.wait(20, "ployzd to make the Docker network", || {
-            node.sh("docker network inspect ployz0").map(|_| Some(()))
-        })?;
-    }
+    super::deploy::begin(ctx)?;
     deploy(ctx.node(1))?;
     all_are(ctx, "adopt")?;
     docker_restarted(ctx)?;
