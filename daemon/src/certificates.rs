@@ -80,7 +80,11 @@ pub async fn remove(mesh: &Mesh, name: &str) -> Result<()> {
     }
     let Some(revision) = current(&bucket, &key).await? else { return Err(missing()) };
     let removed = bucket.delete_expect_revision(&key, Some(revision)).await;
-    removed.map_err(|error| away("remove a certificate", error))?;
+    removed.map_err(|error| match error.kind() {
+        // One that was imported meanwhile is not what was meant.
+        kv::DeleteErrorKind::WrongLastRevision => StoreError::Conflict(format!("the certificate of {name}")),
+        _ => away("remove a certificate", error),
+    })?;
     tracing::info!(name, "certificate removed");
     Ok(())
 }
