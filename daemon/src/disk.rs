@@ -237,8 +237,8 @@ impl Disk {
         Ok(names)
     }
 
-    /// Directories without a record, which a join left that was cut short: peers go, keys are kept for a day, for whoever
-    /// comes back with the same token.
+    /// Directories without a record, which a join left that was cut short: peers and half-written files go, keys are kept
+    /// for a day, for whoever comes back with the same token.
     pub fn sweep(&self) -> Result<(), DiskError> {
         let dir = self.root.join("networks");
         for entry in std::fs::read_dir(&dir).map_err(|source| io_error("list", &dir, source))?.flatten() {
@@ -246,11 +246,14 @@ impl Disk {
                 continue;
             }
             remove(&entry.path().join(PEERS))?;
+            for file in [NETWORK, KEYS, PEERS] {
+                remove(&temporary(&entry.path().join(file)))?;
+            }
             let keys = std::fs::metadata(entry.path().join(KEYS)).and_then(|meta| meta.modified());
             let forgotten = match keys {
                 Ok(at) => at.elapsed().is_ok_and(|age| age > FORGOTTEN),
                 // Cut short before it held anything.
-                Err(_) => holds_only_temporary_files(&entry.path()),
+                Err(_) => std::fs::read_dir(entry.path()).is_ok_and(|mut files| files.next().is_none()),
             };
             if forgotten {
                 let removed = std::fs::remove_dir_all(entry.path());
@@ -368,11 +371,9 @@ fn remove(path: &Path) -> Result<(), DiskError> {
     }
 }
 
-fn holds_only_temporary_files(dir: &Path) -> bool {
-    let temporary = |entry: io::Result<std::fs::DirEntry>| {
-        entry.is_ok_and(|entry| entry.path().extension().is_some_and(|end| end == "tmp"))
-    };
-    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.all(temporary))
+/// Where the next content of a file is written before it has the file's name.
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
 }
 
 /// Makes a directory of exactly this mode, with its parents.
@@ -394,7 +395,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), DiskError> 
 
 /// As [`replace`], readable by a group: owner and mode are right before the file has its name.
 pub fn replace_for(path: &Path, content: &[u8], mode: u32, group: Option<Gid>) -> Result<(), DiskError> {
-    let temporary = path.with_extension("tmp");
+    let temporary = temporary(path);
     let fail = |source| io_error("write", path, source);
     let _ = std::fs::remove_file(&temporary);
     let mut file = std::fs::OpenOptions::new()
@@ -520,16 +521,25 @@ mod tests {
     }
 
     #[test]
-    fn peers_without_a_record_are_swept() {
+    fn of_a_join_that_was_cut_short_only_keys_stay() {
         let (disk, root) = disk("sweep");
         let (whole, half) = (network("whole"), "half".parse().unwrap());
         disk.put_new(&whole, &PeersFile::default()).unwrap();
         disk.put_keys(&half, &crate::random::keys(None)).unwrap();
         disk.put_peers(&half, &PeersFile::default()).unwrap();
+        let begun = root.join("networks/begun");
+        make_dir(&begun, 0o711).unwrap();
+        for file in ["half/peers.tmp", "half/network.tmp", "begun/keys.tmp"] {
+            std::fs::write(root.join("networks").join(file), "{").unwrap();
+        }
         disk.sweep().unwrap();
         assert!(root.join("networks/whole/peers.json").exists());
-        assert!(!root.join("networks/half/peers.json").exists());
-        assert!(root.join("networks/half/keys.json").exists());
+        let left: Vec<_> = std::fs::read_dir(root.join("networks/half"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(left, ["keys.json"]);
+        assert!(!begun.exists());
         std::fs::remove_dir_all(root).unwrap();
     }
 
