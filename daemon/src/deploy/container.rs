@@ -9,11 +9,13 @@ use ployz_core::address::NodeSubnet;
 use ployz_core::adopt::Seen;
 use ployz_core::deploy::{address, image};
 use ployz_core::live::{ContainerLive, ContainerState};
-use ployz_core::spec::container::{BRIDGE, ContainerOwner, container_name};
+use ployz_core::spec::container::{BRIDGE, ContainerOwner, ContainerSpec, container_name};
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{Candidate, DeployFailure, Start, Started};
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::time::Duration;
+use tokio::time::Instant;
 
 type Result<T> = std::result::Result<T, DeployFailure>;
 
@@ -30,16 +32,7 @@ pub(super) async fn start(
         return Err(DeployFailure::new(ErrorCode::DeployInterrupted, what));
     }
     let name = container_name(namespace, instance);
-    let found = match docker.inspect(&name).await {
-        Seen::Present(live) => Some(live),
-        Seen::Absent => None,
-        Seen::Foreign(why) => {
-            let what = format!("the name {name} is taken by a container that is not ours: {why}");
-            return Err(DeployFailure::new(ErrorCode::DeployFailed, what));
-        }
-        Seen::Unknown(why) => return Err(DeployFailure::new(ErrorCode::DockerUnavailable, why)),
-    };
-    let (id, at) = match found {
+    let (id, at) = match look(docker, &name).await? {
         Some(live) => made_before(live, &name)?,
         None => make(mesh, docker, start, candidate).await?,
     };
@@ -53,6 +46,18 @@ pub(super) async fn start(
         ));
     }
     Ok(Started { instance: instance.clone(), address: at, container: id })
+}
+
+async fn look(docker: &Docker, name: &str) -> Result<Option<ContainerLive>> {
+    match docker.inspect(name).await {
+        Seen::Present(live) => Ok(Some(live)),
+        Seen::Absent => Ok(None),
+        Seen::Foreign(why) => {
+            let what = format!("the name {name} is taken by a container that is not ours: {why}");
+            Err(DeployFailure::new(ErrorCode::DeployFailed, what))
+        }
+        Seen::Unknown(why) => Err(DeployFailure::new(ErrorCode::DockerUnavailable, why)),
+    }
 }
 
 fn made_before(live: ContainerLive, name: &str) -> Result<(String, Ipv4Addr)> {
@@ -106,9 +111,31 @@ async fn make(
     };
     let spec = kept.spec(&file.subnet());
     // Known before it runs: otherwise it would be ready for a moment because nobody knew how to ask.
-    mesh.deploys.change(|file| file.keep(kept)).map_err(not_kept)?;
-    let id = docker.create(&spec).await.map_err(failed)?;
-    Ok((id, address))
+    mesh.deploys.change(|file| file.keep(kept.clone())).map_err(not_kept)?;
+    let made = create(docker, &spec).await?;
+    if made.1 != address {
+        mesh.deploys.change(|file| file.keep(Kept { address: made.1, ..kept })).map_err(not_kept)?;
+    }
+    Ok(made)
+}
+
+/// Makes the container. An earlier daemon may have asked for it and died: Docker takes the name before there is anything to
+/// look at, so a taken name is looked up, or tried again, until one of the two works.
+async fn create(docker: &Docker, spec: &ContainerSpec) -> Result<(String, Ipv4Addr)> {
+    let until = Instant::now() + MAKING;
+    loop {
+        let error = match docker.create(spec).await {
+            Ok(id) => return Ok((id, spec.address)),
+            Err(error) => error,
+        };
+        if error.status() != Some(CONFLICT) || Instant::now() > until {
+            return Err(failed(error));
+        }
+        if let Some(live) = look(docker, &spec.name()).await? {
+            return made_before(live, &spec.name());
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 async fn free_address(docker: &Docker, subnet: &NodeSubnet) -> Result<Ipv4Addr> {
@@ -154,9 +181,16 @@ fn code(words: &str) -> ErrorCode {
     }
 }
 
+/// How long Docker may need for a container that somebody else asked for.
+const MAKING: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_millis(200);
+/// What Docker answers to a name that is taken.
+const CONFLICT: u16 = 409;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::fake::{self, Fake};
 
     #[test]
     fn what_docker_says_becomes_a_code() {
@@ -164,5 +198,40 @@ mod tests {
         assert_eq!(code(port), ErrorCode::PortTaken);
         assert_eq!(code("write /var/lib/docker: No space left on device"), ErrorCode::DiskFull);
         assert_eq!(code("OCI runtime create failed"), ErrorCode::DeployFailed);
+    }
+
+    #[tokio::test]
+    async fn a_container_that_docker_is_still_making_is_waited_for() {
+        let fake = Fake::start("1.45");
+        let (docker, spec) = (fake.connect().await, fake::spec());
+        fake.state.lock().unwrap().being_made.insert(spec.name());
+        let finishes = async {
+            while fake.asked("/containers/create").len() < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // As an earlier daemon asked for it: with another address.
+            let mut earlier = fake::container("earlier", &spec.name());
+            let networks = &mut earlier["NetworkSettings"]["Networks"];
+            *networks = serde_json::json!({BRIDGE: {"IPAMConfig": {"IPv4Address": "10.101.0.77"}}});
+            fake.put(earlier);
+        };
+        let (made, ()) = tokio::join!(create(&docker, &spec), finishes);
+        assert_eq!(made.unwrap(), ("earlier".into(), "10.101.0.77".parse().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_becomes_free_is_taken() {
+        let fake = Fake::start("1.45");
+        let (docker, spec) = (fake.connect().await, fake::spec());
+        fake.state.lock().unwrap().being_made.insert(spec.name());
+        let fails = async {
+            while fake.asked("/containers/create").is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            fake.state.lock().unwrap().being_made.clear();
+        };
+        let (made, ()) = tokio::join!(create(&docker, &spec), fails);
+        assert_eq!(made.unwrap().1, spec.address);
+        assert_eq!(fake.state.lock().unwrap().containers.len(), 1);
     }
 }

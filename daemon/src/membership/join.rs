@@ -143,13 +143,24 @@ pub async fn clear_leftover(shared: &Shared) -> Result<()> {
         let keys = shared.disk.keys(&file.name)?.unwrap_or_else(|| random::keys(None));
         let spec =
             desired::node(&shared.around, &shared.disk, &file, &keys, &PeersFile::default(), clock::now());
-        let left = teardown::run(&shared.reconciler, &spec).await;
-        left.iter().for_each(|error| tracing::warn!("a join was cut short: {error}"));
-        if !left.is_empty() {
+        if !gone_within_looks(shared, &spec).await {
             return Ok(()); // tried again by the next start
         }
     }
     Ok(shared.disk.set_pending(None)?)
+}
+
+/// Takes everything of a join down. A component that could not be looked at just now may be seen a moment later.
+async fn gone_within_looks(shared: &Shared, spec: &NodeSpec) -> bool {
+    for _ in 0..LOOKS {
+        let left = teardown::run(&shared.reconciler, spec).await;
+        left.iter().for_each(|error| tracing::warn!("a join was cut short: {error}"));
+        if left.is_empty() {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    false
 }
 
 /// Namespace and tunnel only; links, firewall and store come with the membership.

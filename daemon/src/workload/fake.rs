@@ -10,10 +10,13 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use futures_util::StreamExt;
-use ployz_core::id::NetworkId;
-use ployz_core::spec::container::{ContainerOwner, container_name, label};
+use ployz_core::id::{MachineId, NetworkId};
+use ployz_core::spec::container::{
+    BRIDGE, ContainerOwner, ContainerSpec, PublishedPort, container_name, label,
+};
+use ployz_core::wire::v1::manifest::{Bytes, Protocol, Resources, Restart, Span};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -51,6 +54,8 @@ pub struct Held {
     pub hangs: bool,
     /// This container is listed and not inspected.
     pub mute: Option<String>,
+    /// Names of containers that are being made: taken, and nothing to look at yet.
+    pub being_made: BTreeSet<String>,
     /// How long a container takes to stop.
     pub stops_take: Duration,
     /// Commands that were begun, and whether they still run; one that was begun runs until the test says otherwise.
@@ -69,6 +74,34 @@ pub const RECORDED_28: &str = include_str!("recorded/docker-28.5.json");
 /// The network of the recorded containers.
 pub fn network() -> NetworkId {
     NetworkId::from_bytes([7; 16])
+}
+
+/// What a container of the service `web` is to be.
+pub fn spec() -> ContainerSpec {
+    ContainerSpec {
+        owner: ContainerOwner {
+            network: network(),
+            namespace: "prod".parse().unwrap(),
+            service: "web".parse().unwrap(),
+            instance: "web-x7k2".parse().unwrap(),
+            slot: 0,
+            machine: "n1".parse::<MachineId>().unwrap(),
+            deploy: "0123456789abcdef".parse().unwrap(),
+            revision: "r1".into(),
+        },
+        image: "lab/busybox".parse().unwrap(),
+        image_id: None,
+        command: vec!["sleep".into(), "1000".into()],
+        env: BTreeMap::from([("A".parse().unwrap(), "b=c".into())]),
+        bridge: BRIDGE.into(),
+        address: "10.101.0.9".parse().unwrap(),
+        dns: "10.101.0.2".parse().unwrap(),
+        publish: BTreeSet::from([PublishedPort { protocol: Protocol::Tcp, host: 8099, container: 80 }]),
+        restart: Restart::UnlessStopped,
+        resources: Resources { cpus: None, memory: Some(Bytes::new(64 << 20)) },
+        stop_grace: Span::from_secs(10),
+        parent: None,
+    }
 }
 
 /// A recorded container under another id and name.
@@ -246,7 +279,7 @@ async fn create(State(state): State<Shared>, RawQuery(query): RawQuery, Json(bod
     let name =
         query.unwrap_or_default().replace("name=", "").split('&').next().unwrap_or_default().to_owned();
     let mut held = state.lock().unwrap();
-    if find(&held, &name).is_some() {
+    if held.being_made.contains(&name) || find(&held, &name).is_some() {
         let message = format!("Conflict. The container name \"/{name}\" is already in use");
         return (StatusCode::CONFLICT, Json(json!({"message": message}))).into_response();
     }

@@ -4,50 +4,22 @@
 
 use crate::workload::docker::Docker;
 use crate::workload::error::DockerError;
-use crate::workload::fake::{Fake, RECORDED_20, RECORDED_26, RECORDED_28, container, foreign, network};
+use crate::workload::fake::{Fake, RECORDED_20, RECORDED_26, RECORDED_28, container, foreign, network, spec};
 use crate::workload::network::{self as docker_network, Ensured, NetworkSpec};
 use crate::workload::read;
 use crate::workload::readiness::{self, Answer, Tally, UnderWay};
 use crate::workload::watch::{self, Engine, View};
 use ployz_core::address::AddressPlan;
 use ployz_core::adopt::Seen;
-use ployz_core::id::MachineId;
 use ployz_core::live::{ContainerLive, ContainerState};
-use ployz_core::spec::container::{BRIDGE, ContainerOwner, ContainerSpec, PublishedPort};
-use ployz_core::wire::v1::manifest::{Bytes, Check, Protocol, Readiness, Resources, Restart, Span};
+use ployz_core::spec::container::BRIDGE;
+use ployz_core::wire::v1::manifest::{Check, Readiness, Span};
 use serde_json::json;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-fn spec() -> ContainerSpec {
-    ContainerSpec {
-        owner: ContainerOwner {
-            network: network(),
-            namespace: "prod".parse().unwrap(),
-            service: "web".parse().unwrap(),
-            instance: "web-x7k2".parse().unwrap(),
-            slot: 0,
-            machine: "n1".parse::<MachineId>().unwrap(),
-            deploy: "0123456789abcdef".parse().unwrap(),
-            revision: "r1".into(),
-        },
-        image: "lab/busybox".parse().unwrap(),
-        image_id: None,
-        command: vec!["sleep".into(), "1000".into()],
-        env: BTreeMap::from([("A".parse().unwrap(), "b=c".into())]),
-        bridge: BRIDGE.into(),
-        address: "10.101.0.9".parse().unwrap(),
-        dns: "10.101.0.2".parse().unwrap(),
-        publish: BTreeSet::from([PublishedPort { protocol: Protocol::Tcp, host: 8099, container: 80 }]),
-        restart: Restart::UnlessStopped,
-        resources: Resources { cpus: None, memory: Some(Bytes::new(64 << 20)) },
-        stop_grace: Span::from_secs(10),
-        parent: None,
-    }
-}
 
 fn network_spec() -> NetworkSpec {
     let plan = AddressPlan::new("10.101.0.0/16".parse().unwrap(), 24).unwrap();
