@@ -64,7 +64,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     let scrapes = sockets.metrics.map(|listener| {
         let metrics = server.metrics.clone();
-        tokio::spawn(metrics::serve(listener, metrics, forwarder, feed.watch(), stop.clone()))
+        tokio::spawn(metrics::serve(listener, metrics, forwarder, feed.stats(), feed.watch(), stop.clone()))
     });
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), machine = %settings.machine, "ployz-dns serves");

@@ -8,12 +8,11 @@ use crate::zone::Zone;
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
-use ployz_core::routing::Freshness;
-use ployz_routing::Snapshot;
+use ployz_routing::{FeedStats, Metric, Snapshot, Stats};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -119,7 +118,7 @@ impl Metrics {
 }
 
 /// The page of a scrape.
-pub fn text(metrics: &Metrics, forwarder: &Forwarder, at: &Snapshot<Zone>) -> String {
+pub fn text(metrics: &Metrics, forwarder: &Forwarder, feed: &FeedStats, at: &Snapshot<Zone>) -> String {
     let mut page = Page(String::new());
     page.head("build_info", "gauge", "The running version");
     page.line("build_info", &format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1.0);
@@ -144,17 +143,12 @@ pub fn text(metrics: &Metrics, forwarder: &Forwarder, at: &Snapshot<Zone>) -> St
         let labels = format!("{{upstream=\"{}\"}}", escaped(&upstream.address.to_string()));
         page.line("upstream_expected_seconds", &labels, upstream.expected().as_secs_f64());
     }
-    page.head("feed_freshness", "gauge", "1 at what the answers are: empty, live or last-good");
-    let (now, age) = match at.freshness {
-        Freshness::Empty => ("empty", 0),
-        Freshness::Live => ("live", 0),
-        Freshness::LastGood(since) => ("last-good", unix_now().saturating_sub(since)),
-    };
-    for name in ["empty", "live", "last-good"] {
-        page.line("feed_freshness", &format!("{{freshness=\"{name}\"}}"), f64::from(u8::from(name == now)));
+    for Metric { name, help, counter, value } in feed.metrics() {
+        let (name, kind) =
+            if counter { (format!("{name}_total"), "counter") } else { (name.into(), "gauge") };
+        page.head(&name, kind, help);
+        page.line(&name, "", value);
     }
-    page.gauge("feed_age_seconds", "How long the store has been away", age as f64);
-    page.gauge("feed_sequence", "Number of the last event taken in", at.sequence as f64);
     page.gauge("zone_machines", "Machines in the zone", at.view.counts.machines as f64);
     page.gauge("zone_services", "Services in the zone", at.view.counts.services as f64);
     page.gauge("zone_instances", "Instances in the zone", at.view.counts.instances as f64);
@@ -166,12 +160,13 @@ pub async fn serve(
     listener: tokio::net::TcpListener,
     metrics: Arc<Metrics>,
     forwarder: Arc<Forwarder>,
+    feed: Stats,
     snapshots: watch::Receiver<Arc<Snapshot<Zone>>>,
     stop: CancellationToken,
 ) {
     let scrape = move || async move {
         let at = snapshots.borrow().clone();
-        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text(&metrics, &forwarder, &at))
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text(&metrics, &forwarder, &feed.read(), &at))
     };
     let router = Router::new().route("/metrics", get(scrape));
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
@@ -204,10 +199,6 @@ impl Page {
 
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 const ORIGINS: [&str; 3] = ["own", "kept", "asked"];

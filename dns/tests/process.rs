@@ -203,7 +203,8 @@ async fn metrics_tell_what_was_asked_and_how_fresh_the_answers_are() {
     stream.read_to_string(&mut page).await.unwrap();
     for line in [
         "ployz_dns_queries_total{qtype=\"TXT\",rcode=\"NOERROR\"} 1\n",
-        "ployz_dns_feed_freshness{freshness=\"empty\"} 1\n",
+        "ployz_dns_routing_freshness 0\n",
+        "# TYPE ployz_dns_routing_gaps_total counter\nployz_dns_routing_gaps_total 0\n",
         "ployz_dns_query_duration_seconds_count{origin=\"own\"} 1\n",
         "ployz_dns_upstream_failures_total{upstream=\"127.0.0.1:1\"} 0\n",
     ] {

@@ -139,18 +139,16 @@ fn all(ctx: &Ctx, wanted: Freshness) -> Result<()> {
 
 /// What the metrics of both say.
 fn is(node: &Node, wanted: Freshness) -> Result<()> {
-    let (gateway, dns) = match wanted {
-        Freshness::Empty => (0, "empty"),
-        Freshness::LastGood => (1, "last-good"),
-        Freshness::Live => (2, "live"),
+    let value = match wanted {
+        Freshness::Empty => 0,
+        Freshness::LastGood => 1,
+        Freshness::Live => 2,
     };
-    let text = node.sh(&format!("curl -sf http://{GATEWAY_METRICS}/metrics"))?;
-    ensure!(text.contains(&format!("ployz_gateway_routing_freshness {gateway}")), "not {wanted:?}: {text}");
-    let text = node.sh(&format!("curl -sf http://{DNS_METRICS}/metrics"))?;
-    ensure!(
-        text.contains(&format!("ployz_dns_feed_freshness{{freshness=\"{dns}\"}} 1")),
-        "not {wanted:?}: {text}"
-    );
+    for (name, at) in [("gateway", GATEWAY_METRICS), ("dns", DNS_METRICS)] {
+        let text = node.sh(&format!("curl -sf http://{at}/metrics"))?;
+        let line = format!("ployz_{name}_routing_freshness {value}\n");
+        ensure!(text.contains(&line), "{name} is not {wanted:?}: {text}");
+    }
     Ok(())
 }
 
@@ -158,7 +156,7 @@ fn is(node: &Node, wanted: Freshness) -> Result<()> {
 fn ages(ctx: &Ctx) -> Result<Vec<f64>> {
     let cmd = format!(
         "curl -sf http://{GATEWAY_METRICS}/metrics | sed -n 's/^ployz_gateway_routing_age_seconds //p'; \
-         curl -sf http://{DNS_METRICS}/metrics | sed -n 's/^ployz_dns_feed_age_seconds //p'"
+         curl -sf http://{DNS_METRICS}/metrics | sed -n 's/^ployz_dns_routing_age_seconds //p'"
     );
     let text = ctx.lab.each(|node| node.sh(&cmd))?;
     let numbers = text.iter().flat_map(|text| text.lines());
