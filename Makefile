@@ -34,7 +34,7 @@ lint: ## formatting, clippy, shellcheck, dependency rules
 test-fast: setup ## unit, property, golden and contract tests: minutes, no nodes
 	scripts/test-fast.sh
 
-test-clients: ## real clients (curl, nghttp, h2load, a WebSocket) against the gateway
+test-clients: ## real clients (curl, nghttp, h2load, a WebSocket, openssl, gRPC, testssl.sh) against the gateway
 	cargo build -p ployz-gateway
 	scripts/test-gateway-clients.sh
 

@@ -29,6 +29,10 @@ esac
 if [ "${1:-}" = test ]; then
     need nghttp nghttp2-client
     need openssl openssl
+    need testssl testssl.sh
+    need hexdump bsdextrautils
+    # Debian's Python, whatever another one in the path has.
+    /usr/bin/python3 -c 'import grpc' 2>/dev/null || missing="$missing python3-grpcio"
 fi
 python3 -m pip --version >/dev/null 2>&1 || command -v pip >/dev/null 2>&1 || missing="$missing python3-pip"
 

@@ -35,8 +35,8 @@ async fn plain(worker: &Worker, stream: TcpStream, peer: SocketAddr) {
 }
 
 async fn tls(worker: &Worker, stream: TcpStream, peer: SocketAddr) {
-    let Some(acceptor) = &worker.service.acceptor else { return };
-    match timeout(worker.service.limits.head.time, acceptor.accept(stream)).await {
+    let Some(handshake) = &worker.service.handshake else { return };
+    match timeout(worker.service.limits.head.time, handshake.accept(stream)).await {
         Ok(Ok(stream)) => {
             let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             http(worker, stream, peer, http2).await;

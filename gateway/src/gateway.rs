@@ -2,6 +2,7 @@
 
 use crate::access::{Lane, Writer};
 use crate::downstream::HeadLimits;
+use crate::handshake::Handshake;
 use crate::limit::Limiter;
 use crate::listen::{Kind, Socket};
 use crate::metrics::{self, Counters};
@@ -22,7 +23,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 /// What a gateway needs to know.
 pub struct Settings {
@@ -94,7 +94,7 @@ impl Gateway {
         let certificates = settings.certificates.clone();
         let service = Service {
             shared: shared.clone(),
-            acceptor: settings.certificates.map(acceptor).transpose()?,
+            handshake: settings.certificates.map(Handshake::new).transpose()?,
             limits: settings.limits,
         };
         let workers = Workers::start(&service, &sockets, lanes).map_err(CannotStart::Workers)?;
@@ -146,10 +146,6 @@ impl Default for Limits {
             drain: Duration::from_secs(3_600),
         }
     }
-}
-
-fn acceptor(certificates: Arc<Certificates>) -> Result<TlsAcceptor, BadCertificate> {
-    Ok(TlsAcceptor::from(Arc::new(certificates.server_config()?)))
 }
 
 /// Puts every new table into service. Knows what is listened on only to say which TCP routes have no socket.

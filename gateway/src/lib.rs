@@ -15,6 +15,7 @@ pub mod files;
 mod forward;
 mod framing;
 mod gateway;
+mod handshake;
 pub mod host;
 mod kept;
 mod limit;

@@ -1,7 +1,7 @@
 //! Certificates by the name a client asks for, exchangeable while connections are made.
 //!
 //! Exact names win over wildcards, which stand for exactly one label; the static pair answers whatever has no certificate
-//! of its own. Without any, the handshake ends with `unrecognized_name`: no certificate of another name is ever shown.
+//! of its own. Without any, [`crate::handshake`] ends with `unrecognized_name`: no certificate of another name is ever shown.
 
 use arc_swap::ArcSwap;
 use ployz_core::wire::v1::certificate::CertificateFacts;
@@ -165,6 +165,18 @@ impl Certificates {
         Ok(config)
     }
 
+    /// The certificate for a client that asks for this name, as it wrote it, or for none.
+    pub(crate) fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+        match name {
+            // rustls hands names out as they came; RFC 6066 compares them without case.
+            Some(name) if name.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                self.named(&name.to_ascii_lowercase())
+            }
+            Some(name) => self.named(name),
+            None => self.files.load().otherwise.as_ref().map(|pair| pair.0.clone()),
+        }
+    }
+
     /// The exact name before any wildcard, the store before files.
     fn named(&self, name: &str) -> Option<Arc<CertifiedKey>> {
         let (stored, files) = (self.stored.load(), self.files.load());
@@ -180,14 +192,7 @@ impl Certificates {
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        match hello.server_name() {
-            // rustls hands names out as they came; RFC 6066 compares them without case.
-            Some(name) if name.bytes().any(|byte| byte.is_ascii_uppercase()) => {
-                self.named(&name.to_ascii_lowercase())
-            }
-            Some(name) => self.named(name),
-            None => self.files.load().otherwise.as_ref().map(|pair| pair.0.clone()),
-        }
+        self.find(hello.server_name())
     }
 }
 

@@ -7,6 +7,7 @@
 use crate::access::Lane;
 use crate::clients::{Clients, Ticket};
 use crate::connection;
+use crate::handshake::Handshake;
 use crate::listen::{Kind, Socket};
 use crate::metrics::Cause;
 use crate::proxy::{Gateway, Shared};
@@ -21,7 +22,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 /// How connections are served.
@@ -30,7 +30,7 @@ pub struct Service {
     /// What is shared.
     pub shared: Arc<Shared>,
     /// For sockets of HTTPS.
-    pub acceptor: Option<TlsAcceptor>,
+    pub handshake: Option<Handshake>,
     /// Limits.
     pub limits: Limits,
 }

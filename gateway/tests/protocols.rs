@@ -78,7 +78,8 @@ async fn certificate_is_that_of_the_name_and_none_is_shown_for_another() {
         assert_eq!(answer.status, 200);
         assert!(answer.body.contains("x-forwarded-proto: https\n"), "{}", answer.body);
     }
-    assert!(tls(&running, &roots, "b.org", b"http/1.1").await.is_err());
+    let refused = tls(&running, &roots, "b.org", b"http/1.1").await.unwrap_err();
+    assert!(refused.to_string().contains("UnrecognisedName"), "{refused}");
     let counters = running.gateway.counters();
     until("the refused handshake is counted", || counters.refused(Cause::Tls) == 1).await;
     running.gateway.stop().await;
