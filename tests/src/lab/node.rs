@@ -132,7 +132,8 @@ impl Node {
         self.sh("DEBIAN_FRONTEND=noninteractive dpkg -i /tmp/lab.deb && rm /tmp/lab.deb").map(drop)
     }
 
-    /// Makes the Docker image `lab/busybox` in the node, without network. Docker must run.
+    /// Makes the Docker image `lab/busybox` in the node, without network. Docker must run. (Its `wget -T` crashes on Debian
+    /// 12: use `timeout`.)
     pub fn docker_busybox(&self) -> Result<()> {
         self.sh(concat!(
             "docker image inspect lab/busybox >/dev/null 2>&1 && exit; d=$(mktemp -d); mkdir -p $d/bin $d/tmp; ",

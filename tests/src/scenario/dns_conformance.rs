@@ -119,7 +119,7 @@ fn askers(node: &Node) -> Result<()> {
         }
         let container =
             node.sh(&format!("docker ps -q --filter label=ployz.namespace={namespace} | head -n 1"))?;
-        node.sh(&format!("docker exec {container} wget -q -T 5 -O /dev/null http://many:8080/busybox"))?;
+        node.sh(&format!("docker exec {container} timeout 5 wget -q -O /dev/null http://many:8080/busybox"))?;
     }
     Ok(())
 }

@@ -98,7 +98,7 @@ fn resolves(ctx: &Ctx, node: &Node) -> Result<()> {
             ensure!(found.lines().count() == 3, "@{server}: {found}");
         }
         let container = node.sh("docker ps -q --filter label=ployz.namespace=shop")?;
-        let fetch = format!("docker exec {container} wget -q -T 5 -O - http://web:8080/cgi-bin/who");
+        let fetch = format!("docker exec {container} timeout 5 wget -q -O - http://web:8080/cgi-bin/who");
         ensure!(node.sh(&fetch)?.contains("host "), "by its short name from a container");
         Ok(Some(()))
     })

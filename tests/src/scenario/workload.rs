@@ -94,7 +94,8 @@ fn everything_is_reached(ctx: &Ctx) -> Result<()> {
     let (n1, n2) = (ctx.node(1), ctx.node(2));
     let web = |cmd: &str| format!("docker exec web {cmd}");
     let ask = |to: &str| web(&format!("nc -w 3 {to} 7000"));
-    let fetch = |slice: u8| format!("wget -q -T 3 -O /dev/null http://10.101.{slice}.3:8080/bin/busybox");
+    let fetch =
+        |slice: u8| format!("timeout 3 wget -q -O /dev/null http://10.101.{slice}.3:8080/bin/busybox");
     let curl = |slice: u8| format!("curl -sf -m 3 -o /dev/null http://10.101.{slice}.3:8080/bin/busybox");
     let underlay = n2.ip(1).to_string();
     let seen = format!("from {}", n1.ip(1));
