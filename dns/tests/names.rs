@@ -12,6 +12,7 @@ use ployz_dns::zone::Zone;
 use ployz_routing::{Snapshot, View};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 async fn live() -> Running {
     start(&world(), Freshness::Live, &[]).await
@@ -245,6 +246,24 @@ async fn a_change_is_answered_from_the_next_query_on() {
         server.snapshots.send_replace(Arc::new(Snapshot { view, freshness: Freshness::Live, sequence: 50 }));
         let answer = server.ask(&format!("s{round}.shop.ployz.internal."), RecordType::A).await;
         assert_eq!(code(&answer), ResponseCode::NoError);
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_zone_that_is_served_no_more_is_not_kept_by_loops_that_nobody_asks() {
+    let server = live().await;
+    // Both loops may have a reply of it.
+    for _ in 0..20 {
+        server.ask("web.shop.ployz.internal.", RecordType::A).await;
+    }
+    let before = Arc::downgrade(&server.snapshots.borrow().view);
+    let view = Arc::new(Zone::of(&State::default()));
+    server.snapshots.send_replace(Arc::new(Snapshot { view, freshness: Freshness::Live, sequence: 43 }));
+    let until = Instant::now() + Duration::from_secs(10);
+    while before.strong_count() > 0 {
+        assert!(Instant::now() < until, "{} still hold it", before.strong_count());
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     server.stop().await;
 }

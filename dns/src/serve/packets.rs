@@ -47,10 +47,7 @@ impl Packets {
         at: &Arc<Snapshot<Zone>>,
         now: Instant,
     ) -> Option<(&[u8], Origin)> {
-        if !self.made_from.as_ref().is_some_and(|before| Arc::ptr_eq(before, at)) {
-            self.replies.clear();
-            self.made_from = Some(at.clone());
-        }
+        self.renew(at);
         // Everything a reply depends on: what was asked, how, and from which namespace; not the id.
         self.key.clear();
         if query.len() <= wire::HEADER || query.len() > LONGEST_QUERY {
@@ -77,6 +74,14 @@ impl Packets {
                 entry.write(ask, now, &mut self.made);
                 Some((&self.made, Origin::Kept))
             }
+        }
+    }
+
+    /// Forgets what was made from another snapshot.
+    pub fn renew(&mut self, at: &Arc<Snapshot<Zone>>) {
+        if !self.made_from.as_ref().is_some_and(|before| Arc::ptr_eq(before, at)) {
+            self.replies.clear();
+            self.made_from = Some(at.clone());
         }
     }
 

@@ -23,11 +23,17 @@ pub async fn serve(socket: Arc<UdpSocket>, server: Arc<Server>, tasks: TaskTrack
     let mut snapshots = server.snapshots.clone();
     let mut at = snapshots.borrow_and_update().clone();
     loop {
-        // Cancel-safe: readiness takes nothing off the socket.
+        // Cancel-safe: readiness takes nothing off the socket, and a change is still to be seen.
         let ready = tokio::select! {
             biased;
             () = stop.cancelled() => return,
             ready = socket.readable() => ready,
+            // A loop that nobody asks must not keep a zone that is served no more: it is megabytes.
+            Ok(()) = snapshots.changed() => {
+                at = snapshots.borrow_and_update().clone();
+                packets.renew(&at);
+                continue;
+            }
         };
         if let Err(error) = ready {
             tracing::error!(%error, "a UDP socket cannot be waited for");
