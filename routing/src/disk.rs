@@ -6,7 +6,7 @@
 
 use ployz_core::id::{NetworkId, hex};
 use ployz_core::routing::{Event, Key, State, Value};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -45,12 +45,24 @@ pub(crate) enum Refused {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Body {
+struct Body<Events> {
     network: NetworkId,
     sequence: u64,
     /// Unix seconds.
     live: u64,
-    events: Vec<(String, Value)>,
+    events: Events,
+}
+
+/// What was read.
+type Found = Vec<(String, Value)>;
+
+/// What is written: one event after another, so that they are never there a second time, all at once.
+struct Written<'a>(&'a State);
+
+impl Serialize for Written<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.events().map(|event| (event.key.to_string(), event.value)))
+    }
 }
 
 /// Reads a snapshot; `None` when there is none.
@@ -121,21 +133,19 @@ pub(crate) fn sweep(path: &Path) {
     }
 }
 
-fn encode(network: &NetworkId, kept: &Kept) -> io::Result<Vec<u8>> {
-    let events = kept.state.events().filter_map(|event| Some((event.key.to_string(), event.value?)));
+/// The first line, and the rest.
+fn encode(network: &NetworkId, kept: &Kept) -> io::Result<[Vec<u8>; 2]> {
     let body = Body {
         network: network.clone(),
         sequence: kept.sequence,
         live: kept.live.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-        events: events.collect(),
+        events: Written(&kept.state),
     };
     let body = serde_json::to_vec(&body)?;
-    let mut text = format!("{MAGIC}{}\n", hex(&Sha256::digest(&body))).into_bytes();
-    text.extend(body);
-    Ok(text)
+    Ok([format!("{MAGIC}{}\n", hex(&Sha256::digest(&body))).into_bytes(), body])
 }
 
-fn checked(bytes: &[u8]) -> Result<Body, Refused> {
+fn checked(bytes: &[u8]) -> Result<Body<Found>, Refused> {
     let rest = bytes.strip_prefix(MAGIC.as_bytes()).ok_or(Refused::Header)?;
     let end = rest.iter().position(|&byte| byte == b'\n').ok_or(Refused::Header)?;
     let body = &rest[end + 1..];
@@ -145,9 +155,9 @@ fn checked(bytes: &[u8]) -> Result<Body, Refused> {
     serde_json::from_slice(body).map_err(Refused::Content)
 }
 
-fn put(path: &Path, text: &[u8], live: SystemTime) -> io::Result<()> {
+fn put(path: &Path, text: &[Vec<u8>], live: SystemTime) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    file.write_all(text)?;
+    text.iter().try_for_each(|part| file.write_all(part))?;
     file.set_modified(live)?;
     file.sync_all()
 }
@@ -244,7 +254,7 @@ mod tests {
     #[test]
     fn damage_at_any_byte_is_refused() {
         let path = dir("damage");
-        let good = encode(&network(1), &kept()).unwrap();
+        let good = encode(&network(1), &kept()).unwrap().concat();
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 1;
@@ -265,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_format_stays() {
-        let text = String::from_utf8(encode(&network(1), &kept()).unwrap()).unwrap();
+        let text = String::from_utf8(encode(&network(1), &kept()).unwrap().concat()).unwrap();
         let golden = concat!(
             "ployz-routing 1 @\n",
             r#"{"network":"01010101010101010101010101010101","sequence":7,"live":1700000000,"#,
