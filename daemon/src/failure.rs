@@ -1,6 +1,7 @@
 //! An error as an operator sees it: a stable code, what failed, why, and what to do.
 
 use ployz_core::wire::v1::api::{Envelope, ErrorCode, Payload};
+use std::io;
 
 /// A refused or failed request.
 #[derive(Debug, thiserror::Error)]
@@ -57,14 +58,46 @@ impl Failure {
     }
 }
 
+/// The code of a failure with files: a full disk has one of its own.
+pub fn io_code(error: &(dyn std::error::Error + 'static)) -> ErrorCode {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let full = causes.any(|error| {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+    });
+    if full { ErrorCode::DiskFull } else { ErrorCode::IoError }
+}
+
 impl From<crate::disk::DiskError> for Failure {
     fn from(error: crate::disk::DiskError) -> Self {
-        Self::because(ErrorCode::IoError, "the state on disk cannot be used", &error)
+        Self::because(io_code(&error), "the state on disk cannot be used", &error)
     }
 }
 
 impl From<crate::membership::store::StoreError> for Failure {
     fn from(error: crate::membership::store::StoreError) -> Self {
         Self::because(ErrorCode::StoreUnavailable, "the store cannot be used", &error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deploy::local::LocalError;
+    use crate::disk::DiskError;
+    use nix::errno::Errno;
+
+    #[test]
+    fn a_full_disk_has_a_code_of_its_own_however_deep_it_is() {
+        for (errno, code) in [
+            (Errno::ENOSPC, ErrorCode::DiskFull),
+            (Errno::EDQUOT, ErrorCode::DiskFull),
+            (Errno::EIO, ErrorCode::IoError),
+        ] {
+            let error =
+                || DiskError::Io { operation: "write", path: "keys.json".into(), source: errno.into() };
+            assert_eq!(Failure::from(error()).code, code, "{errno}");
+            assert_eq!(io_code(&LocalError::Disk(error())), code, "{errno}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::clock;
 use crate::deploy::local::{Kept, LocalError};
+use crate::failure::io_code;
 use crate::mesh::Mesh;
 use crate::workload::docker::Docker;
 use crate::workload::error::DockerError;
@@ -156,7 +157,7 @@ pub(super) fn runs(state: ContainerState) -> bool {
 
 /// What deploys made here was not read or written.
 pub(super) fn not_kept(error: LocalError) -> DeployFailure {
-    DeployFailure::new(ErrorCode::IoError, ployz_netns::chain(&error))
+    DeployFailure::new(io_code(&error), ployz_netns::chain(&error))
 }
 
 /// What went wrong with Docker, by what an operator can do about it.

@@ -86,7 +86,9 @@ pub async fn confirm(mesh: &Mesh) -> Result<NetworkFile> {
 /// Whether a failed step is final, so that the join must be undone. After a request that was sent and not answered
 /// the machine may have been let in, and must come back with the same keys.
 pub fn is_final(failure: &Failure) -> bool {
-    !failure.unknown && !matches!(failure.code, ErrorCode::StoreUnavailable | ErrorCode::IoError)
+    let passes =
+        matches!(failure.code, ErrorCode::StoreUnavailable | ErrorCode::IoError | ErrorCode::DiskFull);
+    !failure.unknown && !passes
 }
 
 /// The machine's keys for this invite: those of an earlier attempt with the same token if there are any.
