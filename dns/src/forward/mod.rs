@@ -19,6 +19,7 @@ use cache::{Cache, Key};
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use futures_util::stream::FuturesUnordered;
+use nix::sys::resource::{Resource, getrlimit};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -46,7 +47,7 @@ impl Forwarder {
             upstreams: RwLock::new(Arc::from([])),
             cache: Mutex::default(),
             asked: Mutex::default(),
-            tries: Semaphore::new(TRIES),
+            tries: Semaphore::new(tries(descriptors())),
             counts: Forwarding::default(),
         };
         forwarder.set_upstreams(upstreams);
@@ -236,6 +237,16 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How many tries may be under way: half of what may be open. Of the unit's, one client can hold a twentieth;
+/// where a process may open only the usual 1,024, three quarters.
+fn tries(descriptors: u64) -> usize {
+    usize::try_from(descriptors / 2).unwrap_or(TRIES_MOST).clamp(TRIES_LEAST, TRIES_MOST)
+}
+
+fn descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft)
+}
+
 /// A stub resolver asks again after 5 seconds (resolv.conf(5)); its answer must be there before.
 pub const LONGEST: Duration = Duration::from_millis(4500);
 const STALE_AFTER: Duration = Duration::from_millis(1800);
@@ -246,6 +257,19 @@ const PATIENCE_MOST: Duration = Duration::from_millis(800);
 const ROUNDS: usize = 3;
 /// Tries for one question that are not over at once. Each holds a descriptor for up to [`TRY`].
 const TRIES_EACH: usize = 3;
-/// Below the 1,024 descriptors that a process may open by default.
-const TRIES: usize = 512;
+const TRIES_LEAST: usize = 128;
+/// Each holds a local port too.
+const TRIES_MOST: usize = 8192;
 const ASKED_MOST: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tries_leave_descriptors_for_the_rest() {
+        for (descriptors, expected) in [(0, 128), (1024, 512), (65_536, 8192), (u64::MAX, 8192)] {
+            assert_eq!(tries(descriptors), expected, "{descriptors}");
+        }
+    }
+}
