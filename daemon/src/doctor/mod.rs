@@ -4,6 +4,7 @@
 //! (over its socket) and without (`ployzd doctor`, which `ployzctl` runs when nobody answers). Reading and judging are
 //! apart: what judges is pure.
 
+mod certificates;
 mod clock_of_peer;
 mod engine;
 pub mod fresh;
@@ -96,7 +97,10 @@ async fn of_ground(shared: &Shared) -> Vec<Check> {
         engine::checks(&ground),
     );
     checks.extend(plane::checks(&ground));
-    for part in [tunnel, store, served, engine, machine::space(&ground), machine::programs(&ground)] {
+    let certificates = certificates::checks(&ground);
+    for part in
+        [tunnel, store, served, certificates, engine, machine::space(&ground), machine::programs(&ground)]
+    {
         checks.extend(part);
     }
     checks

@@ -26,6 +26,7 @@ fn doctor(ctx: &mut Ctx) -> Result<()> {
     config_refused(ctx, n2)?;
     docker_stopped(ctx, n2)?;
     port_taken(ctx, n2)?;
+    certificate_ends(ctx, n2)?;
     store_stopped(ctx, n2)?;
     founder_away(ctx)?;
     product::settled(ctx, 2)
@@ -63,6 +64,25 @@ fn port_taken(ctx: &Ctx, node: &Node) -> Result<()> {
     node.run("systemctl start ployzd")?;
     names(ctx, node, &[("gateway-port", "socat (pid "), ("gateway", "")])?;
     holder.stop()?;
+    healthy(ctx, node)
+}
+
+/// One of the store that ends soon, until its successor is there.
+fn certificate_ends(ctx: &Ctx, node: &Node) -> Result<()> {
+    let import = |days: u32| {
+        node.sh(&format!(
+            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=shop -days {days} -addext \
+             subjectAltName=DNS:shop.example.org -keyout /run/shop.key -out /run/shop.crt 2>&1 && \
+             ployzctl cert import --cert /run/shop.crt --key /run/shop.key"
+        ))
+    };
+    node.sh("cp -p /etc/ployz/config.toml /run/config; echo 'gateway_https_listen_addr = \"0.0.0.0:443\"' >>/etc/ployz/config.toml; systemctl restart ployzd")?;
+    healthy(ctx, node)?;
+    import(10)?;
+    names(ctx, node, &[("certificates", "shop.example.org ends in 9 days")])?;
+    import(90)?;
+    healthy(ctx, node)?;
+    node.sh("ployzctl cert rm shop.example.org; mv /run/config /etc/ployz/config.toml; rm /run/shop.*; systemctl restart ployzd")?;
     healthy(ctx, node)
 }
 
