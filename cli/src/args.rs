@@ -79,9 +79,9 @@ pub(crate) enum Command {
     Doctor,
     /// Show what the last reconciliations adopted, changed, recreated or held, and why
     Explain {
-        /// Only this component
-        #[arg(value_parser = component_parser())]
-        component: Option<Component>,
+        /// Only this component, or the containers of services
+        #[arg(value_name = "COMPONENT", value_parser = subject_parser())]
+        subject: Option<Subject>,
     },
     /// Print the completion script for a shell; names are asked from the daemon while completing
     #[command(after_help = COMPLETION_HELP)]
@@ -236,11 +236,23 @@ impl Shell {
     }
 }
 
-fn component_parser() -> impl clap::builder::TypedValueParser<Value = Component> {
+/// What `explain` may be asked for alone.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Subject {
+    /// A part of the data plane.
+    Component(Component),
+    /// The containers of services on this machine.
+    Containers,
+}
+
+fn subject_parser() -> impl clap::builder::TypedValueParser<Value = Subject> {
     use clap::builder::{PossibleValuesParser, TypedValueParser};
-    PossibleValuesParser::new(Component::ALL.map(Component::as_str)).map(|name| {
+    const CONTAINERS: &str = "containers";
+    let names = Component::ALL.map(Component::as_str).into_iter().chain([CONTAINERS]);
+    PossibleValuesParser::new(names).map(|name| {
         let found = Component::ALL.into_iter().find(|component| component.as_str() == name);
-        found.expect("the parser lets only names of components through")
+        // The parser lets nothing else through.
+        found.map_or(Subject::Containers, Subject::Component)
     })
 }
 

@@ -5,7 +5,7 @@ mod images;
 mod manifest;
 mod services;
 
-use crate::args::{Command, Invite, Machine, Mesh, NameOrStdin, Service, Shell, Token};
+use crate::args::{Command, Invite, Machine, Mesh, NameOrStdin, Service, Shell, Subject, Token};
 use crate::failure::Failure;
 use ployz_core::id::NetworkName;
 use ployz_core::wire::v1::api::Request;
@@ -42,7 +42,13 @@ impl Task {
             Command::Cert(cert) => cert::of(cert, stdin)?,
             Command::Status => Request::Status,
             Command::Doctor => return Ok(Self::Doctor),
-            Command::Explain { component } => Request::Explain { component },
+            Command::Explain { subject } => match subject {
+                Some(Subject::Containers) => Request::Explain { component: None, containers: true },
+                Some(Subject::Component(component)) => {
+                    Request::Explain { component: Some(component), containers: false }
+                }
+                None => Request::Explain { component: None, containers: false },
+            },
             Command::Completions { shell } => return Ok(Self::Completions(shell)),
             Command::Generate { dir } => return Ok(Self::Generate(dir)),
         }))

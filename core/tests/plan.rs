@@ -251,6 +251,19 @@ fn drift_table() {
         }),
     );
     row(
+        "an older fingerprint version on every unit and socket, every field equal",
+        drifted(USERSPACE, |_, live| {
+            let old = || Some("v0:deadbeef".to_owned());
+            present!(live.tunnel).fingerprint = old();
+            present!(live.nats).unit.fingerprint = old();
+            for sidecar in [&mut live.gateway, &mut live.dns] {
+                let sidecar = present!(*sidecar);
+                sidecar.unit.as_mut().unwrap().fingerprint = old();
+                sidecar.sockets.values_mut().for_each(|socket| socket.fingerprint = old());
+            }
+        }),
+    );
+    row(
         "an older fingerprint version, a field differs",
         drifted(KERNEL, |spec, live| {
             spec.nats.unit.environment.insert("PLOYZ_NATS_ROLE".into(), "leaf".into());

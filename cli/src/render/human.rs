@@ -9,8 +9,8 @@ use super::text::{
     bytes, clean, duration, labelled, lifecycle, list, or_dash, region_role, storage, table, time, yes_no,
 };
 use ployz_core::wire::v1::api::{
-    ComponentStatus, ControlPlaneStatus, Explain, InviteRow, MeshReady, MeshStatus, NetworkSummary, Payload,
-    PeerStatus, Status,
+    ComponentStatus, ContainerStatus, ControlPlaneStatus, Explain, ExplainContainers, InviteRow, MeshReady,
+    MeshStatus, NetworkSummary, Payload, PeerStatus, Status,
 };
 use ployz_core::wire::v1::certificate::CertificateRow;
 use ployz_core::wire::v1::doctor::{Doctor, Level};
@@ -119,7 +119,7 @@ fn write_doctor(found: &Doctor, out: &mut dyn Write) -> io::Result<()> {
 }
 
 fn write_explain(explain: &Explain, out: &mut dyn Write) -> io::Result<()> {
-    if explain.runs.is_empty() {
+    if explain.runs.is_empty() && explain.containers.is_none() {
         return writeln!(out, "no reconciliation since ployzd was started");
     }
     for (index, run) in explain.runs.iter().enumerate() {
@@ -129,7 +129,28 @@ fn write_explain(explain: &Explain, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}  {}  ({} ms)", time(run.at), clean(&run.trigger), run.took_ms)?;
         run.lines.iter().try_for_each(|line| writeln!(out, "{}", clean(line)))?;
     }
-    Ok(())
+    match &explain.containers {
+        Some(containers) if explain.runs.is_empty() => write_containers(containers, out),
+        Some(containers) => {
+            writeln!(out)?;
+            write_containers(containers, out)
+        }
+        None => Ok(()),
+    }
+}
+
+fn write_containers(containers: &ExplainContainers, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(why) = &containers.unknown {
+        return writeln!(out, "containers are not known: {}", clean(why));
+    }
+    if containers.rows.is_empty() {
+        return writeln!(out, "no containers of services");
+    }
+    let row = |row: &ContainerStatus| {
+        vec![clean(&row.container), clean(&row.verdict), clean(&row.reasons.join("; "))]
+    };
+    let rows: Vec<Vec<String>> = containers.rows.iter().map(row).collect();
+    table(&["CONTAINER", "VERDICT", "WHY"], &rows, out)
 }
 
 fn write_networks(networks: &[NetworkSummary], out: &mut dyn Write) -> io::Result<()> {

@@ -98,7 +98,14 @@ fn write_explain(explain: &Explain, out: &mut dyn Write) -> io::Result<()> {
         row(&[run.at.to_string(), run.trigger.clone(), run.took_ms.to_string()], out)?;
         run.lines.iter().try_for_each(|line| writeln!(out, "{}", clean(line)))?;
     }
-    Ok(())
+    let Some(containers) = &explain.containers else { return Ok(()) };
+    if let Some(why) = &containers.unknown {
+        return row(&["container".into(), "-".into(), "hold".into(), why.clone()], out);
+    }
+    containers.rows.iter().try_for_each(|found| {
+        let why = found.reasons.join("; ");
+        row(&["container".into(), found.container.clone(), found.verdict.clone(), why], out)
+    })
 }
 
 fn write_networks(networks: &[NetworkSummary], out: &mut dyn Write) -> io::Result<()> {

@@ -4,8 +4,8 @@ use crate::fake::Script;
 use crate::stage::{golden, once};
 use ployz_core::adopt::Component;
 use ployz_core::wire::v1::api::{
-    ComponentStatus, ControlPlaneStatus, Envelope, Explain, ExplainRun, InviteRow, MeshReady, MeshStatus,
-    NetworkSummary, Payload, PeerStatus, Phase, Status,
+    ComponentStatus, ContainerStatus, ControlPlaneStatus, Envelope, Explain, ExplainContainers, ExplainRun,
+    InviteRow, MeshReady, MeshStatus, NetworkSummary, Payload, PeerStatus, Phase, Status,
 };
 use ployz_core::wire::v1::record::{
     Lifecycle, MachineMembership, RegionRole, StorageParticipation, Topology,
@@ -176,8 +176,31 @@ fn explain() {
         run(NOON, "mesh init", &["netns      create", "wireguard  create"]),
         run(NOON + 3600, "daemon start", &["netns      adopt", "wireguard  converge  mtu: 1500 -> 1420"]),
     ];
-    session("explain.txt", "explain", Payload::Explain(Explain { runs }));
-    session("explain-empty.txt", "explain nats", Payload::Explain(Explain { runs: Vec::new() }));
+    session("explain.txt", "explain", explained(runs, None));
+    session("explain-empty.txt", "explain nats", explained(Vec::new(), None));
+}
+
+#[test]
+fn explain_containers() {
+    let row = |container: &str, verdict: &str, why: &[&str]| ContainerStatus {
+        container: container.into(),
+        verdict: verdict.into(),
+        reasons: why.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    let rows = vec![
+        row("shop.web-0-k3x9a", "adopt", &[]),
+        row("shop.web-1-p0q1r", "recreate", &["memory: none -> 268435456; restart: no -> unless-stopped"]),
+        row("shop.web-2-zz9y8", "create", &["its container is gone; the next deploy makes another one"]),
+    ];
+    let of = |containers| explained(Vec::new(), Some(containers));
+    session("explain-containers.txt", "explain containers", of(ExplainContainers { rows, unknown: None }));
+    session("explain-no-containers.txt", "explain containers", of(ExplainContainers::default()));
+    let unknown = Some("no answer in 2s".to_owned());
+    session("explain-unknown.txt", "explain containers", of(ExplainContainers { rows: Vec::new(), unknown }));
+}
+
+fn explained(runs: Vec<ExplainRun>, containers: Option<ExplainContainers>) -> Payload {
+    Payload::Explain(Explain { runs, containers })
 }
 
 #[test]

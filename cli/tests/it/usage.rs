@@ -118,6 +118,7 @@ fn each_command_asks_for_what_it_says() {
         ("status", "", json!({"command": "status"})),
         ("explain", "", json!({"command": "explain", "component": null})),
         ("explain nats", "", json!({"command": "explain", "component": "nats"})),
+        ("explain containers", "", json!({"command": "explain", "component": null, "containers": true})),
         ("mesh list", "", json!({"command": "mesh-list"})),
         ("network list", "", json!({"command": "mesh-list"})),
         ("mesh status prod", "", json!({"command": "mesh-status", "network": "prod"})),

@@ -1,6 +1,7 @@
 //! The verdict on one workload container. It is reported and nothing more: a container is made and removed by deploys,
 //! restarted by Docker, and recreated by nobody.
 
+use crate::adopt::identity::{made_by_version, other_version};
 use crate::adopt::{Cause, Drift, Verdict};
 use crate::live::{ContainerLive, ContainerState};
 use crate::spec::ContainerSpec;
@@ -18,8 +19,7 @@ pub fn container(spec: &ContainerSpec, live: &ContainerLive) -> Verdict {
     // As for units: another version's hash says nothing, one of our own that differs with equal fields means that
     // something which cannot be read back was changed.
     let ours = spec.identity().fingerprint();
-    let same_version = fingerprint.split(':').next() == ours.split(':').next();
-    if drift.is_empty() && same_version && fingerprint != ours {
+    if drift.is_empty() && other_version(fingerprint).is_none() && fingerprint != ours {
         let short = |hash: &str| hash.chars().take(11).collect::<String>();
         drift.push(Drift::new("fingerprint", &short(fingerprint), &short(&ours)));
     }
@@ -30,6 +30,11 @@ pub fn container(spec: &ContainerSpec, live: &ContainerLive) -> Verdict {
         None => Verdict::Adopt,
         Some(why) => Verdict::Hold(why),
     }
+}
+
+/// What there is to say of a container that is adopted all the same.
+pub fn note(live: &ContainerLive) -> Option<String> {
+    live.fingerprint().and_then(other_version).map(made_by_version)
 }
 
 fn state(state: ContainerState) -> Option<String> {

@@ -1,5 +1,6 @@
 //! The decisions, one pure function a component, and the cascade from parents to children.
 
+use crate::adopt::identity::{self, other_version};
 use crate::adopt::plan::{Component, Plan, Step};
 use crate::adopt::{Cause, Drift, Seen, Verdict, sidecar};
 use crate::live::{
@@ -42,7 +43,7 @@ pub(super) fn node(spec: &NodeSpec, live: &NodeLive) -> Plan {
     let mut steps = Vec::new();
     let netns = decide(&live.netns, |found| self::netns(&spec.netns, found));
     let in_netns = parent(Component::Netns, &netns, live.netns.present().map(|n| n.id));
-    steps.push(Step { component: Component::Netns, verdict: netns });
+    steps.push(Step::new(Component::Netns, netns));
 
     let mut device_parent = in_netns;
     if let Some(tunnel) = &spec.tunnel {
@@ -53,7 +54,7 @@ pub(super) fn node(spec: &NodeSpec, live: &NodeLive) -> Plan {
             Verdict::Create | Verdict::Recreate(_) => Parent::Anew(Component::Tunnel),
             Verdict::Adopt | Verdict::Converge(_) => in_netns,
         };
-        steps.push(Step { component: Component::Tunnel, verdict });
+        steps.push(Step::new(Component::Tunnel, verdict));
     }
     let wireguard = cascade(device_parent, &live.wireguard, |found| self::wireguard(&spec.wireguard, found));
     let on_wireguard = match &wireguard {
@@ -61,28 +62,42 @@ pub(super) fn node(spec: &NodeSpec, live: &NodeLive) -> Plan {
         Verdict::Create | Verdict::Recreate(_) => Parent::Anew(Component::Wireguard),
         Verdict::Adopt | Verdict::Converge(_) => in_netns,
     };
-    steps.push(Step { component: Component::Wireguard, verdict: wireguard });
+    steps.push(Step::new(Component::Wireguard, wireguard));
 
     let link = link_verdict(spec, live, in_netns, on_wireguard);
-    steps.push(Step { component: Component::Link, verdict: link });
+    steps.push(Step::new(Component::Link, link));
 
     let wall = cascade_soft(in_netns, &live.firewall, |found| firewall(&spec.firewall, found));
-    steps.push(Step { component: Component::Firewall, verdict: wall });
+    steps.push(Step::new(Component::Firewall, wall));
 
     let mut nats = cascade(in_netns, &live.nats, |found| self::nats(&spec.nats, found, in_netns));
     if let (Verdict::Create, Parent::Held(parent)) = (&nats, on_wireguard) {
         // Its address is on the tunnel: made now it would only fail. One that runs needs nothing.
         nats = Verdict::Hold(format!("{parent} is held"));
     }
-    steps.push(Step { component: Component::Nats, verdict: nats });
+    steps.push(Step::new(Component::Nats, nats));
 
     for (component, spec, live) in
         [(Component::Gateway, &spec.gateway, &live.gateway), (Component::Dns, &spec.dns, &live.dns)]
     {
         let verdict = cascade(in_netns, live, |found| sidecar::verdict(spec, found, in_netns));
-        steps.push(Step { component, verdict });
+        steps.push(Step::new(component, verdict));
+    }
+    for step in steps.iter_mut().filter(|step| step.verdict == Verdict::Adopt) {
+        step.note = made_by(step.component, live).map(identity::made_by_version);
     }
     Plan { steps }
+}
+
+/// The version of the fingerprint that something carries, where it is not ours.
+fn made_by(component: Component, live: &NodeLive) -> Option<&str> {
+    match component {
+        Component::Tunnel => live.tunnel.present()?.fingerprint.as_deref().and_then(other_version),
+        Component::Nats => live.nats.present()?.unit.fingerprint.as_deref().and_then(other_version),
+        Component::Gateway => sidecar::made_by(live.gateway.present()?),
+        Component::Dns => sidecar::made_by(live.dns.present()?),
+        Component::Netns | Component::Wireguard | Component::Link | Component::Firewall => None,
+    }
 }
 
 /// The namespace: ours and for this network, left by another network of this machine, or not ours.
@@ -366,8 +381,7 @@ pub fn unit(spec: &UnitSpec, live: &UnitLive, netns: Option<NsId>) -> Verdict {
     // Another version's hash says nothing: only a named field may recreate. One of our own version that differs
     // although every field read back is equal means that something which cannot be read back was changed.
     let ours = spec.identity().fingerprint();
-    let same_version = fingerprint.split(':').next() == ours.split(':').next();
-    if drift.is_empty() && same_version && *fingerprint != ours {
+    if drift.is_empty() && other_version(fingerprint).is_none() && *fingerprint != ours {
         let short = |hash: &str| hash.chars().take(11).collect::<String>();
         drift.push(Drift::new("fingerprint", &short(fingerprint), &short(&ours)));
     }

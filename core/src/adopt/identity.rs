@@ -24,14 +24,14 @@ impl Identity {
         &self.fields
     }
 
-    /// `v1:` and 64 hexadecimal digits.
+    /// [`VERSION`], a colon and 64 hexadecimal digits.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         for (name, value) in &self.fields {
             // A line break inside a value must not be able to imitate another field.
             hash.update(format!("{name}={}\n", value.replace('\\', "\\\\").replace('\n', "\\n")));
         }
-        format!("v1:{}", crate::id::hex(&hash.finalize()))
+        format!("{VERSION}:{}", crate::id::hex(&hash.finalize()))
     }
 
     /// Every field in which `live` differs, named. Fields that only `live` has count too, but for environment
@@ -50,6 +50,20 @@ impl Identity {
             .collect()
     }
 }
+
+/// Its version, where that is not the one this release makes. Such a hash says nothing about fields, and nothing is made
+/// anew for it.
+pub fn other_version(fingerprint: &str) -> Option<&str> {
+    fingerprint.split(':').next().filter(|version| *version != VERSION)
+}
+
+/// What an operator reads of something adopted that carries a fingerprint of this version.
+pub fn made_by_version(version: &str) -> String {
+    format!("fingerprint is of version {version}, this ployzd makes {VERSION}")
+}
+
+/// What fingerprints of this release begin with.
+pub const VERSION: &str = "v1";
 
 #[cfg(test)]
 mod tests {

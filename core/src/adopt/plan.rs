@@ -33,6 +33,8 @@ pub struct Step {
     pub component: Component,
     /// What to do.
     pub verdict: Verdict,
+    /// What there is to say of something that is adopted all the same.
+    pub note: Option<String>,
 }
 
 /// What to do about a whole node.
@@ -70,6 +72,13 @@ impl Component {
     }
 }
 
+impl Step {
+    /// What to do about a component, with nothing more to say.
+    pub fn new(component: Component, verdict: Verdict) -> Self {
+        Self { component, verdict, note: None }
+    }
+}
+
 impl Plan {
     /// The verdict on one component.
     pub fn verdict(&self, component: Component) -> Option<&Verdict> {
@@ -100,7 +109,8 @@ impl fmt::Display for Component {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let line = format!("{:<10} {:<9} {}", self.component, self.verdict.word(), self.verdict.why());
+        let why = self.note.clone().unwrap_or_else(|| self.verdict.why());
+        let line = format!("{:<10} {:<9} {why}", self.component, self.verdict.word());
         f.write_str(line.trim_end())
     }
 }

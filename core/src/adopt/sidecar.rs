@@ -2,6 +2,7 @@
 //! because then its sockets go on listening and nothing is refused.
 
 use crate::adopt::decide::{self, Parent, settled};
+use crate::adopt::identity::other_version;
 use crate::adopt::{Cause, Drift, Verdict};
 use crate::live::{ActiveState, NsId, SidecarLive, SocketLive};
 use crate::spec::unit::HASH_VARIABLE;
@@ -58,6 +59,13 @@ pub fn replace(spec: &SidecarSpec, live: Option<&SidecarLive>, netns: Option<NsI
 pub fn is_ours(live: &SidecarLive) -> bool {
     live.unit.as_ref().is_none_or(|unit| unit.fingerprint.is_some())
         && live.sockets.values().all(|socket| socket.fingerprint.is_some())
+}
+
+/// The version of the fingerprint of any part of it that carries one which is not of ours.
+pub fn made_by(live: &SidecarLive) -> Option<&str> {
+    let unit = live.unit.as_ref().and_then(|unit| unit.fingerprint.as_deref());
+    let sockets = live.sockets.values().filter_map(|socket| socket.fingerprint.as_deref());
+    unit.into_iter().chain(sockets).find_map(other_version)
 }
 
 fn sockets_drift(spec: &SidecarSpec, live: &SidecarLive) -> Vec<Drift> {

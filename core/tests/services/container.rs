@@ -1,7 +1,7 @@
 //! Containers: which fields are identity, and the verdict on each way to differ.
 
 use ployz_core::address::{AddressPlan, NodeSubnet};
-use ployz_core::adopt::container::container;
+use ployz_core::adopt::container::{container, note};
 use ployz_core::adopt::{Seen, Verdict, decide::decide};
 use ployz_core::deploy::revision;
 use ployz_core::live::{ContainerLive, ContainerState};
@@ -195,16 +195,19 @@ fn verdict_table() {
     ];
     let spec = spec();
     let mut table = String::new();
-    let mut line = |what: &str, verdict: Verdict| {
-        writeln!(table, "{what}\n    {} {}", verdict.word(), verdict.why()).unwrap();
+    let mut line = |what: &str, verdict: Verdict, note: Option<String>| {
+        let note = note.filter(|_| verdict == Verdict::Adopt).unwrap_or_default();
+        writeln!(table, "{what}\n    {} {}{note}", verdict.word(), verdict.why()).unwrap();
     };
     for (what, change) in cases {
         let mut live = live(&spec);
         change(&mut live);
-        line(what, decide(&Seen::Present(live), |live| container(&spec, live)));
+        let note = note(&live);
+        line(what, decide(&Seen::Present(live), |live| container(&spec, live)), note);
     }
-    line("removed by hand", decide(&Seen::Absent, |live| container(&spec, live)));
-    line("Docker away", decide(&Seen::Unknown("no answer in 2s".into()), |live| container(&spec, live)));
+    line("removed by hand", decide(&Seen::Absent, |live| container(&spec, live)), None);
+    let away = Seen::Unknown("no answer in 2s".into());
+    line("Docker away", decide(&away, |live| container(&spec, live)), None);
     crate::same_as("container-verdicts.txt", &table);
 }
 

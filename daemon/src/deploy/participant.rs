@@ -12,12 +12,13 @@ use crate::workload::docker::{Docker, SOCKET};
 use crate::workload::watch::{Engine, Instance};
 use async_nats::Subject;
 use bytes::Bytes;
-use ployz_core::adopt::container::container as verdict;
+use ployz_core::adopt::Verdict;
+use ployz_core::adopt::container::{container as verdict, note};
 use ployz_core::deploy::{address, image};
-use ployz_core::id::MachineId;
+use ployz_core::id::{MachineId, Namespace};
 use ployz_core::live::{ContainerLive, ContainerState};
 use ployz_core::spec::container::{ContainerOwner, PublishedPort, container_name};
-use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::api::{ContainerStatus, ErrorCode, ExplainContainers};
 use ployz_core::wire::v1::deploy::{
     DeployAnswer, DeployCommand, DeployFailure, ImageSeen, InstanceSeen, Instances, List, Probe, Probed,
     Readiness, ReadinessState, Start,
@@ -27,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Carries a command out beside whatever else is asked, and answers.
 pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
@@ -195,10 +197,50 @@ fn state(kept: Option<&Kept>, seen: Option<&Instance>, routable: bool, now: u64)
 }
 
 async fn list(mesh: &Mesh, docker: &Docker, asked: &List) -> Result<DeployAnswer> {
+    Ok(DeployAnswer::Listed { instances: instances(mesh, docker, asked.namespace.as_ref()).await? })
+}
+
+/// The containers of this machine for `explain`: those that are there, and those that should be.
+pub async fn explain(mesh: &Mesh) -> ExplainContainers {
+    let unknown = |why| ExplainContainers { rows: Vec::new(), unknown: Some(why) };
+    match tokio::time::timeout(EXPLAINED, containers(mesh)).await {
+        Ok(Ok(rows)) => ExplainContainers { rows, unknown: None },
+        Ok(Err(Refused::Failed(failure))) => unknown(failure.message),
+        Ok(Err(Refused::TooLate)) | Err(_) => {
+            unknown(format!("Docker gave no answer in {}s", EXPLAINED.as_secs()))
+        }
+    }
+}
+
+async fn containers(mesh: &Mesh) -> Result<Vec<ContainerStatus>> {
+    let kept = mesh.deploys.read().map_err(not_kept)?;
+    let docker = Docker::connect(Path::new(SOCKET), &mesh.network().id).await.map_err(failed)?;
+    let found = instances(mesh, &docker, None).await?;
+    let gone = kept.instances.iter().filter(|kept| {
+        !found
+            .iter()
+            .any(|seen| (&seen.namespace, &seen.instance) == (&kept.owner.namespace, &kept.owner.instance))
+    });
+    let gone = gone.map(|kept| ContainerStatus {
+        container: container_name(&kept.owner.namespace, &kept.owner.instance),
+        verdict: Verdict::Create.word().to_owned(),
+        reasons: vec!["its container is gone; the next deploy makes another one".to_owned()],
+    });
+    let mut rows: Vec<ContainerStatus> = gone.collect();
+    rows.extend(found.into_iter().map(|seen| ContainerStatus {
+        container: container_name(&seen.namespace, &seen.instance),
+        verdict: seen.verdict,
+        reasons: seen.reasons,
+    }));
+    rows.sort_by(|a, b| a.container.cmp(&b.container));
+    Ok(rows)
+}
+
+async fn instances(mesh: &Mesh, docker: &Docker, namespace: Option<&Namespace>) -> Result<Vec<InstanceSeen>> {
     let known = mesh.deploys.read().map_err(not_kept)?;
     let found = docker.survey().await.map_err(failed)?;
     let (view, subnet) = (mesh.workloads.borrow().clone(), mesh.network().subnet());
-    let wanted = |owner: &ContainerOwner| asked.namespace.as_ref().is_none_or(|n| *n == owner.namespace);
+    let wanted = |owner: &ContainerOwner| namespace.is_none_or(|n| *n == owner.namespace);
     let state = |owner: &ContainerOwner| {
         let key = (owner.namespace.clone(), owner.instance.clone());
         let kept = known.get(&owner.namespace, &owner.instance);
@@ -216,7 +258,13 @@ async fn list(mesh: &Mesh, docker: &Docker, asked: &List) -> Result<DeployAnswer
             verdict: judged.as_ref().map_or("hold", |judged| judged.word()).to_owned(),
             reasons: judged.map_or_else(
                 || vec!["this machine does not remember it".to_owned()],
-                |judged| Some(judged.why()).filter(|why| !why.is_empty()).into_iter().collect(),
+                |judged| {
+                    Some(judged.why())
+                        .filter(|why| !why.is_empty())
+                        .or_else(|| note(live))
+                        .into_iter()
+                        .collect()
+                },
             ),
             ..row(state(&owner), kept, owner)
         });
@@ -230,7 +278,7 @@ async fn list(mesh: &Mesh, docker: &Docker, asked: &List) -> Result<DeployAnswer
     instances.sort_by(|a, b| {
         (&a.namespace, &a.service, a.slot, &a.instance).cmp(&(&b.namespace, &b.service, b.slot, &b.instance))
     });
-    Ok(DeployAnswer::Listed { instances })
+    Ok(instances)
 }
 
 /// An instance as what is kept of it says.
@@ -259,6 +307,8 @@ fn published(service: &Service) -> BTreeSet<PublishedPort> {
     ports.collect()
 }
 
+/// Who asks why things are as they are does not wait for one that hangs.
+const EXPLAINED: Duration = Duration::from_secs(5);
 /// How long a container without a readiness check may take to run.
 const STARTS: u64 = 60;
 

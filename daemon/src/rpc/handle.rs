@@ -3,7 +3,7 @@
 use crate::certificates;
 use crate::clock;
 use crate::daemon::{Daemon, Say};
-use crate::deploy;
+use crate::deploy::{self, participant};
 use crate::disk::{NetworkFile, Stored};
 use crate::doctor;
 use crate::failure::{Failure, Result};
@@ -37,8 +37,9 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
     let done = |message: String, payload: Option<Payload>| Ok(Envelope::ok(message, payload));
     match request {
         Request::Status => done("status".into(), Some(Payload::Status(status(daemon).await))),
-        Request::Explain { component } => {
-            done("explain".into(), Some(Payload::Explain(explain(daemon, component))))
+        Request::Explain { component, containers } => {
+            let explained = explain(daemon, component, containers).await;
+            done("explain".into(), Some(Payload::Explain(explained)))
         }
         Request::Doctor => Ok(doctor::examine(&daemon.shared).await),
         Request::MeshList => {
@@ -223,8 +224,8 @@ async fn control_plane(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
     std::iter::once(store).chain(doctor::fresh::rows(mesh).await).collect()
 }
 
-fn explain(daemon: &Daemon, component: Option<Component>) -> Explain {
-    let mut runs = daemon.shared.reconciler.history();
+async fn explain(daemon: &Daemon, component: Option<Component>, only_containers: bool) -> Explain {
+    let mut runs = if only_containers { Vec::new() } else { daemon.shared.reconciler.history() };
     if let Some(component) = component {
         for run in &mut runs {
             run.components.retain(|status: &ComponentStatus| status.component == component);
@@ -232,7 +233,12 @@ fn explain(daemon: &Daemon, component: Option<Component>) -> Explain {
         }
         runs.retain(|run| !run.components.is_empty());
     }
-    Explain { runs }
+    let mesh = daemon.current().filter(|_| component.is_none());
+    let containers = match mesh {
+        Some(mesh) => Some(participant::explain(&mesh).await),
+        None => None,
+    };
+    Explain { runs, containers }
 }
 
 fn list(daemon: &Daemon) -> Result<Vec<NetworkSummary>> {

@@ -58,6 +58,8 @@ fn docker_absent(ctx: &Ctx) -> Result<()> {
     let plan = product::restart(ctx, n2)?;
     product::all_adopt(&plan)?;
     product::ready(ctx, 2)?;
+    let explained = product::json(n2, "explain containers")?;
+    ensure!(explained["containers"]["unknown"].is_string(), "{explained}");
     n2.sh_for(ctx.lab.secs(120), "systemctl start docker.socket docker.service")?;
     all_are(ctx, "adopt")?;
     ensure!(ids(ctx)? == before, "other containers after Docker's absence");
@@ -87,6 +89,8 @@ fn changed_by_hand(ctx: &Ctx) -> Result<()> {
     n1.sh(&format!("docker update --restart=always {}", before["n1"]))?;
     let row = verdict(ctx, "n1", "recreate")?;
     ensure!(row["reasons"][0].as_str().unwrap_or_default().contains("restart"), "{row}");
+    let own = product::json(n1, "explain containers")?["containers"]["rows"][0].clone();
+    ensure!(own["verdict"] == "recreate" && own["reasons"] == row["reasons"], "{own} is not {row}");
     product::restart(ctx, n1)?;
     verdict(ctx, "n1", "recreate")?;
     n1.sh(&format!("docker update --restart=unless-stopped {}", before["n1"]))?;
@@ -108,6 +112,8 @@ fn removed_by_hand(ctx: &Ctx) -> Result<()> {
     product::restart(ctx, n3)?;
     product::ready(ctx, 3)?;
     ensure!(!ids(ctx)?.contains_key("n3"), "ployzd made a container by itself");
+    let explained = product::json(n3, "explain")?["containers"]["rows"].clone();
+    ensure!(explained[0]["verdict"] == "create" && explained[1].is_null(), "{explained}");
     deploy(n1)?;
     all_are(ctx, "adopt")?;
     let after = ids(ctx)?;

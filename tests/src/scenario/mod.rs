@@ -31,6 +31,7 @@ mod store_away;
 mod three;
 mod tokens;
 mod underlays;
+mod upgrade;
 mod workload;
 
 use std::fmt;
@@ -174,4 +175,5 @@ const THEMES: &[&[Scenario]] = &[
     &images::SCENARIOS,
     &containers::SCENARIOS,
     &deploy_failures::SCENARIOS,
+    &upgrade::SCENARIOS,
 ];

@@ -153,9 +153,13 @@ impl Counted {
         Ok(())
     }
 
-    /// How often servers ended connections of this kind in order.
-    pub(super) fn closed(&self, kind: &str) -> Option<u64> {
-        self.report["kinds"][kind]["closed"].as_u64()
+    /// Fails when servers ended what clients of these kinds held open, in order or not.
+    pub(super) fn kept_open(&self, kinds: &[&str]) -> Result<()> {
+        for kind in kinds {
+            let closed = self.report["kinds"][kind]["closed"].as_u64();
+            ensure!(closed == Some(0), "connections of {kind} were closed: {closed:?}");
+        }
+        Ok(())
     }
 
     fn line(&self) -> Result<String> {

@@ -66,7 +66,7 @@ fn daemons_killed(ctx: &Ctx) -> Result<()> {
     for (node, before) in ctx.lab.nodes().iter().zip(&before) {
         product::unchanged(node, before)?;
     }
-    kept_open(&counted, &["http1", "http2", "websocket"])
+    counted.kept_open(&["http1", "http2", "websocket"])
 }
 
 /// Gateways are made anew by a change of the configuration, DNS servers by a restart as after an upgrade.
@@ -92,7 +92,7 @@ fn sidecars_replaced(ctx: &Ctx) -> Result<()> {
     let counted = load.stop(ctx)?;
     ctx.say(format!("{counts} recreations each of gateway and DNS"));
     counted.none_lost()?;
-    kept_open(&counted, &["websocket"])?;
+    counted.kept_open(&["websocket"])?;
     for i in [1, 2] {
         one_of_each(ctx, ctx.node(i))?;
     }
@@ -130,7 +130,7 @@ fn routes_change(ctx: &Ctx) -> Result<()> {
     let counted = load.stop(ctx)?;
     ctx.say(format!("{} changes of another service's routes, and a deploy of it", changed?));
     counted.none_lost()?;
-    kept_open(&counted, &["http1", "http2", "websocket"])
+    counted.kept_open(&["http1", "http2", "websocket"])
 }
 
 /// How far the gateway of a node has come with the events of routes.
@@ -186,15 +186,6 @@ fn replicas_killed(ctx: &Ctx) -> Result<()> {
         });
         ["websocket", "download"].contains(&kind) && at_the_kill
     })
-}
-
-/// What a load's clients of these kinds held open was never closed.
-fn kept_open(counted: &served::Counted, kinds: &[&str]) -> Result<()> {
-    for kind in kinds {
-        let closed = counted.closed(kind);
-        ensure!(closed == Some(0), "connections of {kind} were closed: {closed:?}");
-    }
-    Ok(())
 }
 
 /// Seconds of the clock that all nodes of the lane share.

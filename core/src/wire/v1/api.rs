@@ -26,10 +26,13 @@ pub enum Request {
     Status,
     /// Checks of this machine.
     Doctor,
-    /// The last plan for one component, or for all.
+    /// The last plan for one component, or for all and the containers.
     Explain {
         /// Which; `None` = all.
         component: Option<Component>,
+        /// The containers alone.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        containers: bool,
     },
     /// All networks on this machine.
     MeshList,
@@ -380,6 +383,30 @@ pub struct ControlPlaneStatus {
 pub struct Explain {
     /// Newest last.
     pub runs: Vec<ExplainRun>,
+    /// The containers of this machine as they are now; `None` = they were not asked for, or no network runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub containers: Option<ExplainContainers>,
+}
+
+/// Containers of services as they are now. None of them is in a plan: deploys make and remove them, Docker restarts them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainContainers {
+    /// By name.
+    pub rows: Vec<ContainerStatus>,
+    /// Why they are not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
+}
+
+/// The verdict on one container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerStatus {
+    /// Its name in Docker.
+    pub container: String,
+    /// `adopt`, `create`, `recreate` or `hold`; what is to be made is made by the next deploy.
+    pub verdict: String,
+    /// Each drifted field, why it is held, or what else there is to say.
+    pub reasons: Vec<String>,
 }
 
 /// One reconciliation.
