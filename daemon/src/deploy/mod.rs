@@ -16,6 +16,7 @@ mod lease;
 pub mod local;
 mod logs;
 pub mod participant;
+pub mod prune;
 pub mod records;
 pub mod run;
 pub mod services;

@@ -34,6 +34,17 @@ pub struct LockSeen {
     pub sequence: u64,
 }
 
+/// A decision as a message of its stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// What it is about.
+    pub subject: String,
+    /// Its number.
+    pub sequence: u64,
+    /// When the store took it, Unix seconds.
+    pub at: u64,
+}
+
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// What the founder makes: the bucket, the stream, and locks that run out by themselves.
@@ -64,7 +75,8 @@ fn commits(network: &NetworkId) -> Config {
         discard_new_per_subject: true,
         max_messages: -1,
         max_bytes: MAX_BYTES,
-        deny_delete: true,
+        // Only the founder may delete, and does what `deploy::prune` says; no member has the right.
+        deny_delete: false,
         deny_purge: true,
         allow_rollup: false,
         allow_direct: true,
@@ -139,6 +151,40 @@ impl Records {
             Some(found) => Ok(found),
             None => Err(said.err().unwrap_or(StoreError::Conflict(subject))),
         }
+    }
+
+    /// Where the decision on a deploy is.
+    pub fn decision_subject(&self, namespace: &Namespace, deploy: &DeployId) -> String {
+        subject::deploy_commit(&self.network, namespace, deploy)
+    }
+
+    /// The first decision that is there from this message of the stream on.
+    pub async fn decided_from(&self, sequence: u64) -> Result<Option<Decided>> {
+        let all = subject::deploy_commits(&self.network);
+        let ask = async {
+            let stream =
+                self.js.get_stream_no_info(DEPLOY_COMMITS).await.map_err(|error| away("read", error))?;
+            match stream.direct_get_builder().sequence(sequence).next_by_subject(all).send().await {
+                Ok(message) => Ok(Some(Decided {
+                    subject: message.subject.to_string(),
+                    sequence: message.sequence,
+                    at: u64::try_from(message.time.unix_timestamp()).unwrap_or_default(),
+                })),
+                Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+                Err(error) => Err(away("read", error)),
+            }
+        };
+        tokio::time::timeout(DEADLINE, ask).await.map_err(|late| away("read", late))?
+    }
+
+    /// Deletes a decision; the founder's right alone.
+    pub async fn forget(&self, sequence: u64) -> Result<()> {
+        let ask = async {
+            let stream =
+                self.js.get_stream_no_info(DEPLOY_COMMITS).await.map_err(|error| away("read", error))?;
+            stream.delete_message(sequence).await.map(drop).map_err(|error| away("delete", error))
+        };
+        tokio::time::timeout(DEADLINE, ask).await.map_err(|late| away("delete", late))?
     }
 
     /// What a namespace is: the commit that holds, by its latest deploy's records.
@@ -246,5 +292,5 @@ fn lock_subject(key: &str) -> String {
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long the mark of a lock that was given back stays.
 const GONE: Duration = Duration::from_secs(60);
-/// Some hundred thousand deploys; a full stream refuses, it never forgets.
+/// Some hundred thousand deploys; a full stream refuses.
 const MAX_BYTES: i64 = 2 << 30;

@@ -267,6 +267,7 @@ impl Mesh {
         self.task(crate::workload::run(self.clone()));
         self.task(crate::deploy::announce::run(self.clone()));
         self.task(crate::deploy::follow::run(self.clone()));
+        self.task(crate::deploy::prune::run(self.clone()));
         self.task(crate::membership::issue::lapse_loop(self.clone()));
     }
 

@@ -1,0 +1,72 @@
+//! Forgets decisions on deploys that nothing refers to any more. Only the founder does, with its own store's clock.
+//!
+//! A namespace's status refers to its own deploy and to the one committed before it; no other decision is ever read
+//! (decision 0014), and one that is not referred to now never will be: ids are drawn anew. What cannot be read refers to
+//! anything: then nothing is forgotten.
+
+use crate::clock;
+use crate::deploy::records::Records;
+use crate::membership::store::StoreError;
+use crate::mesh::Mesh;
+use ployz_core::wire::v1::deploy::DeployStatus;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Looks every few hours, for as long as the network runs here.
+pub async fn run(mesh: Arc<Mesh>) {
+    // What was looked at and stays is not looked at again until the next start.
+    let mut from = 1;
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let Some(store) = mesh.store.borrow().clone().filter(|_| mesh.network().is_founder()) else {
+            continue;
+        };
+        let done = async {
+            let records = Records::open(&store).await?;
+            prune(&records, clock::now().saturating_sub(KEPT.as_secs()), &mut from).await
+        };
+        match done.await {
+            Ok(0) => {}
+            Ok(forgotten) => tracing::info!("{forgotten} decisions on deploys of long ago were forgotten"),
+            Err(error) => tracing::warn!("decisions on old deploys are not forgotten: {error}"),
+        }
+    }
+}
+
+/// Forgets what was decided before `before` (Unix seconds) and is not referred to, from the message `from` on; how many.
+async fn prune(records: &Records, before: u64, from: &mut u64) -> Result<usize, StoreError> {
+    // Before the decisions: what is committed from here on is too young.
+    let referred = referred(&records.statuses().await?, records);
+    let mut forgotten = 0;
+    for _ in 0..AT_ONCE {
+        let Some(decided) = records.decided_from(*from).await? else { break };
+        if decided.at >= before {
+            break;
+        }
+        if !referred.contains(&decided.subject) {
+            records.forget(decided.sequence).await?;
+            forgotten += 1;
+        }
+        *from = decided.sequence + 1;
+    }
+    Ok(forgotten)
+}
+
+/// Subjects of the decisions that are still read.
+fn referred(statuses: &[DeployStatus], records: &Records) -> BTreeSet<String> {
+    let of = |status: &DeployStatus| {
+        let deploys = [Some(status.deploy.clone()), status.base.clone()].into_iter().flatten();
+        deploys.map(|deploy| records.decision_subject(&status.namespace, &deploy)).collect::<Vec<_>>()
+    };
+    statuses.iter().flat_map(of).collect()
+}
+
+const EVERY: Duration = Duration::from_secs(6 * 3600);
+/// Longer than any coordinator sleeps, and long enough to see what happened.
+const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A few seconds of the store's time.
+const AT_ONCE: usize = 2_000;
+
+#[cfg(test)]
+mod tests;
