@@ -48,5 +48,6 @@ for lane in $lanes; do
         done
     done
 done
+if [[ $lanes == *ns* ]]; then echo; DEB=$deb scripts/bench-node.sh; fi
 echo; scripts/bench-dns.sh
 echo; scripts/bench-gateway.sh

@@ -7,6 +7,7 @@
 pub mod lab;
 pub mod load;
 pub mod package;
+pub mod propagation;
 pub mod runner;
 pub mod scenario;
 

@@ -16,17 +16,17 @@ use tokio::time::timeout;
 use super::PATIENCE;
 
 /// A request of ours.
-pub(super) type Ask = Request<Empty<Bytes>>;
+pub(crate) type Ask = Request<Empty<Bytes>>;
 
 /// Where a service is asked for, and under which name.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
-    pub(super) server: SocketAddr,
-    pub(super) host: String,
+pub(crate) struct Target {
+    pub(crate) server: SocketAddr,
+    pub(crate) host: String,
 }
 
 impl Target {
-    pub(super) fn request(&self, path: &str) -> Result<Ask> {
+    pub(crate) fn request(&self, path: &str) -> Result<Ask> {
         let request = Request::get(path).header("host", &self.host);
         request.body(Empty::new()).context("a request")
     }
@@ -43,7 +43,7 @@ impl Target {
         Ok(stream)
     }
 
-    pub(super) async fn http1(&self) -> Result<http1::SendRequest<Empty<Bytes>>> {
+    pub(crate) async fn http1(&self) -> Result<http1::SendRequest<Empty<Bytes>>> {
         let stream = TokioIo::new(self.connect().await?);
         let (sender, connection) = http1::handshake(stream).await.context("begin HTTP")?;
         tokio::spawn(connection); // ends with the sender; its errors are the requests' errors

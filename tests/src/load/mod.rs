@@ -5,14 +5,14 @@
 //! thread: the load must not take the processors from what it is put on.
 
 mod clients;
-mod connection;
+pub(crate) mod connection;
 mod dns;
 mod download;
 mod http1;
 mod http2;
-mod packet;
+pub(crate) mod packet;
 mod plan;
-mod service;
+pub(crate) mod service;
 mod tally;
 mod websocket;
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result, ensure};
 
 /// A query for the A records of `name`, recursion desired.
-pub(super) fn query(id: u16, name: &str) -> Vec<u8> {
+pub(crate) fn query(id: u16, name: &str) -> Vec<u8> {
     let mut packet = id.to_be_bytes().to_vec();
     packet.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
     for label in name.trim_end_matches('.').split('.') {
@@ -17,7 +17,7 @@ pub(super) fn query(id: u16, name: &str) -> Vec<u8> {
 }
 
 /// The addresses in the answer to [`query`]; anything but success is an error.
-pub(super) fn addresses(id: u16, name: &str, packet: &[u8]) -> Result<Vec<IpAddr>> {
+pub(crate) fn addresses(id: u16, name: &str, packet: &[u8]) -> Result<Vec<IpAddr>> {
     let question = query(id, name);
     ensure!(packet.len() >= question.len(), "{} bytes", packet.len());
     ensure!(packet[..2] == question[..2], "another query's answer");

@@ -4,6 +4,7 @@
 //! downloads come to their end, and then goes.
 
 use std::convert::Infallible;
+use std::env;
 use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -34,6 +35,7 @@ type Body = BoxBody<Bytes, Infallible>;
 #[derive(Clone)]
 struct Service {
     name: String,
+    version: String,
     stop: CancellationToken,
     open: TaskTracker,
 }
@@ -43,7 +45,8 @@ pub async fn serve(port: u16) -> Result<()> {
     let mut terminated = signal(SignalKind::terminate()).context("SIGTERM")?;
     let listener = TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).await.context("listen")?;
     let name = fs::read_to_string("/proc/sys/kernel/hostname").context("the host's name")?.trim().to_owned();
-    let service = Service { name, stop: CancellationToken::new(), open: TaskTracker::new() };
+    let version = env::var("VERSION").unwrap_or_default();
+    let service = Service { name, version, stop: CancellationToken::new(), open: TaskTracker::new() };
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -94,7 +97,8 @@ impl Service {
     }
 
     fn tell(&self, body: Body) -> Response<Body> {
-        let response = Response::builder().header(REPLICA, &self.name).body(body);
+        let response =
+            Response::builder().header(REPLICA, &self.name).header(VERSION, &self.version).body(body);
         response.unwrap_or_else(|_| failure(StatusCode::INTERNAL_SERVER_ERROR))
     }
 
@@ -177,6 +181,9 @@ pub(super) fn pattern(at: u64) -> u8 {
 
 /// The answer's header that says which replica gave it.
 pub(super) const REPLICA: &str = "x-replica";
+
+/// The answer's header that says which version the replica was deployed as.
+pub(crate) const VERSION: &str = "x-version";
 
 /// How fast a download comes.
 pub(super) const BYTES_A_SECOND: u64 = 200_000;
