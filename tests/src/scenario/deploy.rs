@@ -96,7 +96,7 @@ fn published_port(ctx: &mut Ctx) -> Result<()> {
     begin(ctx)?;
     let (n1, n2) = (ctx.node(1), ctx.node(2));
     let holder = n2.spawn("socat TCP-LISTEN:18080,fork,reuseaddr -")?;
-    ctx.wait(5, "the port to be held", || n2.sh("ss -Hltn sport = :18080 | grep .").map(|_| Some(())))?;
+    ctx.wait(20, "the port to be held", || n2.sh("ss -Hltn sport = :18080 | grep .").map(|_| Some(())))?;
     let request = json!({"command": "deploy", "manifest": published("1")});
     refused(n1, &request, "PORT_TAKEN")?;
     ensure!(running(ctx)?.is_empty(), "a refused deploy started something");

@@ -99,7 +99,7 @@ fn participant_killed(ctx: &Ctx) -> Result<()> {
         let (node, other) = (ctx.node(round % 3 + 1), ctx.node((round + 1) % 3 + 1));
         let (old, new) = (version(ctx)?, 200 + round);
         let trap = other.spawn("exec socat TCP-LISTEN:9999,reuseaddr SYSTEM:'kill -9 $(pidof ployzd)'")?;
-        ctx.wait(5, "the trap", || other.sh("ss -Hltn sport = :9999 | grep .").map(|_| Some(())))?;
+        ctx.wait(20, "the trap", || other.sh("ss -Hltn sport = :9999 | grep .").map(|_| Some(())))?;
         let spring = format!("echo >/dev/tcp/{}/9999", other.ip(1));
         let answer =
             Deploy::watched(node, &manifest(new, phase == "stopping"), phase, &spring)?.answer(ctx)?;

@@ -83,7 +83,7 @@ fn only_answers_come_in(ctx: &Ctx) -> Result<()> {
     let (n1, n2) = (ctx.node(1), ctx.node(2));
     let knock = |address: &str| format!("! nc -w 1 {address} 7000 </dev/null && ! ping -c1 -W1 {address}");
     let _open = n1.spawn("ip netns exec ployz socat TCP4-LISTEN:7000,fork,reuseaddr SYSTEM:'echo open'")?;
-    ctx.wait(5, "the service address to answer the container", || {
+    ctx.wait(20, "the service address to answer the container", || {
         let said = n1.sh("docker exec asker nc -w 2 10.101.0.2 7000")?;
         ensure!(said == "open", "{said}");
         Ok(Some(()))
@@ -108,13 +108,13 @@ fn nobody_elses_way_out(ctx: &Ctx) -> Result<()> {
     ))?;
     let arrives = n1.spawn("exec ip netns exec ployz tcpdump -lni wg0 udp port 5399")?;
     let leaves = n1.spawn("exec tcpdump -lni any udp port 5399 or arp host 10.77.0.99")?;
-    ctx.wait(5, "tcpdump to listen", || {
+    ctx.wait(20, "tcpdump to listen", || {
         ensure!([&arrives, &leaves].iter().all(|one| one.stderr().contains("listening on")));
         Ok(Some(()))
     })?;
     let send = format!("for i in 1 2 3; do echo x | ip netns exec ployz socat -u - UDP4:{target}:5399; done");
     n2.sh(&send)?;
-    ctx.wait(5, "node 1 to get it through the tunnel", || {
+    ctx.wait(20, "node 1 to get it through the tunnel", || {
         // Some versions of socat send an empty datagram more at the end.
         let whole = |line: &&str| line.contains(".5399") && line.ends_with("length 2");
         ensure!(arrives.stdout().lines().filter(whole).count() == 3, "{}", arrives.stdout());

@@ -21,7 +21,7 @@ fn of_the_daemon(ctx: &mut Ctx) -> Result<()> {
     // Somebody else has the address at first: the daemon starts all the same, and takes it when it is free.
     n1.sh("cp -p /etc/ployz/config.toml /run/config; echo 'daemon_metrics_listen_addr = \"127.0.0.1:9100\"' >>/etc/ployz/config.toml")?;
     let squatter = n1.spawn("socat TCP-LISTEN:9100,bind=127.0.0.1,fork,reuseaddr EXEC:cat")?;
-    ctx.wait(5, "the address to be taken", || n1.sh("ss -Hltn sport = :9100 | grep .").map(|_| Some(())))?;
+    ctx.wait(20, "the address to be taken", || n1.sh("ss -Hltn sport = :9100 | grep .").map(|_| Some(())))?;
     n1.sh("systemctl restart ployzd")?;
     n1.sh("ployzctl status")?;
     let theirs = n1.run("curl -sS -m 2 http://127.0.0.1:9100/metrics")?.stdout;
