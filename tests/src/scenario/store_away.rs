@@ -139,15 +139,16 @@ fn all(ctx: &Ctx, wanted: Freshness) -> Result<()> {
 
 /// What the metrics of both say.
 fn is(node: &Node, wanted: Freshness) -> Result<()> {
-    let value = match wanted {
-        Freshness::Empty => 0,
-        Freshness::LastGood => 1,
-        Freshness::Live => 2,
+    let value: f64 = match wanted {
+        Freshness::Empty => 0.0,
+        Freshness::LastGood => 1.0,
+        Freshness::Live => 2.0,
     };
     for (name, at) in [("gateway", GATEWAY_METRICS), ("dns", DNS_METRICS)] {
         let text = node.sh(&format!("curl -sf http://{at}/metrics"))?;
-        let line = format!("ployz_{name}_routing_freshness {value}\n");
-        ensure!(text.contains(&line), "{name} is not {wanted:?}: {text}");
+        let prefix = format!("ployz_{name}_routing_freshness ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&prefix)).context("no freshness")?;
+        ensure!(line.parse() == Ok(value), "{name} is not {wanted:?}: {line}");
     }
     Ok(())
 }
