@@ -44,7 +44,7 @@ async fn prune(records: &Records, before: u64, from: &mut u64) -> Result<usize, 
         if decided.at >= before {
             break;
         }
-        if !referred.contains(&decided.subject) {
+        if referred.is_without(&decided.subject) {
             records.forget(decided.sequence).await?;
             forgotten += 1;
         }
@@ -53,13 +53,32 @@ async fn prune(records: &Records, before: u64, from: &mut u64) -> Result<usize, 
     Ok(forgotten)
 }
 
-/// Subjects of the decisions that are still read.
-fn referred(statuses: &[DeployStatus], records: &Records) -> BTreeSet<String> {
+/// The decisions that are still read.
+struct Referred {
+    /// Subjects of them.
+    decisions: BTreeSet<String>,
+    /// What the subjects of all decisions of a namespace begin with, for those whose status was read.
+    namespaces: BTreeSet<String>,
+}
+
+impl Referred {
+    /// Whether a namespace's status was read and does not refer to this decision. One of a namespace without a status is
+    /// left: a list that broke off is no reason to forget.
+    fn is_without(&self, subject: &str) -> bool {
+        let namespace = subject.rsplit_once('.').map(|(namespace, _)| namespace);
+        namespace.is_some_and(|namespace| self.namespaces.contains(namespace))
+            && !self.decisions.contains(subject)
+    }
+}
+
+fn referred(statuses: &[DeployStatus], records: &Records) -> Referred {
     let of = |status: &DeployStatus| {
         let deploys = [Some(status.deploy.clone()), status.base.clone()].into_iter().flatten();
         deploys.map(|deploy| records.decision_subject(&status.namespace, &deploy)).collect::<Vec<_>>()
     };
-    statuses.iter().flat_map(of).collect()
+    let decisions: BTreeSet<String> = statuses.iter().flat_map(of).collect();
+    let namespace = |subject: &String| Some(subject.rsplit_once('.')?.0.to_owned());
+    Referred { namespaces: decisions.iter().filter_map(namespace).collect(), decisions }
 }
 
 const EVERY: Duration = Duration::from_secs(6 * 3600);

@@ -117,6 +117,15 @@ async fn what_a_status_refers_to_stays_and_the_rest_is_forgotten_when_it_is_old(
 }
 
 #[tokio::test]
+async fn what_belongs_to_a_namespace_without_a_status_stays() {
+    let server = Server::start("prune-unknown");
+    let (records, deploys) = (decided(&server).await, deploys());
+    records.put_status(&status("shop", &deploys[4], None), None).await.unwrap();
+    assert_eq!(prune(&records, LATER, &mut 1).await.unwrap(), 2);
+    assert_eq!(left(&records).await, [1, 3, 4, 5]);
+}
+
+#[tokio::test]
 async fn nothing_is_forgotten_while_a_status_cannot_be_read() {
     let server = Server::start("prune-damaged");
     let records = decided(&server).await;
