@@ -106,7 +106,7 @@ fn everything(node: &Node) -> Result<BTreeMap<String, String>> {
     ensure!(containers.contains(" v0:") && !containers.contains(" v1:"), "{containers}");
     found.insert("containers".into(), containers);
     let hashes = node.sh(
-        "(systemctl show -P Environment 'ployz-*'; cat /var/lib/ployz/networks/*/*/settings.env) | grep -o 'PLOYZ_CONFIG_HASH=.*'",
+        "(systemctl show -P Environment 'ployz-*'; cat /var/lib/ployz/networks/*/*/settings.env) | grep -o 'PLOYZ_CONFIG_HASH=.*' | sort",
     )?;
     ensure!(!hashes.contains("v1:") && hashes.lines().count() >= 7, "{hashes}");
     found.insert("hashes".into(), hashes);
