@@ -196,14 +196,14 @@ impl Answerer {
         match query.query_type() {
             RecordType::A => rotated(&node.a, turn).for_each(|a| answer(RData::A(A(*a)))),
             RecordType::AAAA => node.aaaa.iter().for_each(|a| answer(RData::AAAA(AAAA(*a)))),
-            RecordType::PTR => node.ptr.iter().for_each(|name| answer(RData::PTR(PTR(name.clone())))),
+            RecordType::PTR => node.ptr.iter().for_each(|name| answer(RData::PTR(PTR(name.name())))),
             RecordType::SRV => {
                 for target in rotated(&node.srv, turn) {
                     // Equal priority and weight: no preference among equals (RFC 2782).
-                    answer(RData::SRV(SRV::new(0, 10, target.port, target.name.clone())));
+                    answer(RData::SRV(SRV::new(0, 10, target.port, target.name.name())));
                 }
                 let glue = rotated(&node.srv, turn)
-                    .map(|target| Record::from_rdata(target.name.clone(), TTL, RData::A(A(target.address))));
+                    .map(|target| Record::from_rdata(target.name.name(), TTL, RData::A(A(target.address))));
                 out.additional.extend(glue);
             }
             // RFC 8482: who asks for everything is told that nobody tells everything.

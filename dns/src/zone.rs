@@ -10,10 +10,14 @@ use ployz_routing::View;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+pub mod owner;
+
+use owner::Owner;
+
 /// Everything that can be asked for, at one point of the stream.
 #[derive(Debug, Default)]
 pub struct Zone {
-    nodes: HashMap<LowerName, Node>,
+    nodes: HashMap<Owner, Node>,
     /// Who is behind an address of a container.
     askers: HashMap<Ipv4Addr, Asker>,
     /// How much there is, for diagnostics.
@@ -30,7 +34,7 @@ pub struct Node {
     /// SRV.
     pub srv: Vec<Target>,
     /// PTR.
-    pub ptr: Option<Name>,
+    pub ptr: Option<Owner>,
     /// Whether it is a service's own name, which can be shortened.
     service: bool,
 }
@@ -39,7 +43,7 @@ pub struct Node {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The instance's own name.
-    pub name: Name,
+    pub name: Owner,
     /// Port in the container.
     pub port: u16,
     /// Address of that name.
@@ -68,9 +72,9 @@ struct Asker {
 impl View for Zone {
     fn of(state: &State) -> Self {
         let mut zone = Self::default();
-        zone.node(name(&[]).expect("the zone's own name is a valid one"));
+        zone.node(below(&[]).expect("the zone's own name is a valid one"));
         for (id, machine) in &state.machines {
-            let Some(own) = name(&[id.as_str(), MACHINE]) else { continue };
+            let Some(own) = below(&[id.as_str(), MACHINE]) else { continue };
             zone.pointer(machine.subnet.service().into(), &own);
             zone.pointer(machine.overlay_ip.into(), &own);
             let node = zone.node(own);
@@ -95,15 +99,15 @@ impl View for Zone {
 impl Zone {
     /// What is known of a full name; `None`: there is no such name.
     pub fn find(&self, name: &LowerName) -> Option<&Node> {
-        self.nodes.get(name)
+        self.nodes.get(&*owner::octets(name))
     }
 
     /// What a service's bare name means to whoever asks from `source`.
     pub fn find_short(&self, service: &[u8], source: IpAddr) -> Option<&Node> {
         let namespace = self.namespace(source)?;
         let service = std::str::from_utf8(service).ok()?;
-        let full = name(&[service, namespace.as_str()])?;
-        self.find(&LowerName::new(&full)).filter(|node| node.service)
+        let full = below(&[service, namespace.as_str()])?;
+        self.nodes.get(&full).filter(|node| node.service)
     }
 
     /// The namespace of the container that has this address.
@@ -121,23 +125,29 @@ impl Zone {
         {
             return;
         }
-        let Some(own) = name(&[id.service.as_str(), id.namespace.as_str()]) else { return };
+        let Some(own) = below(&[id.service.as_str(), id.namespace.as_str()]) else { return };
         let node = self.node(own);
         node.service = true;
         node.a = state.routable(id).map(|(_, _, instance)| instance.address).collect();
+        let mut own_names = BTreeMap::new();
         for ((instance, machine), route) in state.instances.get(id).into_iter().flatten() {
             let Some(own) = instance_name(instance, id) else { continue };
             if credible(state, machine, route) {
                 self.pointer(route.address.into(), &own);
             }
-            self.node(own).a.push(route.address);
+            self.node(own.clone()).a.push(route.address);
+            own_names.insert(instance, own);
         }
         for port in service.ports.iter().filter(|port| matches!(port.protocol.as_str(), "tcp" | "udp")) {
             let labels = [&format!("_{}", port.name), &format!("_{}", port.protocol)];
             let labels = [labels[0], labels[1], id.service.as_str(), id.namespace.as_str()];
-            let Some(own) = name(&labels) else { continue };
+            let Some(own) = below(&labels) else { continue };
             let targets = state.routable(id).filter_map(|(instance, _, route)| {
-                Some(Target { name: instance_name(instance, id)?, port: port.port, address: route.address })
+                Some(Target {
+                    name: own_names.get(instance)?.clone(),
+                    port: port.port,
+                    address: route.address,
+                })
             });
             let targets: Vec<Target> = targets.collect();
             self.node(own).srv.extend(targets);
@@ -163,19 +173,19 @@ impl Zone {
     }
 
     /// The node of a name, made with all that lie between it and the top.
-    fn node(&mut self, name: Name) -> &mut Node {
-        let name = LowerName::new(&name);
-        let mut above = name.base_name();
-        while above.num_labels() >= ZONE.len() as u8 && !self.nodes.contains_key(&above) {
-            self.nodes.insert(above.clone(), Node::default());
-            above = above.base_name();
+    fn node(&mut self, name: Owner) -> &mut Node {
+        for above in name.above(ZONE.len()) {
+            if self.nodes.contains_key(above) {
+                break;
+            }
+            self.nodes.insert(above.into(), Node::default());
         }
         self.nodes.entry(name).or_default()
     }
 
     /// The first to claim an address has its PTR: one name is what callers expect.
-    fn pointer(&mut self, address: IpAddr, to: &Name) {
-        self.node(Name::from(address)).ptr.get_or_insert_with(|| to.clone());
+    fn pointer(&mut self, address: IpAddr, to: &Owner) {
+        self.node(Owner::reverse(address)).ptr.get_or_insert_with(|| to.clone());
     }
 }
 
@@ -184,8 +194,12 @@ pub fn name(labels: &[&str]) -> Option<Name> {
     Name::from_labels(labels.iter().chain(ZONE).map(|label| label.as_bytes())).ok()
 }
 
-fn instance_name(instance: &InstanceId, of: &ServiceRef) -> Option<Name> {
-    name(&[instance.as_str(), "instance", of.service.as_str(), of.namespace.as_str()])
+fn below(labels: &[&str]) -> Option<Owner> {
+    Owner::of(labels.iter().chain(ZONE).copied())
+}
+
+fn instance_name(instance: &InstanceId, of: &ServiceRef) -> Option<Owner> {
+    below(&[instance.as_str(), "instance", of.service.as_str(), of.namespace.as_str()])
 }
 
 /// A machine speaks for addresses of its own slice. One that is not known (yet) is given the benefit of the doubt.
