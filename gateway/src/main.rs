@@ -80,8 +80,18 @@ async fn run(given: Given) -> anyhow::Result<()> {
 fn sockets(given: &Given) -> anyhow::Result<Vec<Socket>> {
     let mut sockets = listen::inherited()?;
     if sockets.is_empty() {
-        let opened = given.addresses().into_iter().map(|(kind, address)| listen::open(kind, address));
-        sockets = opened.collect::<Result<_, _>>()?;
+        for (kind, address) in given.addresses() {
+            match listen::open(kind, address) {
+                Ok(socket) => sockets.push(socket),
+                // The port of one route is no reason to serve none.
+                Err(error) if matches!(kind, Kind::Tcp(_)) => {
+                    let cause =
+                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    tracing::error!("{error}: {cause}; its TCP route is not served");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
     if sockets.iter().all(|socket| socket.kind == Kind::Metrics) {
         return Err(BadConfig::NoSocket.into());

@@ -95,6 +95,11 @@ pub(crate) fn load(path: &Path, network: &NetworkId) -> Result<Option<Kept>, Ref
     Ok(Some(Kept { state, sequence: body.sequence, live }))
 }
 
+/// The state of a snapshot, for who only looks at it; `None` when there is none or it cannot be used.
+pub fn last_good(path: &Path, network: &NetworkId) -> Option<State> {
+    load(path, network).ok().flatten().map(|kept| kept.state)
+}
+
 /// Writes a snapshot in the place of the one that is there.
 pub(crate) fn save(path: &Path, network: &NetworkId, kept: &Kept) -> io::Result<()> {
     let text = encode(network, kept)?;

@@ -47,6 +47,7 @@ mod stats;
 mod stream;
 mod view;
 
+pub use disk::last_good;
 pub use feed::Feed;
 pub use publish::{Current, PublishError, Publisher};
 pub use settings::{Seed, Settings};

@@ -81,10 +81,13 @@ pub(super) fn node(spec: &NodeSpec, live: &NodeLive) -> Plan {
         [(Component::Gateway, &spec.gateway, &live.gateway), (Component::Dns, &spec.dns, &live.dns)]
     {
         let verdict = cascade(in_netns, live, |found| sidecar::verdict(spec, found, in_netns));
-        steps.push(Step::new(component, verdict));
+        let note = live.present().and_then(|found| sidecar::note(spec, found));
+        steps.push(Step { component, verdict, note });
     }
     for step in steps.iter_mut().filter(|step| step.verdict == Verdict::Adopt) {
-        step.note = made_by(step.component, live).map(identity::made_by_version);
+        let made_by = made_by(step.component, live).map(identity::made_by_version);
+        step.note =
+            [made_by, step.note.take()].into_iter().flatten().reduce(|one, other| format!("{one}; {other}"));
     }
     Plan { steps }
 }

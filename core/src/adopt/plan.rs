@@ -33,7 +33,7 @@ pub struct Step {
     pub component: Component,
     /// What to do.
     pub verdict: Verdict,
-    /// What there is to say of something that is adopted all the same.
+    /// What there is to say besides: of something that is adopted all the same, or is not there for reasons of its own.
     pub note: Option<String>,
 }
 
@@ -109,8 +109,9 @@ impl fmt::Display for Component {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let why = self.note.clone().unwrap_or_else(|| self.verdict.why());
-        let line = format!("{:<10} {:<9} {why}", self.component, self.verdict.word());
+        let words = [self.verdict.why(), self.note.clone().unwrap_or_default()];
+        let words: Vec<&str> = words.iter().map(String::as_str).filter(|words| !words.is_empty()).collect();
+        let line = format!("{:<10} {:<9} {}", self.component, self.verdict.word(), words.join("; "));
         f.write_str(line.trim_end())
     }
 }

@@ -5,6 +5,7 @@ use crate::adopt::decide::{self, Parent, settled};
 use crate::adopt::identity::other_version;
 use crate::adopt::{Cause, Drift, Verdict};
 use crate::live::{ActiveState, NsId, SidecarLive, SocketLive};
+use crate::spec::sidecar::is_route_purpose;
 use crate::spec::unit::HASH_VARIABLE;
 use crate::spec::{SidecarSpec, SocketSpec};
 
@@ -13,6 +14,8 @@ use crate::spec::{SidecarSpec, SocketSpec};
 pub enum Replace {
     /// The process; unit and sockets stay.
     Process,
+    /// The process, and with it those sockets that routes ask for or no longer ask for; unit and other sockets stay.
+    Routes,
     /// Everything.
     All,
 }
@@ -36,7 +39,22 @@ pub fn verdict(spec: &SidecarSpec, live: &SidecarLive, parent: Parent) -> Verdic
         Some(Verdict::Recreate(Cause::Drift(more))) => drift.extend(more),
         Some(_) => {}
     }
-    if drift.is_empty() { Verdict::Adopt } else { Verdict::Recreate(Cause::Drift(drift)) }
+    let routes = routes_drift(spec, live);
+    match (drift.is_empty(), routes.is_empty()) {
+        (true, true) => Verdict::Adopt,
+        (true, false) => Verdict::Converge(routes),
+        (false, _) => {
+            drift.extend(routes);
+            Verdict::Recreate(Cause::Drift(drift))
+        }
+    }
+}
+
+/// What is asked for and not there, for a reason that only time or the operator can take away.
+pub fn note(spec: &SidecarSpec, live: &SidecarLive) -> Option<String> {
+    let refused = spec.routes.refused.iter().chain(&live.refused);
+    let words: Vec<String> = refused.map(|(purpose, why)| format!("{purpose}: {why}")).collect();
+    (!words.is_empty()).then(|| format!("not listened on: {}", words.join(", ")))
 }
 
 /// How much a recreation of what is there must replace. `netns`: the namespace that stays.
@@ -52,7 +70,19 @@ pub fn replace(spec: &SidecarSpec, live: Option<&SidecarLive>, netns: Option<NsI
     if spec.sockets.is_empty() || !sockets_drift(spec, live).is_empty() || unit_differs || (inside && moved) {
         return Replace::All;
     }
-    Replace::Process
+    if routes_drift(spec, live).is_empty() { Replace::Process } else { Replace::Routes }
+}
+
+/// The units of sockets that routes no longer ask for, or that are not what they ask for: they are closed before the
+/// process is made anew.
+pub fn superfluous(spec: &SidecarSpec, live: &SidecarLive) -> Vec<String> {
+    let goes = |name: &str, found: &SocketLive| match spec.routes.wanted.iter().find(|want| want.name == name)
+    {
+        Some(want) => !socket_drift(want, found).is_empty(),
+        None => spec.routes.complete && spec.is_route(name),
+    };
+    let ours = live.sockets.iter().filter(|(_, found)| found.fingerprint.is_some());
+    ours.filter(|(name, found)| goes(name, found)).map(|(name, _)| name.clone()).collect()
 }
 
 /// Whether everything of it that is there carries our mark.
@@ -76,10 +106,47 @@ fn sockets_drift(spec: &SidecarSpec, live: &SidecarLive) -> Vec<Drift> {
             Some(found) => drift.extend(socket_drift(socket, found)),
         }
     }
-    let wanted = |name: &str| spec.sockets.iter().any(|socket| socket.name == name);
+    let wanted = |name: &str| spec.sockets.iter().any(|socket| socket.name == name) || spec.is_route(name);
     for (name, found) in live.sockets.iter().filter(|(name, _)| !wanted(name)) {
-        let listens = found.identity.fields().get("listen").map_or("", String::as_str);
-        drift.push(Drift::new(&label(name), listens, "-"));
+        drift.push(Drift::new(&label(name), listens(found), "-"));
+    }
+    drift
+}
+
+/// Where the sockets of routes differ: units, and what the process has of them.
+fn routes_drift(spec: &SidecarSpec, live: &SidecarLive) -> Vec<Drift> {
+    let given = |purpose: &str| live.given.as_ref().map(|given| given.contains(purpose));
+    let mut drift = Vec::new();
+    for socket in &spec.routes.wanted {
+        match live.sockets.get(&socket.name) {
+            _ if live.refused.contains_key(&socket.purpose) => {}
+            None => drift.push(Drift::new(&label(&socket.name), "missing", &addresses(socket))),
+            Some(found) => {
+                drift.extend(socket_drift(socket, found));
+                if given(&socket.purpose) == Some(false) {
+                    drift.push(Drift::new(&format!("{}.given", label(&socket.name)), "no", "yes"));
+                }
+            }
+        }
+    }
+    if spec.routes.complete {
+        drift.extend(routes_left(spec, live));
+    }
+    drift
+}
+
+/// Sockets that no route asks for any more. One whose unit is gone listens for as long as the process has it.
+fn routes_left(spec: &SidecarSpec, live: &SidecarLive) -> Vec<Drift> {
+    let wanted = |name: &str| spec.routes.wanted.iter().any(|socket| socket.name == name);
+    let units = live.sockets.iter().filter(|(name, _)| spec.is_route(name) && !wanted(name));
+    let mut drift: Vec<Drift> =
+        units.map(|(name, found)| Drift::new(&label(name), listens(found), "-")).collect();
+    let given = live.given.iter().flatten().filter(|purpose| is_route_purpose(purpose));
+    for purpose in given {
+        let name = format!("{}-{purpose}", spec.unit.name);
+        if !wanted(&name) && !live.sockets.contains_key(&name) {
+            drift.push(Drift::new(&format!("{}.given", label(&name)), "yes", "-"));
+        }
     }
     drift
 }
@@ -93,6 +160,10 @@ fn socket_drift(spec: &SocketSpec, live: &SocketLive) -> Vec<Drift> {
         drift.push(Drift::new(&format!("{}.state", label(&spec.name)), "closed", "listening"));
     }
     drift
+}
+
+fn listens(live: &SocketLive) -> &str {
+    live.identity.fields().get("listen").map_or("", String::as_str)
 }
 
 fn label(name: &str) -> String {

@@ -13,9 +13,11 @@ pub mod plan;
 mod planner;
 pub mod probe;
 mod refusal;
+mod reserved;
 pub mod revision;
 mod slots;
 pub mod step;
 
 pub use plan::{DeployPlan, Found, Machine, PlanError, Scope, World, plan};
+pub use reserved::reserved_port;
 pub use step::{Resume, Step, next, resume};

@@ -44,6 +44,8 @@ pub struct World<'a> {
     pub current: Option<&'a DeployCommit>,
     /// Routes of other namespaces, by [`crate::wire::v1::manifest::Route::key`].
     pub routes: &'a BTreeMap<String, ServiceRef>,
+    /// Ports that no TCP route can have, with whose they are.
+    pub reserved: &'a BTreeMap<u16, String>,
     /// What machines have under the names of images; those that were not asked about are missing.
     pub images: &'a BTreeMap<ImageRef, Agreement>,
     /// Containers of the namespace on each machine that told; a machine that did not is missing.

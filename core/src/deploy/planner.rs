@@ -12,7 +12,7 @@ use crate::routing::ServiceRef;
 use crate::wire::v1::deploy::{
     Action, CommittedService, ImageContent, Placed, Preview, Retired, ServiceChange, SlotChange, Stray, Wave,
 };
-use crate::wire::v1::manifest::{Manifest, Order, Service};
+use crate::wire::v1::manifest::{Manifest, Order, Route, Service};
 use crate::wire::v1::record::Lifecycle;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -107,6 +107,12 @@ impl<'a, 'd> Planner<'a, 'd> {
 
     fn routes_are_free(&self, service: &Service) -> Result<(), PlanError> {
         for route in &service.routes {
+            if let Route::Tcp(tcp) = route
+                && let Some(whose) = self.world.reserved.get(&tcp.listen)
+            {
+                let (service, port, whose) = (service.name.clone(), tcp.listen, whose.clone());
+                return Err(PlanError::PortReserved { service, port, whose });
+            }
             let route = route.key();
             if let Some(owner) = self.world.routes.get(&route) {
                 return Err(PlanError::RouteTaken {

@@ -38,6 +38,16 @@ pub enum PlanError {
         /// The service that has it.
         owner: ServiceRef,
     },
+    /// A TCP route asks for a port that is not to be had on any gateway.
+    #[error("the TCP route of {service} asks for port {port}, which is {whose}")]
+    PortReserved {
+        /// The service that asks for it.
+        service: ServiceName,
+        /// The port.
+        port: u16,
+        /// Whose it is.
+        whose: String,
+    },
     /// No machine has the image.
     #[error("no machine has the image {image} of {service}")]
     ImageMissing {
@@ -62,6 +72,7 @@ impl PlanError {
             Self::NoEligibleMachine { .. } => ErrorCode::NoEligibleMachine,
             Self::Unreachable { .. } => ErrorCode::ParticipantUnreachable,
             Self::RouteTaken { .. } => ErrorCode::RouteTaken,
+            Self::PortReserved { .. } => ErrorCode::PortReserved,
             Self::ImageMissing { .. } => ErrorCode::ImageMissing,
             Self::TooManySlots { .. } => ErrorCode::ManifestInvalid,
         }

@@ -2,7 +2,7 @@
 
 use crate::adopt::identity::Identity;
 use crate::live::{ActiveState, UnitLive};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Whatever of it is there; all absent is [`crate::adopt::Seen::Absent`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -11,6 +11,10 @@ pub struct SidecarLive {
     pub unit: Option<UnitLive>,
     /// Sockets by unit name without suffix.
     pub sockets: BTreeMap<String, SocketLive>,
+    /// Purposes of the sockets that the running process was given; `None` where that cannot be told.
+    pub given: Option<BTreeSet<String>>,
+    /// By purpose, why a socket that a route asks for cannot be opened now.
+    pub refused: BTreeMap<String, String>,
 }
 
 /// Sockets of one unit.

@@ -14,7 +14,7 @@ pub use firewall::FirewallSpec;
 pub use link::{LinkSpec, Mac, RouteSpec, RouteVia, Side};
 pub use nats::{NatsRole, NatsSpec};
 pub use netns::NetnsSpec;
-pub use sidecar::{Listen, SidecarSpec, SocketSpec};
+pub use sidecar::{Listen, RouteSockets, SidecarSpec, SocketSpec};
 pub use unit::{UnitName, UnitSpec};
 pub use wireguard::{PeerSpec, WireguardSpec};
 

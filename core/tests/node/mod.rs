@@ -132,7 +132,15 @@ pub fn live(spec: &NodeSpec) -> NodeLive {
 /// A process with its sockets, made from its spec.
 pub fn served(spec: &SidecarSpec) -> SidecarLive {
     let sockets = spec.sockets.iter().map(|socket| (socket.name.clone(), listening(socket))).collect();
-    SidecarLive { unit: Some(unit(&spec.unit)), sockets }
+    let mut live = SidecarLive { unit: Some(unit(&spec.unit)), sockets, ..SidecarLive::default() };
+    spec.routes.wanted.iter().for_each(|socket| open(&mut live, socket));
+    live
+}
+
+/// Opens a socket that a route asks for, as a restart does it.
+pub fn open(live: &mut SidecarLive, socket: &SocketSpec) {
+    live.sockets.insert(socket.name.clone(), listening(socket));
+    live.given.get_or_insert_default().insert(socket.purpose.clone());
 }
 
 /// Sockets made from their spec.
@@ -145,10 +153,10 @@ pub fn listening(spec: &SocketSpec) -> SocketLive {
 }
 
 /// Sockets of TCP.
-pub fn socket(name: &str, purpose: &'static str, listen: &[&str], netns: Option<&str>) -> SocketSpec {
+pub fn socket(name: &str, purpose: &str, listen: &[&str], netns: Option<&str>) -> SocketSpec {
     SocketSpec {
         name: name.into(),
-        purpose,
+        purpose: purpose.into(),
         listen: listen.iter().map(|text| Listen::Stream(text.parse().unwrap())).collect(),
         netns: netns.map(Into::into),
     }
@@ -166,7 +174,7 @@ fn sidecar(unit: &UnitSpec, sockets: Vec<SocketSpec>, environment: &[(&str, &str
         reload_signal: None,
         ..unit.clone()
     };
-    SidecarSpec { unit, settings: dir.join("env"), sockets }
+    SidecarSpec { unit, settings: dir.join("env"), sockets, routes: RouteSockets::default() }
 }
 
 /// A unit made from its spec.

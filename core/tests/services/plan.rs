@@ -20,6 +20,7 @@ pub(crate) struct Cluster {
     pub(crate) machines: Vec<Machine>,
     pub(crate) current: Option<DeployCommit>,
     routes: BTreeMap<String, ServiceRef>,
+    reserved: BTreeMap<u16, String>,
     images: BTreeMap<ImageRef, Agreement>,
     pub(crate) found: BTreeMap<MachineId, Vec<Found>>,
     deploys: u8,
@@ -55,6 +56,7 @@ impl Cluster {
             machines: &self.machines,
             current: self.current.as_ref(),
             routes: &self.routes,
+            reserved: &self.reserved,
             images: &self.images,
             found: &self.found,
         }
@@ -231,6 +233,13 @@ fn refusals_name_everything() {
     cluster.routes.insert("shop.example.org/".into(), owner);
     let error = cluster.plan(&manifest(json!([web("web:1", 1)])), &Scope::Namespace).unwrap_err();
     assert_eq!(error.to_string(), "the route shop.example.org/ of web is that of other.site");
+
+    cluster.reserved.insert(53, "that of DNS".into());
+    let mut tcp = db();
+    tcp["routes"] = json!([{"listen": 53}]);
+    let error = cluster.plan(&manifest(json!([tcp])), &Scope::Namespace).unwrap_err();
+    assert_eq!(error.to_string(), "the TCP route of db asks for port 53, which is that of DNS");
+    assert_eq!(error.code().as_str(), "PORT_RESERVED");
 }
 
 #[test]

@@ -4,8 +4,9 @@ use crate::deploy::ask::ask;
 use crate::deploy::records::Records;
 use crate::failure::Result;
 use crate::membership::store::Store;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, ports};
 use futures_util::future::join_all;
+use ployz_core::config::Config;
 use ployz_core::deploy::image::{Agreement, agree};
 use ployz_core::deploy::{Found, Machine, World};
 use ployz_core::id::{MachineId, Namespace};
@@ -14,7 +15,7 @@ use ployz_core::wire::v1::deploy::{
     DeployAnswer, DeployCommand, DeployCommit, DeployFailure, DeployStatus, ImageContent, InstanceSeen, List,
     Probe, Probed,
 };
-use ployz_core::wire::v1::manifest::{ImageRef, Manifest};
+use ployz_core::wire::v1::manifest::{ImageRef, Manifest, Route};
 use ployz_core::wire::v1::record::MachineMembership;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,6 +25,7 @@ pub(super) struct Survey {
     found: BTreeMap<MachineId, Vec<Found>>,
     images: BTreeMap<ImageRef, Agreement>,
     routes: BTreeMap<String, ServiceRef>,
+    reserved: BTreeMap<u16, String>,
     /// What is committed.
     pub current: Option<DeployCommit>,
 }
@@ -51,8 +53,14 @@ impl Survey {
             let told = tell(store, member, namespace, wanted).await;
             (member, told)
         });
-        let mut survey =
-            Self { machines: Vec::new(), found: BTreeMap::new(), images: BTreeMap::new(), routes, current };
+        let mut survey = Self {
+            machines: Vec::new(),
+            found: BTreeMap::new(),
+            images: BTreeMap::new(),
+            routes,
+            reserved: reserved(&mesh.shared.around.config, manifest),
+            current,
+        };
         let mut contents: BTreeMap<&ImageRef, Vec<(MachineId, ImageContent)>> =
             images.iter().map(|image| (image, Vec::new())).collect();
         for (member, told) in join_all(asked).await {
@@ -98,10 +106,22 @@ impl Survey {
             machines: &self.machines,
             current: self.current.as_ref(),
             routes: &self.routes,
+            reserved: &self.reserved,
             images: &self.images,
             found: &self.found,
         }
     }
+}
+
+/// Of the ports that TCP routes of the manifest ask for, those that this machine's gateway cannot have. Others may be
+/// configured otherwise; what is not to be had there is their gateways' own matter.
+fn reserved(config: &Config, manifest: &Manifest) -> BTreeMap<u16, String> {
+    let routes = manifest.services.iter().flat_map(|service| &service.routes);
+    let ports = routes.filter_map(|route| match route {
+        Route::Tcp(route) => Some(route.listen),
+        Route::Http(_) => None,
+    });
+    ports.filter_map(|port| Some((port, ports::reserved(config, port)?.to_owned()))).collect()
 }
 
 /// What nobody says of a container is not held against it.

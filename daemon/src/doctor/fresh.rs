@@ -5,6 +5,7 @@ use crate::disk::NetworkFile;
 use crate::mesh::Mesh;
 use crate::supervisor::Supervisor;
 use crate::workload::watch::Engine;
+use ployz_core::adopt::sidecar;
 use ployz_core::spec::UnitName;
 use ployz_core::spec::container::ZONE;
 use ployz_core::wire::v1::api::ControlPlaneStatus;
@@ -15,7 +16,26 @@ pub async fn rows(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
     let file = mesh.network();
     let (gateway, dns) = tokio::join!(gateway(mesh.shared.reconciler.supervisor()), dns(&file));
     let docker = docker(&mesh.workloads.borrow().engine);
-    gateway.into_iter().chain([dns, docker]).collect()
+    gateway.into_iter().chain(tcp(mesh)).chain([dns, docker]).collect()
+}
+
+/// Whether the gateway of this machine listens wherever TCP routes ask for it; nothing where none does.
+fn tcp(mesh: &Mesh) -> Option<ControlPlaneStatus> {
+    let asked = mesh.asked.borrow().clone();
+    let gateway = mesh.spec().gateway;
+    let outcome = mesh.outcome.borrow().clone();
+    let live = outcome.as_ref().and_then(|outcome| outcome.live.gateway.present());
+    let error = match live {
+        Some(live) => sidecar::note(&gateway, live),
+        None => Some("the gateway is not there".to_owned()),
+    };
+    let row = ControlPlaneStatus {
+        component: "tcp routes".into(),
+        healthy: error.is_none(),
+        stale_since_unix_secs: None,
+        error,
+    };
+    (!asked.ports.is_empty()).then_some(row)
 }
 
 async fn gateway(supervisor: &Supervisor) -> Option<ControlPlaneStatus> {

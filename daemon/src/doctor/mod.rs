@@ -20,6 +20,7 @@ use crate::args::{Args, ServiceMode};
 use crate::disk::{Disk, NetworkFile, PeersFile, Stored};
 use crate::mesh::Shared;
 use crate::mesh::desired;
+use crate::mesh::ports::Asked;
 use crate::reconcile::Reconciler;
 use crate::{clock, reach};
 use ployz_core::config::{BadConfig, Config};
@@ -129,7 +130,8 @@ async fn network(shared: &Shared) -> Result<Option<Running>, Check> {
     if !matches!(file.lifecycle, Stored::Running) {
         return Ok(None);
     }
-    let spec = desired::node(&shared.around, disk, &file, &keys, &peers, clock::now());
+    let mut spec = desired::node(&shared.around, disk, &file, &keys, &peers, clock::now());
+    spec.gateway.routes = Asked::last_known(disk, &file).sockets(&shared.around.config);
     let live = shared.reconciler.inspect(&spec).await;
     Ok(Some(Running { file, peers, spec, live }))
 }

@@ -19,20 +19,35 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
 
 fn ports(ground: &Ground<'_>) -> Vec<Check> {
     let config = ground.config();
-    let wanted = [
+    let own = [
         ("gateway-port", Some(config.gateway_listen_addr), "gateway_listen_addr"),
         ("gateway-https-port", config.gateway_https_listen_addr, "gateway_https_listen_addr"),
     ];
+    let own = own.into_iter().filter_map(|(check, at, key)| {
+        let advice = format!(
+            "stop it, or set {key} in /etc/ployz/config.toml to another address and `systemctl restart ployzd`"
+        );
+        Some((check.to_owned(), at?, advice))
+    });
+    let routes = ground.network.iter().flat_map(|running| &running.spec.gateway.routes.wanted);
+    let tcp = routes.flat_map(|socket| {
+        let advice = "stop it (ployzd tries again every few seconds), or give the TCP route another port";
+        let check = format!("gateway-{}", socket.purpose);
+        socket.listen.iter().map(move |listen| (check.clone(), listen.address(), advice.to_owned()))
+    });
     // With systemd the sockets are its own, and the gateway has them too once it was started.
     let by_systemd = ground.network.as_ref().is_some_and(|running| plane::is_there(&running.live.gateway));
-    let judged = wanted.into_iter().filter_map(|(check, at, key)| {
-        let at = at?;
+    let judged = own.chain(tcp).map(|(check, at, advice)| {
         let bound: Vec<_> = sockets::tcp(at.port()).into_iter().filter(|bound| clash(bound.at, at)).collect();
         let holders = sockets::holders(&bound).into_iter().collect::<Vec<_>>();
         let taken = (!bound.is_empty()).then_some(holders);
-        Some(judge_port(check, key, at, taken.as_deref(), ground.network.is_some(), by_systemd))
+        judge_port(&check, advice, at, taken.as_deref(), ground.network.is_some(), by_systemd)
     });
-    judged.collect()
+    let refused = ground.network.iter().flat_map(|running| &running.spec.gateway.routes.refused);
+    let refused = refused.map(|(purpose, why)| {
+        Check::fail(format!("gateway-{purpose}"), why.clone(), "give the TCP route another port")
+    });
+    judged.chain(refused).collect()
 }
 
 /// Whether two listeners of one port get into each other's way.
@@ -43,7 +58,7 @@ fn clash(one: SocketAddr, other: SocketAddr) -> bool {
 /// `holders`: `None` when nobody listens; empty when somebody does and may not be looked at.
 fn judge_port(
     check: &str,
-    key: &str,
+    advice: String,
     at: SocketAddr,
     holders: Option<&[String]>,
     wanted: bool,
@@ -72,9 +87,6 @@ fn judge_port(
         return Check::warn(check, seen, "`ployzctl mesh list`; is data_dir the one ployzd runs with?");
     }
     let others = others.join(", ");
-    let advice = format!(
-        "stop it, or set {key} in /etc/ployz/config.toml to another address and `systemctl restart ployzd`"
-    );
     Check::fail(check, format!("{at} is taken by {others}"), advice)
 }
 
@@ -154,7 +166,7 @@ mod tests {
         let holders: Option<Vec<String>> =
             holders.map(|all| all.iter().map(|one| (*one).to_owned()).collect());
         let at = "0.0.0.0:80".parse().unwrap();
-        judge_port("gateway-port", "gateway_listen_addr", at, holders.as_deref(), wanted, by_systemd)
+        judge_port("gateway-port", "stop it".into(), at, holders.as_deref(), wanted, by_systemd)
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod desired;
 pub mod endpoints;
 pub mod listener;
 pub mod monitor;
+pub mod ports;
 pub mod probe;
 pub mod ready;
 pub mod remote;
@@ -28,6 +29,8 @@ use ployz_core::live::NsId;
 use ployz_core::mesh::path::Path as PeerPath;
 use ployz_core::spec::NodeSpec;
 use ployz_core::wire::v1::api::Phase;
+use ployz_routing::Feed;
+use ports::Ports;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,6 +76,8 @@ pub struct Mesh {
     pub store: watch::Sender<Option<Store>>,
     /// Health of the store's connection.
     pub sync: watch::Sender<Health>,
+    /// What the routes of the cluster ask of this machine's gateway.
+    pub asked: watch::Sender<ports::Asked>,
     /// The containers of this machine.
     pub workloads: watch::Sender<View>,
     /// How they are asked whether they are ready.
@@ -120,6 +125,7 @@ impl Mesh {
             outcome: watch::Sender::new(None),
             store: watch::Sender::new(None),
             sync: watch::Sender::new(away),
+            asked: watch::Sender::new(ports::Asked::default()),
             workloads: watch::Sender::new(View::default()),
             readiness: deploys.checks(),
             deploys,
@@ -144,9 +150,10 @@ impl Mesh {
             // The mesh is worth more than what is served on it.
             tracing::error!("the sidecars have no files to start from: {}", ployz_netns::chain(&error));
         }
+        let routes = ports::follow(&mesh);
         let outcome = mesh.reconcile(trigger).await;
         mesh.phase.send_replace(Phase::Bootstrapping);
-        mesh.spawn(requests);
+        mesh.spawn(requests, routes);
         Ok((mesh, outcome))
     }
 
@@ -170,7 +177,10 @@ impl Mesh {
     /// What the data plane should be now.
     pub fn spec(&self) -> NodeSpec {
         let (network, peers) = (self.network(), self.peers.borrow().clone());
-        desired::node(&self.shared.around, &self.shared.disk, &network, &self.keys, &peers, clock::now())
+        let (around, now) = (&self.shared.around, clock::now());
+        let mut spec = desired::node(around, &self.shared.disk, &network, &self.keys, &peers, now);
+        spec.gateway.routes = self.asked.borrow().sockets(&around.config);
+        spec
     }
 
     /// One run of the adopt path. Runs never overlap, and none begins once the network is being left: the last
@@ -255,9 +265,11 @@ impl Mesh {
         }
     }
 
-    fn spawn(self: &Arc<Self>, requests: mpsc::Receiver<&'static str>) {
+    fn spawn(self: &Arc<Self>, requests: mpsc::Receiver<&'static str>, routes: Feed<Ports>) {
         // Not cut off in the middle of a run: a step that was begun must not land after a teardown.
         self.tasks.spawn(reconcile_on_request(self.clone(), requests));
+        // It writes to disk at its end, which is waited for.
+        self.tasks.spawn(ports::run(self.clone(), routes));
         self.task(sync::run(self.clone()));
         self.task(listener::run(self.clone()));
         self.task(crate::transfer::listener::run(self.clone()));

@@ -6,13 +6,13 @@
 use crate::disk::{Disk, DiskError, Keys, NetworkFile, Secret};
 use crate::mesh::desired::{NETNS, Surroundings};
 use crate::nats::config::{CLIENT_PORT, DATA, prepare, put};
-use ployz_core::spec::{Listen, SidecarSpec, SocketSpec, UnitName, UnitSpec};
+use ployz_core::spec::{Listen, RouteSockets, SidecarSpec, SocketSpec, UnitName, UnitSpec};
 use ployz_netns::namespace;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// The gateway.
+/// The gateway, without the sockets that routes ask for: those are not on disk.
 pub fn gateway(around: &Surroundings, disk: &Disk, network: &NetworkFile) -> SidecarSpec {
     let config = &around.config;
     let dir = dir(disk, network, &GATEWAY);
@@ -133,19 +133,19 @@ fn unit(around: &Surroundings, kind: &Kind) -> UnitSpec {
 
 fn sidecar(dir: &Path, unit: UnitSpec, sockets: Vec<SocketSpec>) -> SidecarSpec {
     let unit = UnitSpec { writable: vec![dir.join(DATA)], ..unit };
-    SidecarSpec { unit, settings: dir.join(SETTINGS), sockets }
+    SidecarSpec { unit, settings: dir.join(SETTINGS), sockets, routes: RouteSockets::default() }
 }
 
 /// The socket unit of the main purpose has the service's name; the others append their own.
 fn socket(
     unit: &UnitName,
     main: &str,
-    purpose: &'static str,
+    purpose: &str,
     listen: Vec<Listen>,
     netns: Option<PathBuf>,
 ) -> SocketSpec {
     let name = if purpose == main { unit.to_string() } else { format!("{unit}-{purpose}") };
-    SocketSpec { name, purpose, listen, netns }
+    SocketSpec { name, purpose: purpose.to_owned(), listen, netns }
 }
 
 fn dir(disk: &Disk, network: &NetworkFile, kind: &Kind) -> PathBuf {

@@ -1,6 +1,7 @@
 //! Who runs the sidecars. Two hands with one contract: systemd's transient units, or detached processes where
 //! there is no systemd. Neither needs ployzd to go on living.
 
+pub mod ports;
 pub mod process;
 pub mod systemd;
 
@@ -67,14 +68,7 @@ impl Supervisor {
     pub async fn inspect_sidecar(&self, spec: &SidecarSpec) -> Seen<SidecarLive> {
         match self {
             Self::Systemd(hands) => hands.inspect_sidecar(spec).await,
-            Self::Process(hands) => match hands.inspect(&spec.unit.name).await {
-                Seen::Absent => Seen::Absent,
-                Seen::Present(unit) => {
-                    Seen::Present(SidecarLive { unit: Some(unit), ..SidecarLive::default() })
-                }
-                Seen::Foreign(owner) => Seen::Foreign(owner),
-                Seen::Unknown(why) => Seen::Unknown(why),
-            },
+            Self::Process(hands) => hands.inspect_sidecar(spec).await,
         }
     }
 
@@ -82,10 +76,7 @@ impl Supervisor {
     pub async fn put_sidecar(&self, spec: &SidecarSpec, what: Replace) -> Result<(), UnitError> {
         match self {
             Self::Systemd(hands) => hands.put_sidecar(spec, what).await,
-            Self::Process(hands) => {
-                hands.stop(&spec.unit.name).await?;
-                hands.start(&spec.unit).await
-            }
+            Self::Process(hands) => hands.put_sidecar(spec).await,
         }
     }
 

@@ -1,6 +1,8 @@
 //! Detached processes for machines without systemd (containers, other inits). They outlive ployzd, and the next
 //! one finds them by what they carry in their environment: no pid file that could be stale.
 
+mod sidecar;
+
 use crate::disk::make_dir;
 use crate::supervisor::UnitError;
 use nix::sys::signal::{Signal, kill};
@@ -41,9 +43,14 @@ impl Processes {
     }
 
     pub(super) async fn start(&self, spec: &UnitSpec) -> Result<(), UnitError> {
+        self.start_with(spec, Vec::new()).await
+    }
+
+    /// Starts a unit with variables that are no part of its identity.
+    async fn start_with(&self, spec: &UnitSpec, more: Vec<(&'static str, String)>) -> Result<(), UnitError> {
         let (hands, unit) = (self.clone(), spec.clone());
         let fail = |detail: String| UnitError { operation: "start", unit: spec.name.clone(), detail };
-        let started = tokio::task::spawn_blocking(move || hands.spawn(&unit)).await;
+        let started = tokio::task::spawn_blocking(move || hands.spawn(&unit, more)).await;
         started.map_err(|error| fail(error.to_string()))?.map_err(fail)?;
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
@@ -104,7 +111,7 @@ impl Processes {
         Ok(None)
     }
 
-    fn spawn(&self, spec: &UnitSpec) -> Result<(), String> {
+    fn spawn(&self, spec: &UnitSpec, more: Vec<(&'static str, String)>) -> Result<(), String> {
         let log = self.log(&spec.name);
         make_dir(log.parent().unwrap_or(&self.instance), 0o700).map_err(|error| error.to_string())?;
         let out =
@@ -118,6 +125,7 @@ impl Processes {
                 .args(&spec.exec)
                 .env_clear()
                 .envs(&spec.environment)
+                .envs(more)
                 .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
                 .env(MARK, self.mark(&spec.name))
                 .env(HASH_VARIABLE, spec.identity().fingerprint())
@@ -207,7 +215,7 @@ mod tests {
     use super::*;
 
     /// Ends what a test started, also when it fails.
-    struct Cleanup(Processes, PathBuf);
+    pub(super) struct Cleanup(pub(super) Processes, PathBuf);
 
     impl Drop for Cleanup {
         fn drop(&mut self) {
@@ -220,12 +228,12 @@ mod tests {
         }
     }
 
-    fn hands(name: &str) -> Cleanup {
+    pub(super) fn hands(name: &str) -> Cleanup {
         let dir = std::env::temp_dir().join(format!("ployz-process-{}-{name}", std::process::id()));
         Cleanup(Processes::new(&dir), dir)
     }
 
-    fn spec(seconds: u32) -> UnitSpec {
+    pub(super) fn spec(seconds: u32) -> UnitSpec {
         UnitSpec {
             name: UnitName::NATS,
             description: "a test".into(),

@@ -7,6 +7,7 @@ mod sidecar;
 
 use crate::supervisor::UnitError;
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use ployz_core::adopt::Seen;
 use ployz_core::adopt::identity::Identity;
 use ployz_core::live::{ActiveState, UnitLive};
@@ -14,6 +15,7 @@ use ployz_core::spec::unit::HASH_VARIABLE;
 use ployz_core::spec::{UnitName, UnitSpec};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -25,6 +27,7 @@ use zbus_systemd::zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 #[derive(Clone, Default)]
 pub struct Systemd {
     bus: Arc<Mutex<Option<Connection>>>,
+    unwilling: sidecar::Unwilling,
 }
 
 type Properties = HashMap<String, OwnedVariant>;
@@ -125,7 +128,7 @@ impl Systemd {
         self.run_job("reload", &spec.name, START, job).await
     }
 
-    /// Starts a job and waits for its end. The signal is subscribed to before the job can end.
+    /// Starts a job and waits for its end.
     async fn run_job<F>(
         &self,
         operation: &'static str,
@@ -133,6 +136,23 @@ impl Systemd {
         limit: Duration,
         start: impl FnOnce(ManagerProxy<'static>) -> F,
     ) -> Result<(), UnitError>
+    where
+        F: Future<Output = zbus_systemd::zbus::Result<OwnedObjectPath>>,
+    {
+        let ended = self.run_jobs(operation, name, limit, |manager| vec![start(manager)]).await?;
+        let fail = |detail: String| UnitError { operation, unit: name.clone(), detail };
+        ended.into_iter().try_for_each(|result| result.map_err(fail))
+    }
+
+    /// Starts jobs in one breath, so that the manager knows all of them before it begins with the first, and waits for
+    /// the end of each. The signal is subscribed to before a job can end.
+    async fn run_jobs<F>(
+        &self,
+        operation: &'static str,
+        name: &UnitName,
+        limit: Duration,
+        start: impl FnOnce(ManagerProxy<'static>) -> Vec<F>,
+    ) -> Result<Vec<Result<(), String>>, UnitError>
     where
         F: Future<Output = zbus_systemd::zbus::Result<OwnedObjectPath>>,
     {
@@ -147,23 +167,48 @@ impl Systemd {
                 _ => {}
             }
             let mut ended = manager.receive_job_removed().await.map_err(|error| fail(error.to_string()))?;
-            let job = start(manager.clone()).await.map_err(|error| fail(error.to_string()))?;
-            while let Some(signal) = ended.next().await {
-                let Ok(arguments) = signal.args() else { continue };
-                if arguments.job.as_str() == job.as_str() {
-                    return match arguments.result.as_str() {
-                        "done" => Ok(()),
-                        other => Err(fail(format!("the job ended with {other:?}; see journalctl -u {name}"))),
-                    };
+            let mut asking = pin!(join_all(start(manager.clone())));
+            let mut jobs: Option<Vec<_>> = None;
+            let mut results: HashMap<String, String> = HashMap::new();
+            loop {
+                if let Some(jobs) = &jobs
+                    && let Some(all) = ends(jobs, &results, name)
+                {
+                    return Ok(all);
+                }
+                // Cancel-safe: an answer or a signal that is not taken now stays where it is.
+                tokio::select! {
+                    asked = &mut asking, if jobs.is_none() => jobs = Some(asked),
+                    signal = ended.next() => {
+                        let Some(signal) = signal else { return Err(fail("the bus connection ended".into())) };
+                        if let Ok(arguments) = signal.args() {
+                            results.insert(arguments.job.to_string(), arguments.result);
+                        }
+                    }
                 }
             }
-            Err(fail("the bus connection ended".into()))
         };
         match tokio::time::timeout(limit, work).await {
             Ok(result) => result,
             Err(_) => Err(fail(format!("no end within {}s", limit.as_secs()))),
         }
     }
+}
+
+/// How each job ended; `None` while one has not.
+fn ends(
+    jobs: &[zbus_systemd::zbus::Result<OwnedObjectPath>],
+    results: &HashMap<String, String>,
+    name: &UnitName,
+) -> Option<Vec<Result<(), String>>> {
+    let end = |job: &zbus_systemd::zbus::Result<OwnedObjectPath>| match job {
+        Err(error) => Some(Err(error.to_string())),
+        Ok(job) => results.get(job.as_str()).map(|result| match result.as_str() {
+            "done" => Ok(()),
+            other => Err(format!("the job ended with {other:?}; see journalctl -u {name}")),
+        }),
+    };
+    jobs.iter().map(end).collect()
 }
 
 async fn properties_of(

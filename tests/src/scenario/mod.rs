@@ -28,6 +28,7 @@ mod service;
 mod services_under_load;
 mod sidecars;
 mod store_away;
+mod tcp_routes;
 mod three;
 mod tokens;
 mod underlays;
@@ -160,6 +161,7 @@ const THEMES: &[&[Scenario]] = &[
     &metrics::SCENARIOS,
     &dns_conformance::SCENARIOS,
     &sidecars::SCENARIOS,
+    &tcp_routes::SCENARIOS,
     &certificates::SCENARIOS,
     &package::SCENARIOS,
     &power::SCENARIOS,

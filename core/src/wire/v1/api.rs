@@ -523,6 +523,8 @@ error_codes! {
     PortTaken = "PORT_TAKEN", "publish another port, or stop what holds it on the named machine";
     /// A route that another namespace has.
     RouteTaken = "ROUTE_TAKEN", "choose another host, path or port, or remove the service that has it";
+    /// A TCP route on a port that the mesh itself needs.
+    PortReserved = "PORT_RESERVED", "choose another port to listen on: HTTP and HTTPS belong to routes with a host, the others to the mesh";
     /// Somebody deploys to this namespace.
     DeployInProgress = "DEPLOY_IN_PROGRESS", "wait until it is over; the lock of a coordinator that died runs out by itself";
     /// It did not happen and was undone.

@@ -9,18 +9,23 @@
 
 use super::{Properties, START, STOP, Systemd, file, get, is_named, list, properties, properties_of, text};
 use crate::disk::replace;
-use crate::supervisor::UnitError;
+use crate::supervisor::{UnitError, ports};
 use ployz_core::adopt::Seen;
 use ployz_core::adopt::identity::Identity;
 use ployz_core::adopt::sidecar::Replace;
 use ployz_core::live::{ActiveState, SidecarLive, SocketLive, UnitLive};
 use ployz_core::spec::unit::HASH_VARIABLE;
 use ployz_core::spec::{Listen, SidecarSpec, SocketSpec, UnitName, UnitSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use zbus_systemd::systemd1::ManagerProxy;
-use zbus_systemd::zbus::{OwnedVariant, Result as BusResult, Variant};
+use zbus_systemd::zbus::{OwnedObjectPath, OwnedVariant, Result as BusResult, Variant};
+
+mod routes;
+
+use routes::Begin;
+pub(super) use routes::Unwilling;
 
 type Assignments = Vec<(String, OwnedVariant)>;
 
@@ -50,18 +55,10 @@ impl Systemd {
         written.map_err(|error| fail(ployz_netns::chain(&error)))?;
         match what {
             Replace::Process => {
-                let job = |manager: ManagerProxy<'static>| async move {
-                    manager.restart_unit(file(name), "replace".into()).await
-                };
-                self.run_job("restart", name, START, job).await
+                self.run_job("restart", name, START, |manager| restart(manager, name.clone())).await
             }
-            Replace::All => {
-                let (service, sockets) = (service(spec), spec.sockets.iter().map(socket).collect());
-                let job = |manager: ManagerProxy<'static>| async move {
-                    manager.start_transient_unit(file(name), "fail".into(), service, sockets).await
-                };
-                self.run_job("start", name, START, job).await
-            }
+            Replace::Routes => self.put_routes(spec, Begin::Restart).await,
+            Replace::All => self.put_routes(spec, Begin::Start).await,
         }
     }
 
@@ -131,18 +128,42 @@ impl Systemd {
             let bare = name.strip_suffix(".socket").unwrap_or(&name).to_owned();
             sockets.insert(bare, socket_live(&unit, &socket));
         }
-        if unit.is_none() && sockets.is_empty() {
-            return Ok(Seen::Absent);
-        }
-        Ok(Seen::Present(SidecarLive { unit, sockets }))
+        let Some(unit) = unit else {
+            return Ok(match sockets.is_empty() {
+                true => Seen::Absent,
+                false => Seen::Present(SidecarLive { sockets, ..SidecarLive::default() }),
+            });
+        };
+        let live = SidecarLive { given: given(&unit), unit: Some(unit), sockets, ..SidecarLive::default() };
+        let mut refused = self.unwilling.of(spec, &live);
+        refused.extend(ports::refused(spec, &live));
+        Ok(Seen::Present(SidecarLive { refused, ..live }))
     }
+}
+
+/// Starts a service that is not there, with its own sockets.
+async fn start(manager: ManagerProxy<'static>, spec: SidecarSpec) -> BusResult<OwnedObjectPath> {
+    let (service, sockets) = (service(&spec), spec.sockets.iter().map(socket).collect());
+    manager.start_transient_unit(file(&spec.unit.name), "fail".into(), service, sockets).await
+}
+
+async fn restart(manager: ManagerProxy<'static>, name: UnitName) -> BusResult<OwnedObjectPath> {
+    manager.restart_unit(file(&name), "replace".into()).await
+}
+
+/// The names of the sockets that a process was started with (sd_listen_fds(3)). One that is not its unit's program yet is
+/// not asked, as for its environment.
+fn given(live: &UnitLive) -> Option<BTreeSet<String>> {
+    let environment = live.netns.and_then(|_| std::fs::read(format!("/proc/{}/environ", live.pid)).ok())?;
+    let names = entries(&environment).into_iter().find(|(key, _)| key == "LISTEN_FDNAMES")?.1;
+    Some(names.split(':').map(str::to_owned).collect())
 }
 
 /// The loaded socket units of a service, ours or not.
 async fn sockets_of(
     manager: &ManagerProxy<'_>,
     name: &UnitName,
-) -> BusResult<Vec<(String, zbus_systemd::zbus::OwnedObjectPath)>> {
+) -> BusResult<Vec<(String, OwnedObjectPath)>> {
     let patterns = vec![format!("{name}.socket"), format!("{name}-*.socket")];
     let found = manager.list_units_by_patterns(Vec::new(), patterns).await?;
     // Named by a dependency, but not there.
@@ -234,7 +255,7 @@ fn socket(spec: &SocketSpec) -> (String, Assignments) {
     let environment = vec![format!("{HASH_VARIABLE}={}", spec.identity().fingerprint())];
     put(&mut assignments, "Description", Variant::new(format!("Ployz sockets: {}", spec.purpose)));
     put(&mut assignments, "Listen", Variant::new(listen));
-    put(&mut assignments, "FileDescriptorName", Variant::new(spec.purpose));
+    put(&mut assignments, "FileDescriptorName", Variant::new(spec.purpose.clone()));
     put(&mut assignments, "Environment", Variant::new(environment));
     if let Some(netns) = &spec.netns {
         put(&mut assignments, "NetworkNamespacePath", Variant::new(netns.display().to_string()));
