@@ -22,6 +22,7 @@ pub struct Plan {
     gateways: Vec<SocketAddr>,
     resolvers: Vec<SocketAddr>,
     names: Vec<Name>,
+    tcp: Option<u16>,
     kinds: Vec<String>,
     clients: usize,
     download: u64,
@@ -29,8 +30,8 @@ pub struct Plan {
 }
 
 /// Every kind of client.
-pub(super) const KINDS: [&str; 7] =
-    ["http1", "connect", "http2", "websocket", "download", "dns-udp", "dns-tcp"];
+pub(super) const KINDS: [&str; 8] =
+    ["http1", "connect", "http2", "websocket", "download", "tcp", "dns-udp", "dns-tcp"];
 
 impl Plan {
     /// Reads `--option value` pairs.
@@ -40,6 +41,7 @@ impl Plan {
             gateways: Vec::new(),
             resolvers: Vec::new(),
             names: Vec::new(),
+            tcp: None,
             kinds: KINDS.map(str::to_owned).to_vec(),
             clients: 1,
             download: 20,
@@ -63,6 +65,7 @@ impl Plan {
                 let (name, answer) = value.split_once('=').context("NAME=ADDRESS")?;
                 self.names.push(Name { name: name.to_owned(), answer: answer.to_owned() });
             }
+            "--tcp" => self.tcp = Some(value.parse()?),
             "--kinds" => {
                 self.kinds = value.split(',').map(str::to_owned).collect();
                 let unknown = self.kinds.iter().find(|kind| !KINDS.contains(&kind.as_str()));
@@ -110,6 +113,12 @@ impl Plan {
                 "http2" => tasks.spawn(http2::streams(score(), target, stop)),
                 "websocket" => tasks.spawn(websocket::echo(score(), target, stop)),
                 "download" => tasks.spawn(download::downloads(score(), target, self.download, stop)),
+                "tcp" => {
+                    // A WebSocket to the service itself: the gateway only passes its bytes.
+                    let Some(port) = self.tcp else { continue };
+                    let target = Target { server: SocketAddr::new(server.ip(), port), ..target };
+                    tasks.spawn(websocket::echo(score(), target, stop))
+                }
                 _ => continue,
             };
         }
@@ -205,11 +214,11 @@ mod tests {
             sleep(Duration::from_millis(10)).await;
         }
         let plan = plan(&format!(
-            "--host a.example --gateway 127.0.0.1:{port} --kinds http1,connect,websocket,download --seconds 3 --download 1"
+            "--host a.example --gateway 127.0.0.1:{port} --tcp {port} --kinds http1,connect,websocket,download,tcp --seconds 3 --download 1"
         ));
         let told = run(plan.unwrap()).await.unwrap();
         assert_eq!(told["failed"], 0, "{told:#}");
-        for kind in ["http1", "connect", "websocket", "download"] {
+        for kind in ["http1", "connect", "websocket", "download", "tcp"] {
             assert!(told["kinds"][kind]["right"].as_u64() > Some(0), "{kind}: {told:#}");
         }
         service.abort();
@@ -219,7 +228,7 @@ mod tests {
     async fn what_nobody_answers_is_lost() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let plan = plan(&format!(
-            "--host a --gateway 127.0.0.1:{port} --dns 127.0.0.1:{port} --name a=* --seconds 1"
+            "--host a --gateway 127.0.0.1:{port} --tcp {port} --dns 127.0.0.1:{port} --name a=* --seconds 1"
         ));
         let told = run(plan.unwrap()).await.unwrap();
         for kind in KINDS {

@@ -63,6 +63,14 @@ pub(super) fn manifest(service: &str, replicas: usize, version: usize) -> Value 
     }]})
 }
 
+/// The same service with a TCP route as well, to be asked by clients of kind `tcp`.
+pub(super) fn with_tcp(mut manifest: Value, listen: u16) -> Value {
+    if let Some(routes) = manifest["services"][0]["routes"].as_array_mut() {
+        routes.push(json!({"listen": listen, "port": "http"}));
+    }
+    manifest
+}
+
 /// The name under which gateways know a service of [`manifest`].
 pub(super) fn host(service: &str) -> String {
     format!("{service}.example.org")
@@ -89,7 +97,10 @@ pub(super) struct Clients {
 }
 
 /// Every kind.
-pub(super) const ALL: &str = "http1,connect,http2,websocket,download,dns-udp,dns-tcp";
+pub(super) const ALL: &str = "http1,connect,http2,websocket,download,tcp,dns-udp,dns-tcp";
+
+/// The port of the TCP route that they ask.
+pub(super) const TCP: u16 = 5432;
 
 impl Load {
     /// Starts and waits until every client has got an answer: from the gateways of nodes 1 and 2, from their DNS servers over
@@ -97,7 +108,7 @@ impl Load {
     pub(super) fn start(ctx: &Ctx, service: &str, clients: &Clients) -> Result<Self> {
         let node = ctx.node(3).clone();
         let mut cmd = format!(
-            "echo $$ >{PID}; exec {PROGRAM} run --host {} --kinds {} --download {}",
+            "echo $$ >{PID}; exec {PROGRAM} run --host {} --tcp {TCP} --kinds {} --download {}",
             host(service),
             clients.kinds,
             clients.download

@@ -8,6 +8,7 @@ use std::env;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::killed::{DROP_IN, FAST, KILL};
 use super::served::{self, ALL, Clients, Load, times};
@@ -24,17 +25,24 @@ pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
 
 type Part = (&'static str, fn(&Ctx) -> Result<()>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("daemons", daemons_killed),
     ("sidecars", sidecars_replaced),
     ("routes", routes_change),
+    ("tcp-routes", tcp_routes_change),
     ("redeploys", redeployed),
     ("replicas", replicas_killed),
 ];
 
 fn under_load(ctx: &mut Ctx) -> Result<()> {
     served::begin(ctx)?;
-    served::deploy(ctx.node(1), &served::manifest(SERVICE, 3, 0))?;
+    served::deploy(ctx.node(1), &manifest(0))?;
+    for i in [1, 2] {
+        let url = format!("http://{}:{}/echo/a", ctx.node(i).ip(1), served::TCP);
+        ctx.wait(30, "the TCP route to be served", || {
+            ctx.node(3).sh(&format!("curl -sf -m 2 {url}")).map(|_| Some(()))
+        })?;
+    }
     let wanted = env::var("PLOYZ_PARTS").unwrap_or_default();
     let mut failed = Vec::new();
     for (name, part) in PARTS.iter().filter(|(name, _)| wanted.is_empty() || wanted.contains(name)) {
@@ -66,7 +74,7 @@ fn daemons_killed(ctx: &Ctx) -> Result<()> {
     for (node, before) in ctx.lab.nodes().iter().zip(&before) {
         product::unchanged(node, before)?;
     }
-    counted.kept_open(&["http1", "http2", "websocket"])
+    counted.kept_open(&["http1", "http2", "websocket", "tcp"])
 }
 
 /// Gateways are made anew by a change of the configuration, DNS servers by a restart as after an upgrade.
@@ -92,7 +100,7 @@ fn sidecars_replaced(ctx: &Ctx) -> Result<()> {
     let counted = load.stop(ctx)?;
     ctx.say(format!("{counts} recreations each of gateway and DNS"));
     counted.none_lost()?;
-    counted.kept_open(&["websocket"])?;
+    counted.kept_open(&["websocket", "tcp"])?;
     for i in [1, 2] {
         one_of_each(ctx, ctx.node(i))?;
     }
@@ -130,7 +138,7 @@ fn routes_change(ctx: &Ctx) -> Result<()> {
     let counted = load.stop(ctx)?;
     ctx.say(format!("{} changes of another service's routes, and a deploy of it", changed?));
     counted.none_lost()?;
-    counted.kept_open(&["http1", "http2", "websocket"])
+    counted.kept_open(&["http1", "http2", "websocket", "tcp"])
 }
 
 /// How far the gateway of a node has come with the events of routes.
@@ -140,12 +148,37 @@ fn sequence(node: &Node) -> Result<u64> {
     value.and_then(|value| Some(value.parse::<f64>().ok()? as u64)).with_context(|| text.clone())
 }
 
+/// Another service's TCP route comes and goes: each time the gateways are made anew with other sockets.
+fn tcp_routes_change(ctx: &Ctx) -> Result<()> {
+    let (n1, n2) = (ctx.node(1), ctx.node(2));
+    let counts = times(10, 2);
+    let (without, with) =
+        (served::manifest(OTHER, 1, 0), served::with_tcp(served::manifest(OTHER, 1, 0), OTHER_TCP));
+    let load = Load::start(ctx, SERVICE, &Clients { kinds: ALL, download: 8 })?;
+    for _ in 0..counts {
+        served::deploy(n1, &with)?;
+        ctx.wait(30, "the TCP route to be served", || {
+            n1.sh(&format!("curl -sf -m 2 http://{}:{OTHER_TCP}/echo/a", n2.ip(1))).map(|_| Some(()))
+        })?;
+        served::deploy(n1, &without)?;
+        ctx.wait(30, "its port to be closed", || {
+            let left = n2.sh(&format!("ss -Hltn 'sport = :{OTHER_TCP}'"))?;
+            ensure!(left.is_empty(), "{left}");
+            Ok(Some(()))
+        })?;
+    }
+    let counted = load.stop(ctx)?;
+    ctx.say(format!("{counts} TCP routes of another service opened and closed"));
+    counted.none_lost()?;
+    counted.kept_open(&["websocket", "tcp"])
+}
+
 /// The service itself is deployed anew, with candidates that start first. Old instances close what they hold in order.
 fn redeployed(ctx: &Ctx) -> Result<()> {
     let counts = times(20, 2);
     let load = Load::start(ctx, SERVICE, &Clients { kinds: ALL, download: 8 })?;
     for version in 1..=counts {
-        served::deploy(ctx.node(version % 3 + 1), &served::manifest(SERVICE, 3, version))?;
+        served::deploy(ctx.node(version % 3 + 1), &manifest(version))?;
     }
     let counted = load.stop(ctx)?;
     ctx.say(format!("{counts} redeploys"));
@@ -182,10 +215,17 @@ fn replicas_killed(ctx: &Ctx) -> Result<()> {
     counted.only(|kind, failure| {
         let (replica, time) = (failure["replica"].as_str(), failure["time"].as_f64());
         let at_the_kill = killed.iter().any(|(name, at)| {
-            replica == Some(name.as_str()) && time.is_some_and(|time| (*at..at + FELT).contains(&time))
+            // Nobody asks elsewhere for a TCP connection that was open already, answered or not.
+            let of_it = replica == Some(name.as_str()) || (kind == "tcp" && replica.is_none());
+            of_it && time.is_some_and(|time| (*at..at + FELT).contains(&time))
         });
-        ["websocket", "download"].contains(&kind) && at_the_kill
+        ["websocket", "download", "tcp"].contains(&kind) && at_the_kill
     })
+}
+
+/// The service that is asked, in this version.
+fn manifest(version: usize) -> Value {
+    served::with_tcp(served::manifest(SERVICE, 3, version), served::TCP)
 }
 
 /// Seconds of the clock that all nodes of the lane share.
@@ -198,3 +238,4 @@ const FELT: f64 = 5.0;
 
 const SERVICE: &str = "shop";
 const OTHER: &str = "other";
+const OTHER_TCP: u16 = 6379;
