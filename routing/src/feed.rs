@@ -9,7 +9,7 @@ use crate::stats::Stats;
 use crate::view::{Snapshot, View};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
-use ployz_core::routing::Freshness;
+use ployz_core::routing::{Freshness, State, Value};
 use std::collections::hash_map::RandomState;
 use std::future::pending;
 use std::hash::BuildHasher;
@@ -32,7 +32,7 @@ impl<V: View> Feed<V> {
     /// Starts to follow; on a tokio runtime. Reads the snapshot on disk, so that what is served first is the last good
     /// state if there is one; waits for nothing else and never fails: what is wrong is in the log and the figures.
     pub fn start(settings: Settings) -> Self {
-        let (follow, heard, saver) = begin(&settings);
+        let (follow, heard, saver) = begin(&settings, V::reads);
         let freshness = heard.map_or(Freshness::Empty, last_good);
         let first =
             Snapshot { view: Arc::new(V::of(follow.state())), freshness, sequence: follow.sequence() };
@@ -271,7 +271,7 @@ impl<V: View> Keeper<V> {
 }
 
 /// What is served first, since when it may be old, and who keeps it on disk.
-fn begin(settings: &Settings) -> (Follow, Option<SystemTime>, Saver) {
+fn begin(settings: &Settings, reads: fn(&Value) -> bool) -> (Follow, Option<SystemTime>, Saver) {
     let network = &settings.network;
     let found = settings.snapshot.as_deref().and_then(|path| {
         disk::sweep(path);
@@ -284,8 +284,8 @@ fn begin(settings: &Settings) -> (Follow, Option<SystemTime>, Saver) {
     });
     let saver = Saver::new(settings.snapshot.clone(), network.clone(), found.is_some());
     match found {
-        Some(kept) => (Follow::from(kept.state, kept.sequence), Some(kept.live), saver),
-        None => (Follow::default(), None, saver),
+        Some(kept) => (Follow::from(kept.state, kept.sequence, reads), Some(kept.live), saver),
+        None => (Follow::from(State::default(), 0, reads), None, saver),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is served while the stream is followed, pure: the last good state, until a rebuild has caught up.
 
 use crate::link::{Delivery, Report};
-use ployz_core::routing::{Applied, Fold, State, Unreadable};
+use ployz_core::routing::{Applied, Event, Fold, State, Unreadable, Value};
 
 /// What a report means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,10 @@ pub(crate) enum Step {
 }
 
 /// The state that is served, and the one that is being built.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Follow {
+    /// What of it is kept.
+    reads: fn(&Value) -> bool,
     last: State,
     sequence: u64,
     fold: Option<Fold>,
@@ -28,9 +30,9 @@ pub(crate) struct Follow {
 }
 
 impl Follow {
-    /// Begins with a state from elsewhere.
-    pub fn from(state: State, sequence: u64) -> Self {
-        Self { last: state, sequence, fold: None, caught: false }
+    /// Begins with a state from elsewhere; keeps only values that are read.
+    pub fn from(state: State, sequence: u64, reads: fn(&Value) -> bool) -> Self {
+        Self { reads, last: state, sequence, fold: None, caught: false }
     }
 
     /// What is to be served.
@@ -88,6 +90,8 @@ impl Follow {
             Ok(event) => (Some(event), None),
             Err(said) => (said.event(), Some(said)),
         };
+        let reads = self.reads;
+        let event = event.map(|event| Event { value: event.value.filter(reads), ..event });
         let applied = fold.take(delivery, sequence, event);
         let step = match applied {
             Applied::Gap => Step::Gap,
@@ -121,7 +125,7 @@ impl Follow {
 mod tests {
     use super::*;
     use crate::link::Lost;
-    use ployz_core::routing::Event;
+    use ployz_core::routing::Key;
 
     fn machine(n: u8, delivery: u64, pending: u64) -> Report {
         let text = format!(r#"{{"kind":"machine","overlay_ip":"fd00::{n}","subnet":"10.101.{n}.0/24"}}"#);
@@ -133,13 +137,17 @@ mod tests {
         follow.take(report).0
     }
 
+    fn follow() -> Follow {
+        Follow::from(State::default(), 0, |_| true)
+    }
+
     fn opened() -> Report {
         Report::Opened { empty: false }
     }
 
     #[test]
     fn half_of_a_rebuild_is_never_served() {
-        let mut follow = Follow::default();
+        let mut follow = follow();
         assert_eq!(step(&mut follow, opened()), Step::Nothing);
         assert_eq!(step(&mut follow, machine(1, 1, 1)), Step::Nothing);
         assert_eq!((follow.state().machines.len(), follow.sequence()), (0, 0));
@@ -157,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_rebuild_to_the_same_state_says_so() {
-        let mut follow = Follow::default();
+        let mut follow = follow();
         step(&mut follow, opened());
         assert_eq!(step(&mut follow, machine(1, 1, 0)), Step::Caught(true));
         step(&mut follow, opened());
@@ -166,7 +174,7 @@ mod tests {
 
     #[test]
     fn heartbeats_end_a_rebuild_only_when_nothing_is_left() {
-        let mut follow = Follow::default();
+        let mut follow = follow();
         step(&mut follow, opened());
         step(&mut follow, machine(1, 1, 5));
         assert_eq!(step(&mut follow, Report::Heartbeat { sent: 1, idle: false }), Step::Nothing);
@@ -177,19 +185,37 @@ mod tests {
 
     #[test]
     fn an_empty_stream_is_known_at_once() {
-        let mut follow = Follow::default();
+        let mut follow = follow();
         assert_eq!(step(&mut follow, Report::Opened { empty: true }), Step::Caught(false));
         assert!(follow.caught());
     }
 
     #[test]
     fn what_cannot_be_read_is_said_and_counts_as_gone() {
-        let mut follow = Follow::default();
+        let mut follow = follow();
         step(&mut follow, opened());
         step(&mut follow, machine(1, 1, 0));
         let event = Event::parse("machine.n1", b"{");
         let damaged = Report::Message(Box::new(Delivery { delivery: 2, sequence: 200, pending: 0, event }));
         let (step, said) = follow.take(damaged);
         assert!(step == Step::Changed && said.is_some() && follow.state().machines.is_empty());
+    }
+
+    #[test]
+    fn what_is_not_read_is_not_kept_and_what_is_not_read_any_more_goes() {
+        let low =
+            |value: &Value| matches!(value, Value::Machine(route) if route.overlay_ip.segments()[7] < 5);
+        let mut follow = Follow::from(State::default(), 0, low);
+        step(&mut follow, opened());
+        step(&mut follow, machine(1, 1, 1));
+        assert_eq!(step(&mut follow, machine(8, 2, 0)), Step::Caught(true));
+        let names =
+            |follow: &Follow| follow.state().machines.keys().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!((names(&follow), follow.sequence()), (vec!["n1".to_owned()], 102));
+        assert_eq!(step(&mut follow, machine(8, 3, 0)), Step::Alive, "nothing is different");
+        let Report::Message(mut high) = machine(8, 4, 0) else { unreachable!() };
+        high.event = high.event.map(|event| Event { key: Key::Machine("n1".parse().unwrap()), ..event });
+        assert_eq!(step(&mut follow, Report::Message(high)), Step::Changed);
+        assert_eq!(names(&follow), Vec::<String>::new());
     }
 }

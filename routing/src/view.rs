@@ -1,6 +1,6 @@
 //! What a feed hands out: a view of the state, and how far it can be trusted.
 
-use ployz_core::routing::{Freshness, State};
+use ployz_core::routing::{Freshness, State, Value};
 use std::sync::Arc;
 
 /// What one program makes of the routing state: a table that it can look things up in.
@@ -8,6 +8,12 @@ pub trait View: Send + Sync + 'static {
     /// The view of a state. Pure and fast: it runs on the runtime, in a burst of events up to half of the time. It must
     /// not panic: that ends the feed.
     fn of(state: &State) -> Self;
+
+    /// Whether the view has any use for a value. What it has none for is not kept, in memory or on disk: its key is taken
+    /// for gone.
+    fn reads(_value: &Value) -> bool {
+        true
+    }
 }
 
 /// A view at one point of the stream.
@@ -32,5 +38,9 @@ impl View for State {
 impl<A: View, B: View> View for (A, B) {
     fn of(state: &State) -> Self {
         (A::of(state), B::of(state))
+    }
+
+    fn reads(value: &Value) -> bool {
+        A::reads(value) || B::reads(value)
     }
 }

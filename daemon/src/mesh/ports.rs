@@ -7,7 +7,7 @@ use crate::nats::config::CLIENT_PORT;
 use crate::supervisor::ports::taken;
 use ployz_core::config::Config;
 use ployz_core::deploy::reserved_port;
-use ployz_core::routing::{Freshness, State};
+use ployz_core::routing::{Freshness, State, Value};
 use ployz_core::spec::sidecar::tcp_purpose;
 use ployz_core::spec::{RouteSockets, UnitName};
 use ployz_routing::{Feed, Seed, Settings, Snapshot, View};
@@ -34,6 +34,10 @@ pub struct Ports(BTreeSet<u16>);
 impl View for Ports {
     fn of(state: &State) -> Self {
         Self(state.services.values().flat_map(|service| &service.tcp).map(|route| route.listen).collect())
+    }
+
+    fn reads(value: &Value) -> bool {
+        matches!(value, Value::Service(service) if !service.tcp.is_empty())
     }
 }
 
