@@ -42,7 +42,7 @@ fn upgrade(ctx: &mut Ctx) -> Result<()> {
     n1.sh("echo '# ours' >>/etc/ployz/config.toml")?;
     let (before, pid) = (product::identity(n1)?, n1.sh("systemctl show -P MainPID ployzd")?);
     let ping = n1.spawn(&format!(
-        "rm -f /run/stop; while [ ! -e /run/stop ]; do ping -nq -c50 -i0.02 -W10 {peer} | grep transmitted; done"
+        "rm -f /run/stop; while [ ! -e /run/stop ]; do ping -nq -c50 -i0.02 -W10 {peer} 2>&1 | grep -E 'transmitted|^ping:'; done"
     ))?;
     n1.install(&deb)?;
     product::all_adopt(&product::started(ctx, n1)?)?;
@@ -65,7 +65,8 @@ fn upgrade(ctx: &mut Ctx) -> Result<()> {
     n1.sh("touch /run/stop")?;
     let told = ping.wait(ctx.lab.secs(30))?.stdout;
     let lost: Vec<&str> = told.lines().filter(|line| !line.contains(" 0% packet loss")).collect();
-    ensure!(lost.is_empty() && told.lines().count() > 1, "{told}");
+    let batches = told.lines().count();
+    ensure!(lost.is_empty() && batches > 1, "of {batches} batches of 50 pings: {lost:?}");
     n1.sh("rm /run/stop").map(drop)
 }
 
