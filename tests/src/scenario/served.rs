@@ -96,7 +96,10 @@ pub(super) struct Clients {
     pub(super) download: usize,
 }
 
-/// Every kind.
+/// Every kind that asks by the service's names.
+pub(super) const NAMED: &str = "http1,connect,http2,websocket,download,dns-udp,dns-tcp";
+
+/// Every kind: also that of a TCP route, which the service must have ([`with_tcp`]).
 pub(super) const ALL: &str = "http1,connect,http2,websocket,download,tcp,dns-udp,dns-tcp";
 
 /// The port of the TCP route that they ask.

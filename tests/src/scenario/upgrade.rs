@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::served::{self, ALL, Clients, Load};
+use super::served::{self, Clients, Load};
 use super::{Ctx, Need, Scenario, product};
 use crate::lab::Node;
 
@@ -29,7 +29,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     aged(ctx)?;
     let before = ctx.lab.each(everything)?;
 
-    let load = Load::start(ctx, SERVICE, &Clients { kinds: ALL, download: 8 })?;
+    let load = Load::start(ctx, SERVICE, &Clients { kinds: served::NAMED, download: 8 })?;
     let deb = ctx.deb.as_deref().context("no package was given")?;
     // Node 3 is not upgraded yet: releases meet.
     for node in ctx.lab.nodes().iter().take(2) {
