@@ -6,14 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -z "${PLOYZ_BENCH_DNS:-}" ]; then
-    # On a machine with systemd the packages of unbound and knot would start servers: there only what is installed is measured.
-    wanted=(dnsperf:dnsperf dig:bind9-dnsutils dnsmasq:dnsmasq-base); missing=
-    [ -d /run/systemd/system ] || wanted+=(unbound:unbound knotd:knot)
-    for one in "${wanted[@]}"; do
-        command -v "${one%%:*}" >/dev/null || [ -x "/usr/sbin/${one%%:*}" ] || missing="$missing ${one#*:}"
-    done
-    # shellcheck disable=SC2086 # a list of packages
-    [ -z "$missing" ] || DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing >/dev/null
+    . scripts/bench-tools.sh
+    need dnsperf:dnsperf dig:bind9-dnsutils dnsmasq:dnsmasq-base -- unbound:unbound knotd:knot
     DNS_BIN=${DNS_BIN:-${CARGO_TARGET_DIR:-target}/release/ployz-dns}
     [ -x "$DNS_BIN" ] || cargo build -q --release -p ployz-dns
     PLOYZ_BENCH_DNS=1 DNS_BIN=$(realpath "$DNS_BIN") exec unshare --net -- "$0"

@@ -7,14 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ -z "${PLOYZ_BENCH_GATEWAY:-}" ]; then
-    # On a machine with systemd the packages of nginx and HAProxy would start servers: there only what is installed is measured.
-    wanted=(h2load:nghttp2-client wrk:wrk openssl:openssl); missing=
-    [ -d /run/systemd/system ] || wanted+=(nginx:nginx-light haproxy:haproxy)
-    for one in "${wanted[@]}"; do
-        command -v "${one%%:*}" >/dev/null || [ -x "/usr/sbin/${one%%:*}" ] || missing="$missing ${one#*:}"
-    done
-    # shellcheck disable=SC2086 # a list of packages
-    [ -z "$missing" ] || DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing >/dev/null
+    . scripts/bench-tools.sh
+    need h2load:nghttp2-client wrk:wrk openssl:openssl -- nginx:nginx-light haproxy:haproxy
     GATEWAY_BIN=${GATEWAY_BIN:-${CARGO_TARGET_DIR:-target}/release/ployz-gateway}
     [ -x "$GATEWAY_BIN" ] || cargo build -q --release -p ployz-gateway
     PLOYZ_BENCH_GATEWAY=1 GATEWAY_BIN=$(realpath "$GATEWAY_BIN") exec unshare --net -- "$0"

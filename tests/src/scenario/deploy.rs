@@ -139,9 +139,7 @@ pub(super) fn begin(ctx: &Ctx) -> Result<()> {
     for i in 1..=3 {
         let node = ctx.node(i);
         node.docker_busybox()?;
-        ctx.wait(20, "ployzd to make the Docker network", || {
-            node.sh("docker network inspect ployz0").map(|_| Some(()))
-        })?;
+        product::docker_network(ctx, node)?;
     }
     Ok(())
 }

@@ -38,9 +38,7 @@ fn failures(ctx: &mut Ctx) -> Result<()> {
     product::mesh(ctx, 3)?;
     ctx.lab.each(|node| {
         node.docker_busybox()?;
-        ctx.wait(20, "ployzd to make the Docker network", || {
-            node.sh("docker network inspect ployz0").map(|_| Some(()))
-        })
+        product::docker_network(ctx, node)
     })?;
     deploy(ctx.node(1), 0)?.committed()?;
     let wanted = env::var("PLOYZ_PARTS").unwrap_or_default();

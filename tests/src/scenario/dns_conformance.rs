@@ -23,9 +23,7 @@ fn conformance(ctx: &mut Ctx) -> Result<()> {
     product::mesh(ctx, 2)?;
     for node in ctx.lab.nodes() {
         node.docker_busybox()?;
-        ctx.wait(20, "ployzd to make the Docker network", || {
-            node.sh("docker network inspect ployz0").map(|_| Some(()))
-        })?;
+        product::docker_network(ctx, node)?;
     }
     let n1 = ctx.node(1);
     for namespace in ["shop", "blog"] {

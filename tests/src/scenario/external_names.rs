@@ -20,9 +20,7 @@ fn external_names(ctx: &mut Ctx) -> Result<()> {
     product::mesh(ctx, 2)?;
     let (n1, n2) = (ctx.node(1), ctx.node(2));
     n1.docker_busybox()?;
-    ctx.wait(20, "ployzd to make the Docker network", || {
-        n1.sh("docker network inspect ployz0").map(|_| Some(()))
-    })?;
+    product::docker_network(ctx, n1)?;
     n1.sh(
         "docker run -d --name asker --network ployz0 --ip 10.101.0.3 --dns 10.101.0.2 lab/busybox sleep 600",
     )?;

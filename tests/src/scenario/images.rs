@@ -196,9 +196,7 @@ fn deploy_cmd() -> String {
 fn a_deploy_says_what_to_do(ctx: &Ctx) -> Result<()> {
     for i in 1..=3 {
         let node = ctx.node(i);
-        ctx.wait(20, "ployzd to make the Docker network", || {
-            node.sh("docker network inspect ployz0").map(|_| Some(()))
-        })?;
+        product::docker_network(ctx, node)?;
     }
     let said = product::refused(ctx.node(1), &deploy_cmd(), "IMAGE_MISSING")?;
     ensure!(said.contains("ployzctl image push"), "{said}");

@@ -97,9 +97,7 @@ fn purge_containers(ctx: &mut Ctx) -> Result<()> {
     for node in [n1, n2] {
         node.docker_busybox()?;
         node.sh(THEIRS)?;
-        ctx.wait(20, "ployzd to make the Docker network", || {
-            node.sh("docker network inspect ployz0").map(|_| Some(()))
-        })?;
+        product::docker_network(ctx, node)?;
     }
     n1.put(MANIFEST, "/root/shop.toml", 0o644)?;
     n1.sh_for(std::time::Duration::from_secs(120), "ployzctl deploy -f /root/shop.toml")?;

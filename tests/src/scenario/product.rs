@@ -258,6 +258,13 @@ pub(super) fn gone_but_keys(ctx: &Ctx, node: &Node) -> Result<()> {
     })
 }
 
+/// Waits until the node's ployzd has made the network of containers.
+pub(super) fn docker_network(ctx: &Ctx, node: &Node) -> Result<()> {
+    ctx.wait(20, "ployzd to make the Docker network", || {
+        node.sh("docker network inspect ployz0").map(|_| Some(()))
+    })
+}
+
 const TRACES: &str = "ls -A /var/lib/ployz/networks 2>/dev/null | sed 's/^/network /'
 [ ! -e /var/lib/ployz/active_network ] || echo active $(cat /var/lib/ployz/active_network)
 ls -A /run/netns 2>/dev/null | sed 's/^/netns /'

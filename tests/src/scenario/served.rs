@@ -34,9 +34,7 @@ pub(super) fn begin(ctx: &Ctx) -> Result<()> {
     ctx.lab.each(|node| {
         node.put_file(&program, PROGRAM, 0o755)?;
         node.sh_for(Duration::from_secs(120), MAKE_IMAGE)?;
-        ctx.wait(20, "ployzd to make the Docker network", || {
-            node.sh("docker network inspect ployz0").map(|_| Some(()))
-        })
+        product::docker_network(ctx, node)
     })?;
     Ok(())
 }

@@ -21,9 +21,7 @@ fn by_name_and_gateway(ctx: &mut Ctx) -> Result<()> {
     product::mesh(ctx, 3)?;
     for node in ctx.lab.nodes() {
         node.docker_busybox()?;
-        ctx.wait(20, "ployzd to make the Docker network", || {
-            node.sh("docker network inspect ployz0").map(|_| Some(()))
-        })?;
+        product::docker_network(ctx, node)?;
     }
     let (n1, n3) = (ctx.node(1), ctx.node(3));
     n1.put(MANIFEST, "/root/shop.toml", 0o644)?;

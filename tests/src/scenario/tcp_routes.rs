@@ -22,9 +22,7 @@ fn tcp_routes(ctx: &mut Ctx) -> Result<()> {
     product::mesh(ctx, 2)?;
     for node in ctx.lab.nodes() {
         node.docker_busybox()?;
-        ctx.wait(20, "ployzd to make the Docker network", || {
-            node.sh("docker network inspect ployz0").map(|_| Some(()))
-        })?;
+        product::docker_network(ctx, node)?;
     }
     let (n1, n2) = (ctx.node(1), ctx.node(2));
     deploy(n1, &[5432])?;

@@ -22,9 +22,7 @@ fn container_on_the_bridge(ctx: &mut Ctx) -> Result<()> {
     let id = network_id(n1)?;
     for node in [n1, n2] {
         node.docker_busybox()?;
-        ctx.wait(20, "ployzd to make the Docker network", || {
-            node.sh("docker network inspect ployz0").map(|_| Some(()))
-        })?;
+        product::docker_network(ctx, node)?;
     }
     let marks = [links(n1)?, links(n2)?];
     contain(n1, 0, &id)?;
