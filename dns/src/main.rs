@@ -22,7 +22,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// A table of thousands of names is made anew at every change; glibc's allocator kept the memory of those before it.
+/// A table of thousands of names is made anew at every change, and a forwarded query is many small pieces: a fifth more of them
+/// a second than with glibc's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
