@@ -12,6 +12,7 @@ use crate::wire::v1::api_deploy::{
 };
 use crate::wire::v1::certificate::{CertificateImport, CertificateRequest, CertificateRow};
 use crate::wire::v1::doctor::Doctor;
+pub use crate::wire::v1::error::ErrorCode;
 use crate::wire::v1::image::{ImagePushReport, ImagePushRequest};
 use crate::wire::v1::record::MachineMembership;
 use serde::{Deserialize, Serialize};
@@ -440,131 +441,6 @@ pub struct InviteRow {
     pub consumed_by: Option<MachineId>,
 }
 
-macro_rules! error_codes {
-    ($($(#[$doc:meta])* $variant:ident = $text:literal, $hint:literal;)*) => {
-        /// Stable error codes. New ones are added; none is renamed.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum ErrorCode { $($(#[$doc])* $variant,)* }
-        impl ErrorCode {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-            /// The text in [`Envelope::code`].
-            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $text,)* } }
-            /// What to do when there is nothing more specific to say.
-            pub fn hint(self) -> &'static str { match self { $(Self::$variant => $hint,)* } }
-        }
-    };
-}
-
-error_codes! {
-    /// `create` or `init` of a name that exists.
-    NetworkAlreadyExists = "NETWORK_ALREADY_EXISTS", "choose another name, or `ployzctl mesh start` the existing one";
-    /// Another network is active.
-    NetworkAlreadyRunning = "NETWORK_ALREADY_RUNNING", "`ployzctl mesh stop` first: a daemon has one active network";
-    /// No such network here.
-    NetworkNotFound = "NETWORK_NOT_FOUND", "`ployzctl mesh list` shows the networks of this machine";
-    /// Not from this state.
-    InvalidTransition = "INVALID_TRANSITION", "`ployzctl mesh list` shows where the network stands";
-    /// Needs a running network.
-    NoRunningNetwork = "NO_RUNNING_NETWORK", "`ployzctl mesh start <network>`, `mesh init <network>` or `mesh join --token-stdin`";
-    /// Not a token, or tampered with.
-    InvalidToken = "INVALID_TOKEN", "copy the whole token again, or make a new one with `ployzctl machine invite create`";
-    /// Too late.
-    TokenExpired = "TOKEN_EXPIRED", "make a new one with `ployzctl machine invite create`";
-    /// Already used.
-    TokenConsumed = "TOKEN_CONSUMED", "a token serves one machine once: make a new one with `ployzctl machine invite create`";
-    /// Taken back.
-    TokenRevoked = "TOKEN_REVOKED", "make a new one with `ployzctl machine invite create`";
-    /// No slice left.
-    SubnetExhausted = "SUBNET_EXHAUSTED", "every node subnet of cluster_cidr is taken: remove a machine, or found a network with a wider cluster_cidr";
-    /// Configured and cluster range differ.
-    CidrMismatch = "CIDR_MISMATCH", "set cluster_cidr and subnet_prefix_len in config.toml to the network's, or leave them out";
-    /// Destroy needs every peer.
-    MeshDestroyPeersUnreachable = "MESH_DESTROY_PEERS_UNREACHABLE", "bring the named machines up, or remove only this machine's part with `--local`";
-    /// A peer failed after it had agreed.
-    MeshDestroyPeerExecuteFailed = "MESH_DESTROY_PEER_EXECUTE_FAILED", "run `ployzctl mesh destroy <network> --local` on the named machines";
-    /// Workloads depend on the overlay.
-    WorkloadsRunning = "WORKLOADS_RUNNING", "stop the workloads of this machine first, or `mesh stop --force`";
-    /// Start failed.
-    NetworkStartFailed = "NETWORK_START_FAILED", "`ployzctl explain` shows each component; `journalctl -u ployzd` has the details";
-    /// Stop failed.
-    NetworkStopFailed = "NETWORK_STOP_FAILED", "`journalctl -u ployzd` has the details; `mesh stop` can be repeated";
-    /// Destroy failed.
-    NetworkDestroyFailed = "NETWORK_DESTROY_FAILED", "`journalctl -u ployzd` has the details; `mesh destroy` can be repeated";
-    /// The issuer did not answer.
-    IssuerUnreachable = "ISSUER_UNREACHABLE", "check that the issuing machine's WireGuard port (UDP 51820 unless configured) can be reached from here, that its ployzd runs, and that the token was not used or revoked before";
-    /// The store did not answer.
-    StoreUnavailable = "STORE_UNAVAILABLE", "the founder's NATS cannot be reached: `ployzctl mesh status` shows which peer is away; try again";
-    /// No such invite.
-    InviteNotFound = "INVITE_NOT_FOUND", "`ployzctl machine invite list` shows them";
-    /// A value that cannot be.
-    InvalidArgument = "INVALID_ARGUMENT", "see `--help`";
-    /// Overlay range collides with the host's own addresses.
-    AddressConflict = "ADDRESS_CONFLICT", "set another cluster_cidr in config.toml";
-    /// Refused by an inspection.
-    ComponentHeld = "COMPONENT_HELD", "`ployzctl explain` names what is in the way; it was not touched";
-    /// ployzctl could not talk to ployzd (never sent by ployzd itself).
-    DaemonUnreachable = "DAEMON_UNREACHABLE", "`systemctl status ployzd`; the socket is readable by root and the group ployz";
-    /// The wire contract was broken.
-    InvalidRequest = "INVALID_REQUEST", "ployzctl and ployzd differ in version: upgrade both";
-    /// A manifest that is refused, with file, line and path.
-    ManifestInvalid = "MANIFEST_INVALID", "the message names file, line and key; docs/manifest.schema.json is the schema";
-    /// Volumes in a manifest.
-    VolumesUnsupported = "VOLUMES_UNSUPPORTED", "take volumes out of the manifest: this version deploys services without them";
-    /// Nowhere to put an instance.
-    NoEligibleMachine = "NO_ELIGIBLE_MACHINE", "the message says of each machine why not: change the placement, activate a machine, or add one";
-    /// A machine that must take part does not answer.
-    ParticipantUnreachable = "PARTICIPANT_UNREACHABLE", "nothing was changed: bring the named machines up, or remove them from the network if they are gone for good";
-    /// An image that a machine does not have, or not in that form.
-    ImageMissing = "IMAGE_MISSING", "`ployzctl image push <image>` sends a local image to the machines";
-    /// A candidate did not become ready.
-    ReadinessFailed = "READINESS_FAILED", "nothing was changed: the causes hold what the container printed; check its readiness in the manifest";
-    /// A published port is in use.
-    PortTaken = "PORT_TAKEN", "publish another port, or stop what holds it on the named machine";
-    /// A route that another namespace has.
-    RouteTaken = "ROUTE_TAKEN", "choose another host, path or port, or remove the service that has it";
-    /// A TCP route on a port that the mesh itself needs.
-    PortReserved = "PORT_RESERVED", "choose another port to listen on: HTTP and HTTPS belong to routes with a host, the others to the mesh";
-    /// Somebody deploys to this namespace.
-    DeployInProgress = "DEPLOY_IN_PROGRESS", "wait until it is over; the lock of a coordinator that died runs out by itself";
-    /// It did not happen and was undone.
-    DeployFailed = "DEPLOY_FAILED", "nothing was changed: the causes say why; deploy again when it is mended";
-    /// It was cut off; what is left is known.
-    DeployInterrupted = "DEPLOY_INTERRUPTED", "deploy again: it first finishes or undoes what was cut off";
-    /// A machine's clock is so far ahead that everything comes too late for it.
-    ClockSkew = "CLOCK_SKEW", "set the clocks of the named machines (`timedatectl`), then deploy again";
-    /// What a preview was made from is no longer so.
-    BaselineChanged = "BASELINE_CHANGED", "somebody deployed in between: look at a new preview";
-    /// No such service.
-    ServiceNotFound = "SERVICE_NOT_FOUND", "`ployzctl service ls` shows them";
-    /// Not a certificate chain for names.
-    CertificateInvalid = "CERTIFICATE_INVALID", "give the whole chain in PEM, the certificate itself first, with DNS names (subject alternative names)";
-    /// Too late or too early.
-    CertificateExpired = "CERTIFICATE_EXPIRED", "get a new one; `date` on this machine must be right";
-    /// Key and certificate do not belong together.
-    CertificateKeyMismatch = "CERTIFICATE_KEY_MISMATCH", "give the private key (PEM, without a passphrase) that the certificate was made for";
-    /// No such certificate.
-    CertificateNotFound = "CERTIFICATE_NOT_FOUND", "`ployzctl cert ls` shows them";
-    /// The engine does not answer.
-    DockerUnavailable = "DOCKER_UNAVAILABLE", "`systemctl status docker` on the named machine";
-    /// No room.
-    DiskFull = "DISK_FULL", "make room on the named machine; `docker system df` shows what Docker holds";
-    /// No such image in this machine's engine.
-    ImageNotFound = "IMAGE_NOT_FOUND", "`docker image ls` shows the images of this machine";
-    /// Not a member.
-    MachineNotFound = "MACHINE_NOT_FOUND", "`ployzctl machine ls` shows them";
-    /// A member that does not answer.
-    MachineUnreachable = "MACHINE_UNREACHABLE", "bring the named machines up and do it again: those that were served are skipped";
-    /// A connection between two machines broke.
-    TransferInterrupted = "TRANSFER_INTERRUPTED", "do it again: nothing half done is left, and machines that were served are skipped";
-    /// A machine takes part in as many transfers as it may.
-    TransferBusy = "TRANSFER_BUSY", "the named machine is busy with other transfers: do it again when they are over";
-    /// Some machines did not get an image.
-    ImagePushFailed = "IMAGE_PUSH_FAILED", "the causes say why, machine by machine; do it again: machines that have the image are skipped";
-    /// Disk, encoding, and what should not happen.
-    IoError = "IO_ERROR", "`journalctl -u ployzd` has the details";
-}
-
 impl Envelope {
     /// A success.
     pub fn ok(message: impl Into<String>, payload: Option<Payload>) -> Self {
@@ -592,12 +468,6 @@ impl ComponentStatus {
                 facts: Default::default(),
             })
             .collect()
-    }
-}
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 
