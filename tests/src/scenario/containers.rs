@@ -19,7 +19,7 @@ pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
 }];
 
 fn held_and_adopted(ctx: &mut Ctx) -> Result<()> {
-    super::deploy::begin(ctx)?;
+    product::mesh_with_image(ctx, 3)?;
     deploy(ctx.node(1))?;
     all_are(ctx, "adopt")?;
     docker_restarted(ctx)?;

@@ -27,7 +27,7 @@ pub(super) const SCENARIOS: [Scenario; 2] = [
 ];
 
 fn deploy_a_service(ctx: &mut Ctx) -> Result<()> {
-    begin(ctx)?;
+    product::mesh_with_image(ctx, 3)?;
     let n1 = ctx.node(1);
     let first = deploy(n1, &manifest("1"))?;
     ensure!(first["state"] == "committed", "{first}");
@@ -93,7 +93,7 @@ fn what_cannot_be_changes_nothing(ctx: &Ctx) -> Result<()> {
 
 /// A port of the machine can be held by one container only: the old one stops first, and comes back if it is given up.
 fn published_port(ctx: &mut Ctx) -> Result<()> {
-    begin(ctx)?;
+    product::mesh_with_image(ctx, 3)?;
     let (n1, n2) = (ctx.node(1), ctx.node(2));
     let holder = n2.spawn("socat TCP-LISTEN:18080,fork,reuseaddr -")?;
     ctx.wait(20, "the port to be held", || n2.sh("ss -Hltn sport = :18080 | grep .").map(|_| Some(())))?;
@@ -130,16 +130,6 @@ fn on_every_machine(ctx: &Ctx) -> Result<()> {
         let node = ctx.node(i);
         let cmd = format!("curl -sf -m 3 -o /dev/null http://{}:18080/busybox", node.ip(1));
         ctx.wait(10, &cmd, || node.sh(&cmd).map(|_| Some(())))?;
-    }
-    Ok(())
-}
-
-pub(super) fn begin(ctx: &Ctx) -> Result<()> {
-    product::mesh(ctx, 3)?;
-    for i in 1..=3 {
-        let node = ctx.node(i);
-        node.docker_busybox()?;
-        product::docker_network(ctx, node)?;
     }
     Ok(())
 }

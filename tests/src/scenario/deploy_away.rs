@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-use super::deploy::{all_ready, begin, curl, deploy, done, manifest, published, refused, running, versions};
+use super::deploy::{all_ready, curl, deploy, done, manifest, published, refused, running, versions};
 use super::product;
 use super::{Ctx, Need, Scenario};
 use crate::lab::Background;
@@ -30,7 +30,7 @@ pub(super) const SCENARIOS: [Scenario; 2] = [
 
 /// Old instances were stopped for candidates that never become ready, and a machine that has both is gone.
 fn before_the_commit(ctx: &mut Ctx) -> Result<()> {
-    begin(ctx)?;
+    product::mesh_with_image(ctx, 3)?;
     let (n1, n3) = (ctx.node(1), ctx.node(3));
     deploy(n1, &published("1"))?;
     let before = running(ctx)?;
@@ -64,7 +64,7 @@ fn before_the_commit(ctx: &mut Ctx) -> Result<()> {
 
 /// The deploy is committed, and a machine that should drain and remove its old instance is gone.
 fn after_the_commit(ctx: &mut Ctx) -> Result<()> {
-    begin(ctx)?;
+    product::mesh_with_image(ctx, 3)?;
     let (n1, n3) = (ctx.node(1), ctx.node(3));
     deploy(n1, &manifest("1"))?;
     let call = n1.spawn(&curl(&json!({"command": "deploy", "manifest": manifest("2")})))?;

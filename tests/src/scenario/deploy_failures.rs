@@ -35,11 +35,7 @@ const PARTS: [Part; 7] = [
 ];
 
 fn failures(ctx: &mut Ctx) -> Result<()> {
-    product::mesh(ctx, 3)?;
-    ctx.lab.each(|node| {
-        node.docker_busybox()?;
-        product::docker_network(ctx, node)
-    })?;
+    product::mesh_with_image(ctx, 3)?;
     deploy(ctx.node(1), 0)?.committed()?;
     let wanted = env::var("PLOYZ_PARTS").unwrap_or_default();
     let mut failed = Vec::new();

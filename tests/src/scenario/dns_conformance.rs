@@ -20,11 +20,7 @@ pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
 }];
 
 fn conformance(ctx: &mut Ctx) -> Result<()> {
-    product::mesh(ctx, 2)?;
-    for node in ctx.lab.nodes() {
-        node.docker_busybox()?;
-        product::docker_network(ctx, node)?;
-    }
+    product::mesh_with_image(ctx, 2)?;
     let n1 = ctx.node(1);
     for namespace in ["shop", "blog"] {
         let manifest = MANIFEST.replace("NAMESPACE", namespace);

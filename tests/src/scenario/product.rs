@@ -258,6 +258,16 @@ pub(super) fn gone_but_keys(ctx: &Ctx, node: &Node) -> Result<()> {
     })
 }
 
+/// A mesh whose machines have the image `lab/busybox` and the network of containers.
+pub(super) fn mesh_with_image(ctx: &Ctx, machines: usize) -> Result<()> {
+    mesh(ctx, machines)?;
+    ctx.lab.each(|node| {
+        node.docker_busybox()?;
+        docker_network(ctx, node)
+    })?;
+    Ok(())
+}
+
 /// Waits until the node's ployzd has made the network of containers.
 pub(super) fn docker_network(ctx: &Ctx, node: &Node) -> Result<()> {
     ctx.wait(20, "ployzd to make the Docker network", || {

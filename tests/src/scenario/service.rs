@@ -18,11 +18,7 @@ pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
 }];
 
 fn by_name_and_gateway(ctx: &mut Ctx) -> Result<()> {
-    product::mesh(ctx, 3)?;
-    for node in ctx.lab.nodes() {
-        node.docker_busybox()?;
-        product::docker_network(ctx, node)?;
-    }
+    product::mesh_with_image(ctx, 3)?;
     let (n1, n3) = (ctx.node(1), ctx.node(3));
     n1.put(MANIFEST, "/root/shop.toml", 0o644)?;
     ctx.say(n1.sh("ployzctl deploy preview -f /root/shop.toml")?);

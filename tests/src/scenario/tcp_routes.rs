@@ -19,11 +19,7 @@ pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
 }];
 
 fn tcp_routes(ctx: &mut Ctx) -> Result<()> {
-    product::mesh(ctx, 2)?;
-    for node in ctx.lab.nodes() {
-        node.docker_busybox()?;
-        product::docker_network(ctx, node)?;
-    }
+    product::mesh_with_image(ctx, 2)?;
     let (n1, n2) = (ctx.node(1), ctx.node(2));
     deploy(n1, &[5432])?;
     everywhere(ctx, 5432)?;
