@@ -247,16 +247,23 @@ fn live(unit: &Properties, service: &Properties) -> UnitLive {
     put("reload_signal", signal.unwrap_or_else(|| "none".into()));
     put("capabilities", capability_names(get(service, "CapabilityBoundingSet").unwrap_or(u64::MAX)));
     let pid: u32 = get(service, "MainPID").unwrap_or(0);
-    let state = match text(unit, "ActiveState").as_str() {
-        "active" | "reloading" => ActiveState::Active,
-        "activating" | "deactivating" => ActiveState::Changing,
-        _ => ActiveState::Inactive,
-    };
+    let state = state(unit);
     // Between fork and exec a new main process is still in the host's namespace: that says nothing about the unit.
     let netns = runs(pid, exec(service, "ExecStart").first())
         .then(|| ployz_netns::namespace::id_of_process(pid).ok().flatten())
         .flatten();
     UnitLive { identity: Identity::new(fields), fingerprint, state, pid, netns }
+}
+
+/// A unit that is down, but has a job, is being started: in the middle of a restart it is down for a moment.
+fn state(unit: &Properties) -> ActiveState {
+    let job = get(unit, "Job").map_or(0, |(id, _): (u32, OwnedObjectPath)| id);
+    match text(unit, "ActiveState").as_str() {
+        "active" | "reloading" => ActiveState::Active,
+        "activating" | "deactivating" => ActiveState::Changing,
+        _ if job != 0 => ActiveState::Changing,
+        _ => ActiveState::Inactive,
+    }
 }
 
 fn properties(spec: &UnitSpec) -> Vec<(String, OwnedVariant)> {

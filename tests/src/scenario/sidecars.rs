@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 
+use super::killed::{DROP_IN, FAST};
 use super::product::{self, is_step};
 use super::{Ctx, Need, Scenario};
 use crate::lab::Node;
@@ -83,6 +84,7 @@ fn replaced(ctx: &mut Ctx) -> Result<()> {
     // By hand, as after an upgrade; and the front alone is killed, which its program outlives to drain.
     n1.sh("systemctl restart ployz-gateway && systemctl restart ployz-dns && systemctl kill --kill-whom=main -s KILL ployz-gateway")?;
     answers(ctx, 1)?;
+    restarted_while_looked_at(ctx, n1)?;
     ensure!(n1.sh(INVOCATIONS)? == sockets, "sockets were made anew");
     n2.sh("touch /run/stop-load")?;
     let told = ctx.wait(10, "the load to end", || {
@@ -105,6 +107,27 @@ fn replaced(ctx: &mut Ctx) -> Result<()> {
         Ok(Some(()))
     })?;
     product::all_adopt(&product::restart(ctx, n1)?)
+}
+
+/// Both are restarted by hand, again and again, while ployzd starts again and again and looks at them: it never takes the
+/// moment between stop and start, or a process that has hardly begun, for one that is gone or wrong.
+fn restarted_while_looked_at(ctx: &Ctx, node: &Node) -> Result<()> {
+    node.put(FAST, DROP_IN, 0o644)?;
+    node.sh("systemctl daemon-reload")?;
+    let since = product::cursor(node)?;
+    let starting =
+        node.spawn("until [ -e /run/enough ]; do systemctl restart ployzd; sleep 0.1; done; rm /run/enough")?;
+    let restarts =
+        "for i in $(seq 30); do systemctl restart ployz-dns && systemctl restart ployz-gateway || exit; done";
+    let restarted = node.sh_for(ctx.lab.secs(60), restarts);
+    node.sh(&format!("touch /run/enough; rm {DROP_IN}; systemctl daemon-reload"))?;
+    ensure!(starting.wait(ctx.lab.secs(20))?.ok(), "ployzd was not restarted");
+    restarted?;
+    let logged = product::logged(node, &since)?;
+    let made: Vec<_> =
+        logged.iter().filter(|line| line.split_whitespace().nth(1) == Some("recreate")).collect();
+    ensure!(made.is_empty(), "{made:#?}");
+    ctx.wait(20, "ployzd to adopt all", || product::all_adopt(&product::restart(ctx, node)?).map(Some))
 }
 
 /// The gateway of node `i` answers from outside, and its DNS server knows both machines.

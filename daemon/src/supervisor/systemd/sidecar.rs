@@ -7,17 +7,19 @@
 //! All sockets lead to the one service: `Service=` cannot be said over D-Bus, so a packaged prefix drop-in says it for
 //! those that are not named as the service (`ployz-gateway-.socket.d`).
 
-use super::{Properties, START, STOP, Systemd, file, get, is_named, list, properties, properties_of, text};
+use super::{
+    Properties, START, STOP, Systemd, file, get, is_named, list, properties, properties_of, state, text,
+};
 use crate::disk::replace;
 use crate::supervisor::{UnitError, ports};
 use ployz_core::adopt::Seen;
 use ployz_core::adopt::identity::Identity;
 use ployz_core::adopt::sidecar::Replace;
-use ployz_core::live::{ActiveState, SidecarLive, SocketLive, UnitLive};
+use ployz_core::live::{SidecarLive, SocketLive, UnitLive};
 use ployz_core::spec::unit::HASH_VARIABLE;
 use ployz_core::spec::{Listen, SidecarSpec, SocketSpec, UnitName, UnitSpec};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use zbus_systemd::systemd1::ManagerProxy;
 use zbus_systemd::zbus::{OwnedObjectPath, OwnedVariant, Result as BusResult, Variant};
@@ -109,9 +111,12 @@ impl Systemd {
     }
 
     async fn find_sidecar(&self, spec: &SidecarSpec) -> BusResult<Seen<SidecarLive>> {
-        let unit = match self.find(&spec.unit.name).await? {
-            Seen::Absent => None,
-            Seen::Present(unit) => Some(with_real_environment(unit, &spec.settings)),
+        let (unit, environment) = match self.find(&spec.unit.name).await? {
+            Seen::Absent => (None, None),
+            Seen::Present(unit) => {
+                let environment = environment(&unit);
+                (Some(with_real_environment(unit, environment.as_deref(), &spec.settings)), environment)
+            }
             Seen::Foreign(owner) => return Ok(Seen::Foreign(owner)),
             Seen::Unknown(why) => return Ok(Seen::Unknown(why)),
         };
@@ -134,7 +139,8 @@ impl Systemd {
                 false => Seen::Present(SidecarLive { sockets, ..SidecarLive::default() }),
             });
         };
-        let live = SidecarLive { given: given(&unit), unit: Some(unit), sockets, ..SidecarLive::default() };
+        let given = environment.as_deref().and_then(given);
+        let live = SidecarLive { given, unit: Some(unit), sockets, ..SidecarLive::default() };
         let mut refused = self.unwilling.of(spec, &live);
         refused.extend(ports::refused(spec, &live));
         Ok(Seen::Present(SidecarLive { refused, ..live }))
@@ -151,11 +157,19 @@ async fn restart(manager: ManagerProxy<'static>, name: UnitName) -> BusResult<Ow
     manager.restart_unit(file(&name), "replace".into()).await
 }
 
-/// The names of the sockets that a process was started with (sd_listen_fds(3)). One that is not its unit's program yet is
-/// not asked, as for its environment.
-fn given(live: &UnitLive) -> Option<BTreeSet<String>> {
-    let environment = live.netns.and_then(|_| std::fs::read(format!("/proc/{}/environ", live.pid)).ok())?;
-    let names = entries(&environment).into_iter().find(|(key, _)| key == "LISTEN_FDNAMES")?.1;
+/// The environment that a unit's process was started with. One that is not its unit's program yet (its namespace is not
+/// told then) has another's; one that ends meanwhile is read as empty, or cut short.
+fn environment(live: &UnitLive) -> Option<Vec<(String, String)>> {
+    let process = live.netns.map(|_| PathBuf::from(format!("/proc/{}", live.pid)))?;
+    let read = std::fs::read(process.join("environ")).ok().filter(|read| !read.is_empty())?;
+    // The link goes with the memory that was read.
+    std::fs::read_link(process.join("exe")).ok()?;
+    Some(entries(&read))
+}
+
+/// The names of the sockets that a process was started with (sd_listen_fds(3)).
+fn given(environment: &[(String, String)]) -> Option<BTreeSet<String>> {
+    let (_, names) = environment.iter().find(|(key, _)| key == "LISTEN_FDNAMES")?;
     Some(names.split(':').map(str::to_owned).collect())
 }
 
@@ -171,12 +185,15 @@ async fn sockets_of(
     Ok(there.map(|unit| (unit.0, unit.6)).collect())
 }
 
-/// The unit says where its environment is; the process says what it got. One that is not its unit's program yet (its
-/// namespace is not told then) has another's environment still, and will read the file.
-fn with_real_environment(live: UnitLive, settings: &Path) -> UnitLive {
-    let given = match std::fs::read(format!("/proc/{}/environ", live.pid)) {
-        Ok(environment) if live.netns.is_some() => entries(&environment),
-        _ => settings_entries(&std::fs::read_to_string(settings).unwrap_or_default()),
+/// The unit says where its environment is; the process says what it got. One that does not say it will read the file.
+fn with_real_environment(
+    live: UnitLive,
+    environment: Option<&[(String, String)]>,
+    settings: &Path,
+) -> UnitLive {
+    let given = match environment {
+        Some(environment) => environment.to_vec(),
+        None => settings_entries(&std::fs::read_to_string(settings).unwrap_or_default()),
     };
     let mut fields = live.identity.fields().clone();
     fields.retain(|name, _| !name.starts_with("env."));
@@ -299,12 +316,8 @@ fn socket_live(unit: &Properties, socket: &Properties) -> SocketLive {
     ]);
     let environment = list(socket, "Environment");
     let mark = environment.iter().find_map(|entry| entry.strip_prefix(HASH_VARIABLE)?.strip_prefix('='));
-    let state = match text(unit, "ActiveState").as_str() {
-        "active" => ActiveState::Active,
-        "activating" | "deactivating" => ActiveState::Changing,
-        _ => ActiveState::Inactive,
-    };
-    SocketLive { identity: Identity::new(fields), fingerprint: mark.map(str::to_owned), state }
+    let (identity, fingerprint) = (Identity::new(fields), mark.map(str::to_owned));
+    SocketLive { identity, fingerprint, state: state(unit) }
 }
 
 /// Long enough not to spin, short enough not to be a time-out of anybody who waits.
