@@ -139,8 +139,13 @@ impl Running {
 
 /// Runs a host program to its end and returns its standard output; a failure carries everything it printed.
 pub(crate) fn sh(command: &mut Command) -> Result<String> {
+    sh_for(HOST_LIMIT, command)
+}
+
+/// [`sh`] with a limit of its own.
+pub(crate) fn sh_for(limit: Duration, command: &mut Command) -> Result<String> {
     let what = show(command);
-    let output = Running::start(command, Input::Nothing)?.finish(HOST_LIMIT).with_context(|| what.clone())?;
+    let output = Running::start(command, Input::Nothing)?.finish(limit).with_context(|| what.clone())?;
     if !output.ok() {
         bail!("{what}: {}", output.describe());
     }

@@ -268,6 +268,11 @@ impl Lab {
         host::sh(self.net.command("bash").args(["-c", cmd]))
     }
 
+    /// [`Self::outside`] with a limit of its own.
+    pub fn outside_for(&self, limit: Duration, cmd: &str) -> Result<String> {
+        host::sh_for(limit, self.net.command("bash").args(["-c", cmd]))
+    }
+
     /// Records everything that passes the bridge of underlay `k` until [`Capture::stop`].
     pub fn capture(&self, k: usize) -> Result<Capture> {
         Capture::start(&self.net, k, self.claim.dir())

@@ -1,26 +1,37 @@
-//! Certificates: imported at one machine, served by every other one, kept while the store is away, replaced under a connection.
+//! Certificates: imported at one machine, served by every other one, kept while the store is away, replaced under a connection;
+//! and what clients outside make of one that a CA issued.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{env, fs, process};
 
 use anyhow::{Result, ensure};
 
-use super::product;
 use super::{Ctx, Need, Scenario};
-use crate::lab::Node;
+use super::{product, served};
+use crate::lab::{Node, quote};
 
-pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
-    name: "certificates-from-the-store",
-    needs: &[Need::Systemd, Need::Package],
-    nodes: 2,
-    underlays: 1,
-    run,
-}];
+pub(super) const SCENARIOS: [Scenario; 2] = [
+    Scenario {
+        name: "certificates-from-the-store",
+        needs: &[Need::Systemd, Need::Package],
+        nodes: 2,
+        underlays: 1,
+        run,
+    },
+    Scenario {
+        name: "certificates-judged",
+        needs: &[Need::Systemd, Need::Package],
+        nodes: 3,
+        underlays: 1,
+        run: judged,
+    },
+];
 
 fn run(ctx: &mut Ctx) -> Result<()> {
     product::mesh(ctx, 2)?;
     let (n1, n2) = (ctx.node(1), ctx.node(2));
-    for node in [n1, n2] {
-        node.sh("echo 'gateway_https_listen_addr = \"0.0.0.0:443\"' >>/etc/ployz/config.toml")?;
-        product::restart(ctx, node)?;
-    }
+    https(ctx)?;
     for name in ["a", "b"] {
         make(n1, name)?;
     }
@@ -72,6 +83,82 @@ fn run(ctx: &mut Ctx) -> Result<()> {
         }
         Ok(Some(()))
     })
+}
+
+fn https(ctx: &Ctx) -> Result<()> {
+    for node in ctx.lab.nodes() {
+        node.sh("echo 'gateway_https_listen_addr = \"0.0.0.0:443\"' >>/etc/ployz/config.toml")?;
+        product::restart(ctx, node)?;
+    }
+    Ok(())
+}
+
+/// A chain that only its root is trusted of is imported at node 1; curl, openssl and, with `PLOYZ_FULL=1`, all of testssl.sh (nothing
+/// above LOW) look at every machine from outside.
+fn judged(ctx: &mut Ctx) -> Result<()> {
+    let dir = Scratch::new()?;
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("scripts").join("gateway-clients");
+    let (root, scripts) = (dir.0.join("root.pem").display().to_string(), scripts.display().to_string());
+    ctx.lab.outside(&format!("{scripts}/certificate.sh {}", quote(&dir.0.display().to_string())))?;
+    product::mesh(ctx, 3)?;
+    // Some of what testssl.sh asks for names no host; the static pair is for that.
+    for node in ctx.lab.nodes() {
+        for (file, mode) in [("cert.pem", 0o644), ("key.pem", 0o600)] {
+            node.put(fs::read(dir.0.join(file))?, &format!("/etc/ployz/{file}"), mode)?;
+        }
+        node.put(STATIC_PAIR, "/etc/systemd/system/ployzd.service.d/pair.conf", 0o644)?;
+        node.sh("chown ployz-gateway /etc/ployz/key.pem; systemctl daemon-reload")?;
+    }
+    https(ctx)?;
+    ctx.node(1).sh("ployzctl cert import --cert /etc/ployz/cert.pem --key /etc/ployz/key.pem")?;
+    for i in 1..=3 {
+        let at = format!("10.77.0.1{i}");
+        ctx.wait(20, &format!("the chain at node {i}"), || {
+            let told = ctx.lab.outside(&format!(
+                "curl -s -m 5 -o /dev/null -w '%{{http_code}} %{{http_version}} %{{ssl_verify_result}}' --cacert {root} \
+                 --resolve a.test:443:{at} https://a.test/ || true"
+            ))?;
+            ensure!(told == "404 2 0", "{told}");
+            Ok(Some(()))
+        })?;
+        for version in ["tls1_2", "tls1_3"] {
+            let told = ctx.lab.outside(&format!(
+                "openssl s_client -connect {at}:443 -servername a.test -verify_hostname a.test -verify_return_error \
+                 -CAfile {root} -{version} -alpn h2 </dev/null 2>&1"
+            ))?;
+            let passed = told.contains("Verify return code: 0 (ok)") && told.contains("ALPN protocol: h2");
+            ensure!(passed, "node {i}, {version}: {told}");
+        }
+    }
+    if served::full() {
+        let limit = ctx.lab.secs(600);
+        let judge = format!("{scripts}/judge-tls.sh https://a.test/ 10.77.0.12 {root} {}", limit.as_secs());
+        let findings = ctx.lab.outside_for(limit + Duration::from_secs(30), &judge)?;
+        let low: Vec<_> = findings.lines().filter(|line| line.starts_with("LOW ")).collect();
+        ctx.say(format!("testssl.sh: {} findings, none above LOW; LOW: {low:?}", findings.lines().count()));
+    }
+    Ok(())
+}
+
+const STATIC_PAIR: &str = "[Service]
+Environment=PLOYZ_GATEWAY_TLS_CERT_PATH=/etc/ployz/cert.pem PLOYZ_GATEWAY_TLS_KEY_PATH=/etc/ployz/key.pem
+";
+
+/// A directory of the build machine, gone with the scenario.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Self> {
+        let dir = env::temp_dir().join(format!("ployz-judged-{}", process::id()));
+        fs::create_dir_all(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 fn make(node: &Node, name: &str) -> Result<()> {
