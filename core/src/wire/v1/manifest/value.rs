@@ -1,5 +1,6 @@
 //! The values of a manifest, each a type that cannot hold anything else.
 
+use crate::text::checked_text;
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
 use std::str::FromStr;
@@ -23,44 +24,10 @@ impl InvalidValue {
 
 macro_rules! text_value {
     ($(#[$doc:meta])* $name:ident, $wanted:literal, $check:expr) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
-
-        impl $name {
-            /// The text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = InvalidValue;
-            fn from_str(text: &str) -> Result<Self, InvalidValue> {
-                let check: fn(&str) -> Option<String> = $check;
-                check(text).map(Self).ok_or_else(|| InvalidValue::new(text, $wanted))
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = InvalidValue;
-            fn try_from(text: String) -> Result<Self, InvalidValue> {
-                text.parse()
-            }
-        }
-
-        impl From<$name> for String {
-            fn from(value: $name) -> String {
-                value.0
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&self.0)
-            }
-        }
+        checked_text!($(#[$doc])* $name, InvalidValue, |text| {
+            let check: fn(&str) -> Option<String> = $check;
+            check(text).ok_or_else(|| InvalidValue::new(text, $wanted))
+        });
     };
 }
 
