@@ -158,11 +158,17 @@ until_true 10 node 1 "[ \$($name | wc -l) = 3 ]"
 run 1 "$name"
 run 3 "$three"
 
+every_ping_answered() {
+    local answered
+    answered=$(grep -o 'bytes from .*icmp_seq=[0-9]*' "$work/ping" | sed 's/.*=//' | awk -v sent="$sent" '$1 <= sent' | sort -u | wc -l)
+    [ "$answered" = "$sent" ]
+}
+
 say "kill -9 ployzd, on n1 for good, on the others again and again, while others use what it made"
 survivors='pgrep -x nats-server; pgrep -x ployz-wireguard; pgrep -x ployz-gateway; pgrep -x ployz-dns; pgrep -x httpd; stat -Lc %i /run/netns/ployz'
 peer=$(node 2 'ployzctl --json mesh self-record' | jq -r .payload.record.overlay_ip)
 before=$(node 1 "$survivors" | tr '\n' ' ')
-node 1 "echo \$\$ >$work/ping.pid; exec ping -i 0.05 -q $peer" >"$work/ping" 2>&1 & ping=$!
+node 1 "echo \$\$ >$work/ping.pid; exec ping -O -i 0.05 $peer" >"$work/ping" 2>&1 & ping=$!
 node 3 "n=0; bad=0; until [ -e $work/enough ]; do n=\$((n + 1))
     curl -sf -m 5 -o /dev/null -H 'Host: shop.example.org' http://10.88.0.11/ || bad=\$((bad + 1)); done
     echo \"\$n requests through the gateway of n1, \$bad failed\"" >"$work/requests" & requests=$!
@@ -185,14 +191,15 @@ until_true 10 node 1 'ployzctl mesh ready'
 run 1 'ployzctl explain | head -n 9'
 node 1 "grep -o 'daemon start: adopted.*' $work/n1/ployzd.log | tail -n 1"
 touch "$work/enough"; wait $requests
+sent=$(grep -o 'icmp_seq=[0-9]*' "$work/ping" | tail -n 1 | cut -d= -f2)
+until_true 10 every_ping_answered # those that are still on their way too
 node 1 "kill -INT \$(cat $work/ping.pid)"; wait $ping || true
 cat "$work/requests"
-grep 'packet loss' "$work/ping"
+echo "$sent pings from n1 to n2, all answered"
 after=$(node 1 "$survivors" | tr '\n' ' ')
 echo "pids of store, tunnel, gateway, DNS and web server, inode of the namespace: $before"
 echo "                                                                   and now: $after"
 [ "$before" = "$after" ] || { echo "the data plane did not survive" >&2; exit 1; }
-grep -q ' 0% packet loss' "$work/ping" || { echo "packets were lost" >&2; exit 1; }
 grep -q ', 0 failed' "$work/requests" || { echo "requests failed" >&2; exit 1; }
 
 say "and away with it"

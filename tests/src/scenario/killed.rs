@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use super::pings::Pings;
 use super::product;
 use super::{Ctx, Need, Scenario};
 use crate::lab::{Background, Lane, Node};
@@ -79,7 +80,7 @@ fn leaf_connections(founder: &Node) -> Result<Vec<String>> {
 
 /// Ping at 100 a second from host to overlay, requests and new connections to the store, health checks on the loopback.
 struct Load {
-    ping: Background,
+    pings: Pings,
     asking: Vec<(&'static str, Background)>,
 }
 
@@ -92,9 +93,7 @@ impl Load {
         let record = product::json(n1, "mesh self-record")?;
         let key = record["record"]["nats_key"].as_str().with_context(|| record.to_string())?.to_owned();
         let seed = n1.sh("jq -r .nats_seed /var/lib/ployz/networks/prod/keys.json")?;
-        let ping = n1.spawn(&format!(
-            "while [ ! -e /run/load-stop ]; do ping -nq -c200 -i0.01 -W10 {peer} | grep transmitted; done"
-        ))?;
+        let pings = Pings::start(ctx, n1, &peer, 0.01)?;
         let asking = vec![
             ("requests", n1.spawn(&format!("exec python3 /run/load.py requests {own} {key} {seed}"))?),
             ("connects", n1.spawn(&format!("exec python3 /run/load.py connects {own}"))?),
@@ -105,7 +104,7 @@ impl Load {
             ensure!(idle.is_none(), "{:?}", idle.map(|(name, load)| (name, load.stderr())));
             Ok(Some(()))
         })?;
-        Ok(Self { ping, asking })
+        Ok(Self { pings, asking })
     }
 
     fn stop(self, ctx: &Ctx) -> Result<()> {
@@ -118,15 +117,9 @@ impl Load {
             ensure!(none_failed && told["asked"].as_u64() > Some(50), "{name}: {told}");
             ctx.say(format!("{name}: {told}"));
         }
-        let pings = self.ping.wait(ctx.lab.secs(30))?;
-        let (mut sent, mut back) = (0, 0);
-        for line in pings.stdout.lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            sent += words[0].parse::<u64>()?;
-            back += words[3].parse::<u64>()?;
-        }
-        ctx.say(format!("ping: {sent} sent, {back} answered"));
-        ensure!(sent > 500 && sent == back, "pings lost: {sent} sent, {back} answered");
+        let answered = self.pings.all_answered(ctx)?;
+        ctx.say(format!("ping: {answered} sent and answered"));
+        ensure!(answered > 500, "only {answered} pings were sent");
         Ok(())
     }
 }

@@ -21,6 +21,7 @@ mod lab_self_test;
 mod lifecycle;
 mod metrics;
 mod package;
+mod pings;
 mod power;
 mod product;
 mod served;

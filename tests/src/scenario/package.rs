@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
+use super::pings::Pings;
 use super::product;
 use super::{Ctx, Need, Scenario};
 use crate::lab::Node;
@@ -41,9 +42,7 @@ fn upgrade(ctx: &mut Ctx) -> Result<()> {
     let [peer, _] = product::addresses(n2)?;
     n1.sh("echo '# ours' >>/etc/ployz/config.toml")?;
     let (before, pid) = (product::identity(n1)?, n1.sh("systemctl show -P MainPID ployzd")?);
-    let ping = n1.spawn(&format!(
-        "rm -f /run/stop; while [ ! -e /run/stop ]; do ping -nq -c50 -i0.02 -W10 {peer} 2>&1 | grep -E 'transmitted|^ping:'; done"
-    ))?;
+    let pings = Pings::start(ctx, n1, &peer, 0.02)?;
     n1.install(&deb)?;
     product::all_adopt(&product::started(ctx, n1)?)?;
     ensure!(n1.sh("systemctl show -P MainPID ployzd")? != pid, "ployzd was not restarted");
@@ -62,12 +61,9 @@ fn upgrade(ctx: &mut Ctx) -> Result<()> {
     product::all_adopt(&product::started(ctx, n1)?)?;
     product::meets(ctx, 1, 1)?;
     product::unchanged(n1, &before)?;
-    n1.sh("touch /run/stop")?;
-    let told = ping.wait(ctx.lab.secs(30))?.stdout;
-    let lost: Vec<&str> = told.lines().filter(|line| !line.contains(" 0% packet loss")).collect();
-    let batches = told.lines().count();
-    ensure!(lost.is_empty() && batches > 1, "of {batches} batches of 50 pings: {lost:?}");
-    n1.sh("rm /run/stop").map(drop)
+    let answered = pings.all_answered(ctx)?;
+    ensure!(answered > 50, "only {answered} pings were sent");
+    Ok(())
 }
 
 /// With the package gone: a unit that crashes is started again, as hardened as before.
