@@ -38,8 +38,9 @@ impl<V: View> Feed<V> {
             Snapshot { view: Arc::new(V::of(follow.state())), freshness, sequence: follow.sequence() };
         let stats = Stats::default();
         stats.with(|stats| {
-            (stats.freshness, stats.sequence, stats.heard) = (freshness, first.sequence, heard);
-            stats.views = 1;
+            (stats.figures.freshness, stats.figures.sequence, stats.heard) =
+                (freshness, first.sequence, heard);
+            stats.figures.views = 1;
         });
         let (out, snapshots) = watch::channel(Arc::new(first));
         let settings = Arc::new(settings);
@@ -135,7 +136,7 @@ impl<V: View> Keeper<V> {
     fn take(&mut self, report: Report) {
         let (step, unreadable) = self.follow.take(report);
         if let Some(unreadable) = unreadable {
-            self.stats.with(|stats| stats.unreadable += 1);
+            self.stats.with(|stats| stats.figures.unreadable += 1);
             tracing::warn!("a routing event counts as gone: {unreadable}");
         }
         match step {
@@ -155,7 +156,7 @@ impl<V: View> Keeper<V> {
             }
             Step::Caught(differs) => self.caught(differs),
             Step::Gap => {
-                self.stats.with(|stats| stats.gaps += 1);
+                self.stats.with(|stats| stats.figures.gaps += 1);
                 tracing::info!("a routing event was missed: building anew");
                 self.again();
             }
@@ -163,7 +164,7 @@ impl<V: View> Keeper<V> {
     }
 
     fn caught(&mut self, differs: bool) {
-        self.stats.with(|stats| stats.rebuilds += 1);
+        self.stats.with(|stats| stats.figures.rebuilds += 1);
         self.since = Instant::now();
         self.said.clear();
         self.changed |= differs;
@@ -189,7 +190,7 @@ impl<V: View> Keeper<V> {
     }
 
     fn lost(&mut self, lost: &Lost) {
-        self.stats.with(|stats| stats.losses += 1);
+        self.stats.with(|stats| stats.figures.losses += 1);
         let text = lost.to_string();
         if text != self.said {
             tracing::warn!("routing events: {text}; what is known goes on being served");
@@ -224,8 +225,8 @@ impl<V: View> Keeper<V> {
         let made = !Arc::ptr_eq(&view, &self.out.borrow().view);
         let (freshness, sequence) = (self.freshness, self.follow.sequence());
         self.stats.with(|stats| {
-            (stats.freshness, stats.sequence) = (freshness, sequence);
-            stats.views += u64::from(made);
+            (stats.figures.freshness, stats.figures.sequence) = (freshness, sequence);
+            stats.figures.views += u64::from(made);
         });
         self.out.send_replace(Arc::new(Snapshot { view, freshness, sequence }));
         let now = Instant::now();
@@ -257,7 +258,7 @@ impl<V: View> Keeper<V> {
             Due::Touch => self.saver.touch(self.heard.map(|(_, at)| at)),
             Due::Written(Ok(())) => {}
             Due::Written(Err(error)) => {
-                self.stats.with(|stats| stats.unsaved += 1);
+                self.stats.with(|stats| stats.figures.unsaved += 1);
                 tracing::warn!("cannot write the routing snapshot: {error}");
                 self.saver.failed();
             }

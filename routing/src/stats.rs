@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 pub struct Stats(Arc<Mutex<Inner>>);
 
 /// The figures of a feed at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FeedStats {
     /// How far what is served can be trusted.
     pub freshness: Freshness,
@@ -44,32 +44,20 @@ pub struct Metric {
     pub value: f64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Inner {
-    pub freshness: Freshness,
-    pub sequence: u64,
+    /// All but the age, which is counted when it is asked for.
+    pub figures: FeedStats,
+    /// When the stream was last heard of.
     pub heard: Option<SystemTime>,
-    pub rebuilds: u64,
-    pub gaps: u64,
-    pub losses: u64,
-    pub unreadable: u64,
-    pub views: u64,
-    pub unsaved: u64,
 }
 
 impl Stats {
     /// The figures now.
     pub fn read(&self) -> FeedStats {
         self.with(|inner| FeedStats {
-            freshness: inner.freshness,
-            sequence: inner.sequence,
             age: inner.heard.map(|at| at.elapsed().unwrap_or_default()),
-            rebuilds: inner.rebuilds,
-            gaps: inner.gaps,
-            losses: inner.losses,
-            unreadable: inner.unreadable,
-            views: inner.views,
-            unsaved: inner.unsaved,
+            ..inner.figures
         })
     }
 
@@ -108,21 +96,5 @@ impl FeedStats {
         let help = "Seconds since the stream of routing events was heard of";
         all.extend(self.age.map(|age| gauge("routing_age_seconds", help, age.as_secs_f64())));
         all
-    }
-}
-
-impl Default for Inner {
-    fn default() -> Self {
-        Self {
-            freshness: Freshness::Empty,
-            sequence: 0,
-            heard: None,
-            rebuilds: 0,
-            gaps: 0,
-            losses: 0,
-            unreadable: 0,
-            views: 0,
-            unsaved: 0,
-        }
     }
 }

@@ -17,9 +17,10 @@ pub struct State {
 }
 
 /// How far what is served can be trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Freshness {
     /// Never filled: nothing may be answered from it.
+    #[default]
     Empty,
     /// Follows the stream.
     Live,
