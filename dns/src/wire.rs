@@ -91,6 +91,15 @@ pub fn question_end(message: &[u8]) -> Result<usize, Malformed> {
     if message.len() < at + 4 { Err(Malformed::Short) } else { Ok(at + 4) }
 }
 
+/// A question (name, type, class) with its name in lower case. Types are numbers, though some look like letters: that of
+/// HTTPS records is the octet of an `A`.
+pub fn in_lower_case(question: &[u8]) -> Vec<u8> {
+    let mut question = question.to_vec();
+    let name = question.len().saturating_sub(TYPE_AND_CLASS);
+    question[..name].make_ascii_lowercase();
+    question
+}
+
 /// The 16-bit number at `at`.
 pub fn word(message: &[u8], at: usize) -> Result<u16, Malformed> {
     let bytes = message.get(at..at + 2).ok_or(Malformed::Short)?;
@@ -146,7 +155,7 @@ pub fn response(message: &[u8], id: u16, question: &[u8]) -> Result<Response, Ma
         return Ok(not_understood(id, flags, question));
     }
     let end = if word(message, 4)? == 1 { question_end(message)? } else { return Err(Malformed::Stranger) };
-    if !message[HEADER..end].eq_ignore_ascii_case(question) {
+    if in_lower_case(&message[HEADER..end]) != in_lower_case(question) {
         return Err(Malformed::Stranger);
     }
     let mut found = Response {
@@ -230,11 +239,13 @@ impl Response {
         Ok(kept.unwrap_or((counts[2], at)))
     }
 
-    /// For how many seconds it may be kept; `None`: not at all.
+    /// For how many seconds it may be kept; `None`: not at all. What is not there may be what an alias leads to, which
+    /// holds no longer than the alias.
     pub fn lifetime(&self) -> Option<u32> {
+        let least = self.smallest_ttl.unwrap_or(0).min(NEGATIVE_MOST);
         match self.rcode {
-            rcode::NXDOMAIN => self.negative_ttl.map(|ttl| ttl.min(NEGATIVE_MOST)),
-            rcode::NOERROR if self.negative_ttl.is_some() => self.negative_ttl.map(|t| t.min(NEGATIVE_MOST)),
+            rcode::NXDOMAIN => self.negative_ttl.map(|ttl| ttl.min(least)),
+            rcode::NOERROR if self.negative_ttl.is_some() => self.negative_ttl.map(|ttl| ttl.min(least)),
             rcode::NOERROR if word(&self.message, 6).unwrap_or(0) > 0 => {
                 self.smallest_ttl.map(|ttl| ttl.min(POSITIVE_MOST))
             }
@@ -257,6 +268,8 @@ pub fn skip_name(message: &[u8], mut at: usize) -> Result<usize, Malformed> {
     }
 }
 
+/// Octets of a question after its name.
+const TYPE_AND_CLASS: usize = 4;
 const OPT: u16 = 41;
 const SOA: u16 = 6;
 const ANY: u16 = 255;
@@ -302,6 +315,23 @@ mod tests {
         assert_eq!(found.lifetime(), Some(30));
         let nothing = response(&answer(&[], [0, 0, 0]), 7, QUESTION).unwrap();
         assert_eq!(nothing.lifetime(), None);
+    }
+
+    #[test]
+    fn what_an_alias_leads_to_is_missing_no_longer_than_the_alias_holds() {
+        const ALIAS: &[u8] = b"\xc0\x0c\x00\x05\x00\x01\x00\x00\x00\x05\x00\x03\x01b\x00";
+        let found = response(&answer(&[ALIAS, SOA_RECORD], [1, 1, 0]), 7, QUESTION).unwrap();
+        assert_eq!((found.negative_ttl, found.lifetime()), (Some(30), Some(5)));
+    }
+
+    #[test]
+    fn a_type_that_looks_like_a_letter_keeps_its_number() {
+        const HTTPS: &[u8] = b"\x01A\x04tEst\x00\x00\x41\x00\x01";
+        assert_eq!(in_lower_case(HTTPS), b"\x01a\x04test\x00\x00\x41\x00\x01");
+        let mut other = header(7, flag::QR);
+        put(&mut other, 4, 1);
+        other.extend_from_slice(b"\x01a\x04test\x00\x00\x61\x00\x01");
+        assert_eq!(response(&other, 7, HTTPS), Err(Malformed::Stranger), "type 97 is none of 65");
     }
 
     #[test]

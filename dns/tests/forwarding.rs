@@ -161,6 +161,25 @@ async fn an_answer_is_passed_on_and_kept() {
 }
 
 #[tokio::test]
+async fn every_type_is_asked_for_as_it_is() {
+    let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let server = start(&world(), Freshness::Live, &[upstream.local_addr().unwrap()]).await;
+    // The octets of 65 (HTTPS), 66 and 90 are upper-case letters.
+    for kind in [RecordType::HTTPS, RecordType::Unknown(66), RecordType::Unknown(90), RecordType::CAA] {
+        let hears = async {
+            let mut buffer = [0; 512];
+            let (length, from) = upstream.recv_from(&mut buffer).await.unwrap();
+            let asked = Message::from_vec(&buffer[..length]).unwrap();
+            upstream.send_to(&answer(&asked, 300, 1).to_vec().unwrap(), from).await.unwrap();
+            asked.queries[0].query_type()
+        };
+        let (told, heard) = tokio::join!(server.ask("Type.Example.", kind), hears);
+        assert_eq!((told.queries[0].query_type(), heard), (kind, kind));
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn negative_answers_are_kept_too() {
     let (server, upstream) = with_upstream().await;
     for _ in 0..3 {

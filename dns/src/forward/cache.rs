@@ -47,7 +47,7 @@ impl Key {
     /// Of a question.
     pub fn of(ask: &Ask) -> Self {
         Self {
-            question: ask.question.to_ascii_lowercase().into(),
+            question: wire::in_lower_case(&ask.question).into(),
             dnssec_ok: ask.edns.unwrap_or(false),
             checking_disabled: ask.flags & flag::CD != 0,
         }
