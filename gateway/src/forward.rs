@@ -5,7 +5,7 @@
 
 use crate::request_id::RequestId;
 use http::HeaderValue;
-use http::header::HOST;
+use http::header::{COOKIE, HOST};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 use std::fmt::Write as _;
@@ -22,6 +22,7 @@ pub fn request(
         head.remove_header(claimed);
     }
     remove_lookalikes(head);
+    join_cookies(head)?;
     match client {
         Some(client) => head.insert_header("X-Forwarded-For", address(client))?,
         None => {
@@ -51,6 +52,17 @@ fn remove_lookalikes(head: &mut RequestHeader) {
     for name in found {
         head.remove_header(&name);
     }
+}
+
+/// Browsers send each cookie of an HTTP/2 request in a field of its own. To a backend that speaks HTTP/1.1 it is one list
+/// (RFC 9113 section 8.2.3): many join two fields with a comma, and then know neither cookie.
+fn join_cookies(head: &mut RequestHeader) -> Result<()> {
+    let cookies: Vec<&[u8]> = head.headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() < 2 {
+        return Ok(());
+    }
+    let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..]));
+    head.insert_header(COOKIE, joined.expect("fields with a semicolon between them are a field"))
 }
 
 /// Gives the id back to the client.

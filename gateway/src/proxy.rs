@@ -137,6 +137,9 @@ impl ProxyHttp for Gateway {
         }
         session.set_write_timeout(Some(SILENCE));
         session.set_total_drain_timeout(Some(DRAIN_BODY));
+        // RFC 9110 section 15.2: such a client takes the first answer for the last.
+        let old = session.req_header().version == Version::HTTP_10;
+        session.set_ignore_info_resp(old);
         ctx.client = session.client_addr().and_then(|a| a.as_inet()).map(|a| a.ip().to_canonical());
         ctx.scheme =
             if session.digest().is_some_and(|digest| digest.ssl_digest.is_some()) { "https" } else { "http" };
@@ -174,6 +177,8 @@ impl ProxyHttp for Gateway {
             self.shared.counters.retries.fetch_add(1, Ordering::Relaxed);
         }
         ctx.tries += 1;
+        // What was kept of the body comes by again.
+        ctx.received = 0;
         ctx.tried.add(number);
         ctx.backend = Some(backend.address());
         Ok(Self::peer(backend, ctx))
@@ -190,14 +195,15 @@ impl ProxyHttp for Gateway {
 
     async fn request_body_filter(
         &self,
-        _session: &mut Session,
+        session: &mut Session,
         body: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
         ctx.received += body.as_ref().map_or(0, |body| body.len() as u64);
         let limit = ctx.place.and_then(|place| ctx.served.route(place).max_body);
-        if limit.is_some_and(|limit| ctx.received > limit) {
+        // What goes through a tunnel is no body.
+        if limit.is_some_and(|limit| ctx.received > limit) && !session.was_upgraded() {
             ctx.refuse(Cause::BodyTooLarge, 413);
             return Err(Error::explain(ErrorType::HTTPStatus(413), "body too large").into_down());
         }
@@ -214,7 +220,12 @@ impl ProxyHttp for Gateway {
             return Ok(());
         }
         // A tunnel from here on, and only from here on: whoever merely asks for one keeps every deadline.
-        if ctx.upgrades && head.status == StatusCode::SWITCHING_PROTOCOLS {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            if !ctx.upgrades {
+                return Err(
+                    Error::explain(ErrorType::InvalidHTTPHeader, "a tunnel nobody asked for").into_up()
+                );
+            }
             session.set_read_timeout(None);
             conn(session).into_iter().for_each(Conn::answered);
         }
@@ -326,9 +337,12 @@ fn died(error: &Error) -> bool {
     gone && *error.esource() == ErrorSource::Upstream
 }
 
+/// Not grpc-web, which is made for servers of HTTP/1.1.
 fn is_grpc(head: &RequestHeader) -> bool {
-    head.version == Version::HTTP_2
-        && head.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    let kind = head.headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes());
+    let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
+    let plain = |rest: &[u8]| matches!(rest.first(), None | Some(b'+' | b';' | b' '));
+    head.version == Version::HTTP_2 && rest.is_some_and(plain)
 }
 
 /// The only upgrade that is passed on. Another one is a plain request to the backend, and has a plain request's deadlines.

@@ -178,6 +178,32 @@ async fn asking_for_a_websocket_lifts_no_deadline_before_the_backend_agrees() {
 }
 
 #[tokio::test]
+async fn backend_makes_no_tunnel_that_nobody_asked_for_and_says_nothing_early_to_http_1_0() {
+    let backend = raw_backend(|mut stream, _| async move {
+        let mut head = [0; 1024];
+        let length = stream.read(&mut head).await.unwrap_or(0);
+        let says: &[u8] = match head[..length].starts_with(b"GET /tunnel") {
+            true => {
+                b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nhello"
+            }
+            false => b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok",
+        };
+        let _ = stream.write_all(says).await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let running = start(&one(&[HERE], backend.port));
+    let unasked = told(&running, b"GET /tunnel HTTP/1.1\r\nHost: a.org\r\n\r\n").await;
+    assert!(unasked.starts_with("HTTP/1.1 502 ") && !unasked.contains("hello"), "{unasked}");
+    let close = "Host: a.org\r\nConnection: close\r\n\r\n";
+    let old = told(&running, format!("GET / HTTP/1.0\r\n{close}").as_bytes()).await;
+    assert!(old.starts_with("HTTP/1.1 200 ") || old.starts_with("HTTP/1.0 200 "), "{old}");
+    let new = told(&running, format!("GET / HTTP/1.1\r\n{close}").as_bytes()).await;
+    assert!(new.starts_with("HTTP/1.1 103 ") && new.contains(" 200 OK"), "{new}");
+    running.gateway.stop().await;
+}
+
+#[tokio::test]
 async fn websocket_may_be_silent_for_longer_than_its_routes_timeout() {
     let backend = echo_backend().await;
     let mut state = ployz_core::routing::State::default();
@@ -194,6 +220,27 @@ async fn websocket_may_be_silent_for_longer_than_its_routes_timeout() {
         tokio::time::timeout(Duration::from_secs(5), client.more()).await.unwrap().unwrap();
     }
     assert_eq!(client.buffer, b"still there");
+    drop(client);
+    running.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn what_goes_through_a_websocket_is_no_body() {
+    let backend = echo_backend().await;
+    let mut state = ployz_core::routing::State::default();
+    let mut wanted = route("a.org", "/", backend.port);
+    wanted.max_body = Some(4);
+    put(&mut state, "web", vec![wanted], vec![], &[HERE]);
+    let running = start(&state);
+    let mut client = Client::connect(running.http).await;
+    assert_eq!(client.send(UPGRADE).await.unwrap().status, 101);
+    for word in ["more than four", "and more"] {
+        client.stream.write_all(word.as_bytes()).await.unwrap();
+        while client.buffer.len() < word.len() {
+            tokio::time::timeout(Duration::from_secs(5), client.more()).await.unwrap().unwrap();
+        }
+        assert_eq!(std::mem::take(&mut client.buffer), word.as_bytes());
+    }
     drop(client);
     running.gateway.stop().await;
 }

@@ -202,6 +202,29 @@ async fn idempotent_request_survives_a_backend_that_dies_and_another_is_not_sent
 }
 
 #[tokio::test]
+async fn body_that_is_sent_again_counts_once() {
+    // The first two connections are closed when the request has been read.
+    let backend = raw_backend(|mut stream, number| async move {
+        let mut head = [0; 2048];
+        let _ = stream.read(&mut head).await;
+        if number > 1 {
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        }
+    })
+    .await;
+    let mut limited = route("a.org", "/", backend.port);
+    limited.max_body = Some(4);
+    let mut state = State::default();
+    put(&mut state, "web", vec![limited], vec![], &[HERE]);
+    let running = start(&state);
+    let put = "PUT / HTTP/1.1\r\nHost: a.org\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc";
+    assert_eq!(once(running.http, put).await.unwrap().status, 200);
+    until("the line of the log", || running.log.text().contains("\"tries\":3")).await;
+    assert!(running.log.text().contains("\"received\":3,"), "{}", running.log.text());
+    running.gateway.stop().await;
+}
+
+#[tokio::test]
 async fn silence_beyond_the_route_s_timeout_is_504() {
     let backend = raw_backend(|mut stream, _| async move {
         let _ = stream.read_to_end(&mut Vec::new()).await;

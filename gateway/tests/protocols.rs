@@ -113,6 +113,34 @@ async fn http2_streams_are_served_side_by_side() {
 }
 
 #[tokio::test]
+async fn cookies_that_http2_sends_one_by_one_are_one_list_for_a_backend() {
+    let backend = echo_backend().await;
+    let running = start(&one(&[HERE], backend.port));
+    let mut sender = http2(TcpStream::connect(running.http).await.unwrap()).await;
+    let mut asked = request("http://a.org/", "");
+    for cookie in ["a=1", "b=2; c=3", "d=4"] {
+        asked.headers_mut().append("cookie", cookie.parse().unwrap());
+    }
+    let answer = sender.send_request(asked).await.unwrap();
+    let text = String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    assert!(text.contains("cookie: a=1; b=2; c=3; d=4\n"), "{text}");
+    running.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn grpc_web_is_for_backends_of_http1() {
+    let backend = echo_backend().await;
+    let running = start(&one(&[HERE], backend.port));
+    let mut sender = http2(TcpStream::connect(running.http).await.unwrap()).await;
+    for kind in ["application/grpc-web", "application/grpc-web+proto", "application/grpc-web-text"] {
+        let mut asked = request("http://a.org/", "");
+        asked.headers_mut().insert("content-type", kind.parse().unwrap());
+        assert_eq!(sender.send_request(asked).await.unwrap().status(), 200, "{kind}");
+    }
+    running.gateway.stop().await;
+}
+
+#[tokio::test]
 async fn http2_stream_under_way_is_finished_when_the_gateway_ends() {
     let backend = raw_backend(|mut stream, _| async move {
         let mut head = [0; 1024];
