@@ -40,13 +40,15 @@ fn tcp(mesh: &Mesh) -> Option<ControlPlaneStatus> {
 
 async fn gateway(supervisor: &Supervisor) -> Option<ControlPlaneStatus> {
     let Supervisor::Systemd(systemd) = supervisor else { return None };
-    Some(row("gateway routes", systemd.status_text(&UnitName::GATEWAY).await))
+    let said = systemd.status_text(&UnitName::GATEWAY).await;
+    Some(row("gateway routes", said.unwrap_or_else(|| SILENT.into())))
 }
 
 async fn dns(file: &NetworkFile) -> ControlPlaneStatus {
     let server = SocketAddr::new(IpAddr::V4(file.subnet().service()), super::served::DNS_PORT);
     let reply = name::ask(server, &format!("_status.{ZONE}"), TXT).await;
-    row("dns names", reply.ok().and_then(|reply| reply.texts.into_iter().next()))
+    let said = reply.map(|reply| reply.texts.into_iter().next().unwrap_or_else(|| SILENT.into()));
+    row("dns names", said.unwrap_or_else(|why| format!("{} does not answer: {why}", server.ip())))
 }
 
 fn docker(engine: &Engine) -> ControlPlaneStatus {
@@ -59,10 +61,10 @@ fn docker(engine: &Engine) -> ControlPlaneStatus {
 }
 
 /// From a server's own words, which say `live`, or since when it has not been.
-fn row(component: &str, said: Option<String>) -> ControlPlaneStatus {
-    let healthy = said.as_ref().is_some_and(|said| said.contains("live"));
-    let stale_since_unix_secs = said.as_ref().and_then(|said| since(said));
-    let error = if healthy { None } else { Some(said.unwrap_or_else(|| "it does not say".into())) };
+fn row(component: &str, said: String) -> ControlPlaneStatus {
+    let healthy = said.contains("live");
+    let stale_since_unix_secs = since(&said);
+    let error = (!healthy).then_some(said);
     ControlPlaneStatus { component: component.to_owned(), healthy, stale_since_unix_secs, error }
 }
 
@@ -71,6 +73,9 @@ fn since(said: &str) -> Option<u64> {
     after.trim_start_matches([' ', '=']).split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
+/// A process that does not run says nothing, and neither does one that has just begun.
+const SILENT: &str = "it does not run, or does not say";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,18 +83,19 @@ mod tests {
     #[test]
     fn both_servers_words_are_understood() {
         for live in ["3 routes, followed live", "freshness=live"] {
-            assert_eq!(row("x", Some(live.into())).error, None);
-            assert!(row("x", Some(live.into())).healthy);
+            assert_eq!(row("x", live.into()).error, None);
+            assert!(row("x", live.into()).healthy);
         }
         for old in
             ["3 routes as last known, NATS away since 1782907200", "freshness=last-good since=1782907200"]
         {
-            let row = row("x", Some(old.into()));
+            let row = row("x", old.into());
             assert_eq!((row.healthy, row.stale_since_unix_secs), (false, Some(1_782_907_200)), "{old}");
             assert_eq!(row.error.as_deref(), Some(old));
         }
-        let empty = row("x", Some("freshness=empty".into()));
+        let empty = row("x", "freshness=empty".into());
         assert_eq!((empty.healthy, empty.stale_since_unix_secs), (false, None));
-        assert_eq!(row("x", None).error.as_deref(), Some("it does not say"));
+        let away = row("x", "10.101.0.2 does not answer: Connection refused (os error 111)".into());
+        assert_eq!((away.healthy, away.stale_since_unix_secs), (false, None));
     }
 }

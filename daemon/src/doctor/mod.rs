@@ -4,6 +4,7 @@
 //! (over its socket) and without (`ployzd doctor`, which `ployzctl` runs when nobody answers). Reading and judging are
 //! apart: what judges is pure.
 
+mod answers;
 mod certificates;
 mod clock_of_peer;
 mod engine;

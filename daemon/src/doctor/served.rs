@@ -1,7 +1,7 @@
-//! Gateway and DNS: who has the gateway's port, whether an own name resolves, and how fresh both tables are.
+//! Gateway and DNS: who has the gateway's port, whether it answers, whether an own name resolves, and how fresh both tables are.
 
 use super::name::{self, A, Reply, TXT};
-use super::{Ground, Running, plane, sockets};
+use super::{Ground, Running, answers, plane, sockets};
 use crate::supervisor::Supervisor;
 use ployz_core::spec::UnitName;
 use ployz_core::spec::container::ZONE;
@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
     let mut checks = ports(ground);
     if let Some(running) = &ground.network {
+        checks.push(answers::check(ground).await);
         checks.push(gateway_table(ground).await);
         checks.extend(dns(running).await);
     }

@@ -65,13 +65,16 @@ impl Systemd {
         Seen::Unknown(why)
     }
 
-    /// What a unit's process last told the manager about itself; `None` when it said nothing or cannot be asked.
+    /// What a unit's process tells the manager about itself; `None` when it says nothing or cannot be asked. The manager keeps
+    /// the words of one that does not run any more.
     pub async fn status_text(&self, name: &UnitName) -> Option<String> {
         let ask = async {
             let bus = self.bus().await.ok()?;
             let path = ManagerProxy::new(&bus).await.ok()?.get_unit(file(name)).await.ok()?;
+            let unit = properties_of(&bus, &path, "org.freedesktop.systemd1.Unit").await.ok()?;
             let service = properties_of(&bus, &path, "org.freedesktop.systemd1.Service").await.ok()?;
-            Some(text(&service, "StatusText")).filter(|said| !said.is_empty())
+            let said = Some(text(&service, "StatusText")).filter(|said| !said.is_empty());
+            said.filter(|_| state(&unit) != ActiveState::Inactive)
         };
         tokio::time::timeout(INSPECT, ask).await.ok().flatten()
     }

@@ -26,6 +26,7 @@ fn doctor(ctx: &mut Ctx) -> Result<()> {
     config_refused(ctx, n2)?;
     docker_stopped(ctx, n2)?;
     port_taken(ctx, n2)?;
+    gateway_hangs(ctx, n2)?;
     certificate_ends(ctx, n2)?;
     store_stopped(ctx, n2)?;
     founder_away(ctx)?;
@@ -64,6 +65,15 @@ fn port_taken(ctx: &Ctx, node: &Node) -> Result<()> {
     node.run("systemctl start ployzd")?;
     names(ctx, node, &[("gateway-port", "socat (pid "), ("gateway", "")])?;
     holder.stop()?;
+    healthy(ctx, node)
+}
+
+/// Its sockets are there, and what it last said of its routes.
+fn gateway_hangs(ctx: &Ctx, node: &Node) -> Result<()> {
+    let signal = |name: &str| node.sh(&format!("pkill -{name} -x ployz-gateway"));
+    signal("STOP")?;
+    names(ctx, node, &[("gateway-answers", "does not answer in time")])?;
+    signal("CONT")?;
     healthy(ctx, node)
 }
 

@@ -2,6 +2,7 @@
 //! connection refused.
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::killed::{DROP_IN, FAST};
 use super::product::{self, is_step};
@@ -106,7 +107,23 @@ fn replaced(ctx: &mut Ctx) -> Result<()> {
         n1.sh("curl -sf http://127.0.0.1:9101/metrics | grep -q ^ployz_ && curl -sf http://127.0.0.1:9102/metrics | grep -q ^ployz_")?;
         Ok(Some(()))
     })?;
-    product::all_adopt(&product::restart(ctx, n1)?)
+    product::all_adopt(&product::restart(ctx, n1)?)?;
+    stopped_by_hand(ctx, n1, n2)
+}
+
+/// A gateway that was stopped by hand is not said to follow its routes; whoever asks it next starts it.
+fn stopped_by_hand(ctx: &Ctx, node: &Node, client: &Node) -> Result<()> {
+    let says = || -> Result<Value> {
+        let told = product::json(node, "status")?;
+        let rows = told["control_plane"].as_array().context("control_plane")?;
+        let row = rows.iter().find(|row| row["component"] == "gateway routes").context("gateway routes")?;
+        Ok(row.clone())
+    };
+    node.sh("systemctl stop ployz-gateway 2>&1")?;
+    let row = says()?;
+    ensure!(row["healthy"] == false && row["error"].to_string().contains("does not run"), "{row}");
+    code(client, "http://10.77.0.11:8080/")?;
+    ctx.wait(10, "the gateway to follow its routes again", || Ok((says()?["healthy"] == true).then_some(())))
 }
 
 /// Both are restarted by hand, again and again, while ployzd starts again and again and looks at them: it never takes the
