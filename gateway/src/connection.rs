@@ -65,6 +65,8 @@ async fn http<S: Transport>(worker: &Worker, io: S, peer: SocketAddr, http2: boo
         if let Some(settings) = settings {
             settings.apply_to_session(&mut session);
         }
+        // The last head has taken its place: a client of HTTP/1.1 says nothing of a time, which means for ever.
+        session.set_keepalive(Some(idle));
     }
     count(worker, &conn);
 }

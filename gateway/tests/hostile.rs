@@ -246,6 +246,20 @@ async fn what_goes_through_a_websocket_is_no_body() {
 }
 
 #[tokio::test]
+async fn connection_on_which_nothing_is_asked_any_more_is_closed() {
+    let backend = echo_backend().await;
+    let limits = Limits { idle: Duration::from_secs(1), ..limits() };
+    let running = start_with(snapshot(&one(&[HERE], backend.port)), None, limits);
+    let mut client = Client::connect(running.http).await;
+    for _ in 0..3 {
+        assert_eq!(client.get("/").await.unwrap().status, 200);
+    }
+    let closed = tokio::time::timeout(Duration::from_secs(10), client.stream.read(&mut [0])).await;
+    assert_eq!(closed.expect("it is closed").unwrap(), 0);
+    running.gateway.stop().await;
+}
+
+#[tokio::test]
 async fn one_client_cannot_hold_all_connections() {
     let backend = echo_backend().await;
     let limits = Limits { connections: 6, of_client: 3, ..limits() };
