@@ -8,7 +8,7 @@ use ployz_core::routing::Freshness;
 use ployz_gateway::config::{BadConfig, Given, needed};
 use ployz_gateway::files::Files;
 use ployz_gateway::listen::{self, Kind, Socket};
-use ployz_gateway::stored::{self, Following};
+use ployz_gateway::stored::{self, Following, Stored};
 use ployz_gateway::tls::Certificates;
 use ployz_gateway::{Gateway, Limits, Settings, Table};
 use ployz_routing::{Feed, Seed, Snapshot, Stats};
@@ -51,15 +51,16 @@ async fn run(given: Given) -> anyhow::Result<()> {
     let tls = certificates(&given, https)?;
     let certificates = tls.as_ref().map(|(certificates, _)| certificates.clone());
     let feed = Feed::<Table>::start(feed_settings(&given)?);
-    let gateway = Gateway::start(settings(&given, certificates, feed.stats()), sockets, feed.watch())?;
     let mut tasks = JoinSet::new();
     match tls {
         Some((certificates, files)) => {
-            tasks.spawn(stored::follow(following(&given, certificates.clone())?));
+            tasks.spawn(Stored::from_disk(following(&given, certificates.clone())?).follow());
             tasks.spawn(reload(certificates, files));
         }
         None => kept_at(&given).iter().for_each(|path| stored::forget(path)),
     }
+    // Last: whoever is accepted is served from what is known by then.
+    let gateway = Gateway::start(settings(&given, certificates, feed.stats()), sockets, feed.watch())?;
     tasks.spawn(tell(feed.watch()));
     // Cancel-safe: a signal that is not received here ends the process anyway.
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }

@@ -37,6 +37,12 @@ pub struct Following {
     pub certificates: Arc<Certificates>,
 }
 
+/// The certificates of the store: those on disk are served, the store is followed from [`Self::follow`] on.
+pub struct Stored {
+    following: Following,
+    held: Held,
+}
+
 /// What the bucket holds, by key, with the revision of each.
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Held(BTreeMap<String, (u64, CertificateRecord)>);
@@ -56,28 +62,37 @@ pub fn forget(path: &std::path::Path) {
     kept::remove(path);
 }
 
-/// Serves what is on disk, then follows the store for ever.
-pub async fn follow(following: Following) {
-    let mut held = Held::default();
-    if let Some(path) = &following.path {
-        match kept::load(path, &following.network) {
-            Ok(found) => held = found.unwrap_or_default(),
-            Err(error) => tracing::warn!("the certificates in {} are not used: {error}", path.display()),
+impl Stored {
+    /// Serves what is on disk. To be called before connections are taken: whoever comes between one gateway and the next
+    /// would be told that there is no certificate.
+    pub fn from_disk(following: Following) -> Self {
+        let mut held = Held::default();
+        if let Some(path) = &following.path {
+            match kept::load(path, &following.network) {
+                Ok(found) => held = found.unwrap_or_default(),
+                Err(error) => tracing::warn!("the certificates in {} are not used: {error}", path.display()),
+            }
         }
+        following.serve(&held);
+        Self { following, held }
     }
-    following.serve(&held);
-    let (mut said, mut wait) = (String::new(), SOON);
-    loop {
-        let begun = tokio::time::Instant::now();
-        let Err(lost) = Box::pin(following.session(&mut held)).await;
-        following.certificates.set_live(false);
-        let text = chain(lost.as_ref());
-        if text != said {
-            tracing::warn!("certificates in the store: {text}; those that are known go on being served");
-            said = text;
+
+    /// Follows the store for ever.
+    pub async fn follow(self) {
+        let Self { following, mut held } = self;
+        let (mut said, mut wait) = (String::new(), SOON);
+        loop {
+            let begun = tokio::time::Instant::now();
+            let Err(lost) = Box::pin(following.session(&mut held)).await;
+            following.certificates.set_live(false);
+            let text = chain(lost.as_ref());
+            if text != said {
+                tracing::warn!("certificates in the store: {text}; those that are known go on being served");
+                said = text;
+            }
+            wait = if begun.elapsed() > STEADY { SOON } else { (wait * 2).min(LATEST) };
+            tokio::time::sleep(wait).await;
         }
-        wait = if begun.elapsed() > STEADY { SOON } else { (wait * 2).min(LATEST) };
-        tokio::time::sleep(wait).await;
     }
 }
 

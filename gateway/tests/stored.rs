@@ -10,7 +10,7 @@ use nkeys::KeyPair;
 use ployz_core::id::{MachineId, NetworkId};
 use ployz_core::wire::v1::certificate::CertificateRecord;
 use ployz_core::wire::v1::subject::{self, CERTIFICATES, DOMAIN};
-use ployz_gateway::stored::{Following, follow};
+use ployz_gateway::stored::{Following, Stored};
 use ployz_gateway::tls::Certificates;
 use ployz_routing::rights::{self, Rights};
 use rustls::pki_types::pem::PemObject;
@@ -209,7 +209,7 @@ async fn certificates_of_the_store_are_served_replaced_live_and_kept_while_it_is
     let bucket = store.bucket().await;
     let certificates = Arc::new(Certificates::default());
     let running = start_with(snapshot(&one(&[HERE], backend.port)), Some(certificates.clone()), limits());
-    let following = tokio::spawn(follow(store.following(&certificates)));
+    let following = tokio::spawn(Stored::from_disk(store.following(&certificates)).follow());
     until("the empty store is known", || certificates.stored() == (0, true, None)).await;
 
     let (first, second, below) = (record("a.org"), record("a.org"), record("*.a.org"));
@@ -225,17 +225,18 @@ async fn certificates_of_the_store_are_served_replaced_live_and_kept_while_it_is
     assert!(tls(&running, "a.org", &first).await.is_err());
     assert_eq!(old.get("/").await.unwrap().status, 200);
 
-    // The store is away: nothing changes, and one that starts meanwhile knows it from disk.
+    // The store is away: nothing changes, and one that starts meanwhile knows it from disk, before its first connection.
     store.kill("hub");
     store.kill("leaf");
     until("it is noticed", || !certificates.stored().1).await;
     served(&running, "a.org", &second).await;
     following.abort();
     let later = Arc::new(Certificates::default());
+    let kept = Stored::from_disk(store.following(&later));
     let next = start_with(snapshot(&one(&[HERE], backend.port)), Some(later.clone()), limits());
-    let following = tokio::spawn(follow(store.following(&later)));
-    served(&next, "a.org", &second).await;
-    served(&next, "b.a.org", &below).await;
+    tls(&next, "a.org", &second).await.unwrap();
+    tls(&next, "b.a.org", &below).await.unwrap();
+    let following = tokio::spawn(kept.follow());
 
     // Back, and live again without a restart; what is taken out is not served.
     store.run("hub");
