@@ -7,13 +7,14 @@ use anyhow::{Context, Result, bail};
 use ployz_tests::load::{Plan, run, serve};
 
 const HELP: &str = "\
-load run --host NAME [--gateway ADDR]... [--dns ADDR]... [--name NAME=ADDRESS]... [--tcp PORT] [--kinds LIST]
-         [--clients N] [--download SECONDS] [--seconds N]
+load run --host NAME [--gateway ADDR]... [--dns ADDR]... [--name NAME=ADDRESS]... [--tcp PORT] [--https PORT --ca FILE]
+         [--kinds LIST] [--clients N] [--download SECONDS] [--seconds N]
              run clients against gateways and DNS servers until SIGTERM or for N seconds; prints `begun` when every client
              has got its first answer, and at the end one JSON object: what was asked, answered and lost. ADDRESS may end
              in `*`. Exit code 1 when something was lost
-             kinds (default: all): http1,connect,http2,websocket,download,tcp (with --tcp, the port of a TCP route to the
-             same service),dns-udp,dns-tcp
+             kinds (default: all): http1,connect,http2,websocket,download; with --https and --ca, the authorities that must
+             have signed what the gateways show: https1,https-connect,https2,wss; with --tcp, the port of a TCP route to the
+             same service: tcp; dns-udp,dns-tcp
 load serve PORT
              the service they ask: /echo/TOKEN, /download/SECONDS, /ws
 ";

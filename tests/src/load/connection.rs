@@ -10,10 +10,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::PATIENCE;
+use super::tls::Tls;
 
 /// A request of ours.
 pub(crate) type Ask = Request<Empty<Bytes>>;
@@ -23,9 +25,24 @@ pub(crate) type Ask = Request<Empty<Bytes>>;
 pub(crate) struct Target {
     pub(crate) server: SocketAddr,
     pub(crate) host: String,
+    pub(super) tls: Option<Tls>,
 }
 
+/// A connection, with TLS or without.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Wire for S {}
+
 impl Target {
+    /// Without TLS.
+    pub(crate) fn new(server: SocketAddr, host: String) -> Self {
+        Self { server, host, tls: None }
+    }
+
+    pub(super) fn with_tls(self, (server, tls): (SocketAddr, Tls)) -> Self {
+        Self { server, tls: Some(tls), ..self }
+    }
+
     pub(crate) fn request(&self, path: &str) -> Result<Ask> {
         let request = Request::get(path).header("host", &self.host);
         request.body(Empty::new()).context("a request")
@@ -33,14 +50,17 @@ impl Target {
 
     /// The same for HTTP/2, where the name is part of the address.
     pub(super) fn request2(&self, path: &str) -> Result<Ask> {
-        Request::get(format!("http://{}{path}", self.host)).body(Empty::new()).context("a request")
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        Request::get(format!("{scheme}://{}{path}", self.host)).body(Empty::new()).context("a request")
     }
 
-    pub(super) async fn connect(&self) -> Result<TcpStream> {
+    pub(super) async fn connect(&self) -> Result<Box<dyn Wire>> {
         let stream = timeout(PATIENCE, TcpStream::connect(self.server)).await;
         let stream = stream.context("no connection in time")?.context("connect")?;
         stream.set_nodelay(true)?;
-        Ok(stream)
+        let Some(tls) = &self.tls else { return Ok(Box::new(stream)) };
+        let stream = timeout(PATIENCE, tls.begin(&self.host, stream)).await;
+        Ok(Box::new(stream.context("no TLS in time")??))
     }
 
     pub(crate) async fn http1(&self) -> Result<http1::SendRequest<Empty<Bytes>>> {

@@ -1,4 +1,4 @@
-//! HTTP/2 without TLS: one connection, several streams at once.
+//! HTTP/2, which is known beforehand or agreed on with TLS: one connection, several streams at once.
 
 use std::error::Error;
 use std::time::Instant;

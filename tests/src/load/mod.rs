@@ -14,6 +14,7 @@ pub(crate) mod packet;
 mod plan;
 pub(crate) mod service;
 mod tally;
+mod tls;
 mod websocket;
 
 pub use plan::{Plan, run};

@@ -1,6 +1,7 @@
 //! Which clients run against which servers, and for how long.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::connection::Target;
 use super::dns::{self, Name};
 use super::tally::Tally;
+use super::tls::Https;
 use super::{PATIENCE, download, http1, http2, websocket};
 
 /// What to do.
@@ -23,6 +25,9 @@ pub struct Plan {
     resolvers: Vec<SocketAddr>,
     names: Vec<Name>,
     tcp: Option<u16>,
+    https_port: Option<u16>,
+    authorities: Option<PathBuf>,
+    https: Option<Https>,
     kinds: Vec<String>,
     clients: usize,
     download: u64,
@@ -30,8 +35,20 @@ pub struct Plan {
 }
 
 /// Every kind of client.
-pub(super) const KINDS: [&str; 8] =
-    ["http1", "connect", "http2", "websocket", "download", "tcp", "dns-udp", "dns-tcp"];
+pub(super) const KINDS: [&str; 12] = [
+    "http1",
+    "connect",
+    "http2",
+    "websocket",
+    "download",
+    "https1",
+    "https-connect",
+    "https2",
+    "wss",
+    "tcp",
+    "dns-udp",
+    "dns-tcp",
+];
 
 impl Plan {
     /// Reads `--option value` pairs.
@@ -42,6 +59,9 @@ impl Plan {
             resolvers: Vec::new(),
             names: Vec::new(),
             tcp: None,
+            https_port: None,
+            authorities: None,
+            https: None,
             kinds: KINDS.map(str::to_owned).to_vec(),
             clients: 1,
             download: 20,
@@ -53,6 +73,13 @@ impl Plan {
         }
         ensure!(plan.gateways.is_empty() || !plan.host.is_empty(), "which --host do the gateways serve?");
         ensure!(plan.resolvers.is_empty() || !plan.names.is_empty(), "which --name are the resolvers asked?");
+        plan.https = match (plan.https_port, &plan.authorities) {
+            (Some(port), Some(path)) => {
+                Some(Https::new(port, path).with_context(|| path.display().to_string())?)
+            }
+            (None, None) => None,
+            _ => bail!("--https and --ca belong together"),
+        };
         Ok(plan)
     }
 
@@ -66,6 +93,8 @@ impl Plan {
                 self.names.push(Name { name: name.to_owned(), answer: answer.to_owned() });
             }
             "--tcp" => self.tcp = Some(value.parse()?),
+            "--https" => self.https_port = Some(value.parse()?),
+            "--ca" => self.authorities = Some(value.into()),
             "--kinds" => {
                 self.kinds = value.split(',').map(str::to_owned).collect();
                 let unknown = self.kinds.iter().find(|kind| !KINDS.contains(&kind.as_str()));
@@ -105,22 +134,30 @@ impl Plan {
         tasks: &TaskTracker,
     ) {
         for kind in KINDS.into_iter().filter(|kind| self.has(kind)) {
-            let (target, stop) = (Target { server, host: self.host.clone() }, stop.clone());
+            let Some(target) = self.target(kind, server) else { continue };
+            let (server, stop) = (target.server, stop.clone());
             let score = || tally.score(kind, server);
             match kind {
-                "http1" => tasks.spawn(http1::keep_alive(score(), target, stop)),
-                "connect" => tasks.spawn(http1::connects(score(), target, stop)),
-                "http2" => tasks.spawn(http2::streams(score(), target, stop)),
-                "websocket" => tasks.spawn(websocket::echo(score(), target, stop)),
+                "http1" | "https1" => tasks.spawn(http1::keep_alive(score(), target, stop)),
+                "connect" | "https-connect" => tasks.spawn(http1::connects(score(), target, stop)),
+                "http2" | "https2" => tasks.spawn(http2::streams(score(), target, stop)),
+                // On a TCP route to the service itself: the gateway only passes its bytes.
+                "websocket" | "wss" | "tcp" => tasks.spawn(websocket::echo(score(), target, stop)),
                 "download" => tasks.spawn(download::downloads(score(), target, self.download, stop)),
-                "tcp" => {
-                    // A WebSocket to the service itself: the gateway only passes its bytes.
-                    let Some(port) = self.tcp else { continue };
-                    let target = Target { server: SocketAddr::new(server.ip(), port), ..target };
-                    tasks.spawn(websocket::echo(score(), target, stop))
-                }
                 _ => continue,
             };
+        }
+    }
+
+    /// What clients of this kind ask of a gateway, if the plan says where.
+    fn target(&self, kind: &str, server: SocketAddr) -> Option<Target> {
+        let target = Target::new(server, self.host.clone());
+        match kind {
+            "tcp" => Some(Target { server: SocketAddr::new(server.ip(), self.tcp?), ..target }),
+            "https1" | "https-connect" | "https2" | "wss" => {
+                Some(target.with_tls(self.https.as_ref()?.of(kind, server)))
+            }
+            _ => Some(target),
         }
     }
 
@@ -204,6 +241,8 @@ mod tests {
         assert!(plan("--dns 192.0.2.1").is_err(), "no name");
         assert!(plan("--kinds http1,http9").is_err());
         assert!(plan("--seconds").is_err());
+        assert!(plan("--https 443").is_err() && plan("--ca /dev/null").is_err(), "they belong together");
+        assert!(plan("--https 443 --ca /dev/null").is_err(), "nobody is trusted");
     }
 
     #[tokio::test]
@@ -213,22 +252,68 @@ mod tests {
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
             sleep(Duration::from_millis(10)).await;
         }
+        let (https, authority) = encrypted(port, "answered").await;
         let plan = plan(&format!(
-            "--host a.example --gateway 127.0.0.1:{port} --tcp {port} --kinds http1,connect,websocket,download,tcp --seconds 3 --download 1"
+            "--host a.example --gateway 127.0.0.1:{port} --tcp {port} --https {https} --ca {authority} \
+             --kinds http1,connect,websocket,download,https1,https-connect,wss,tcp --seconds 3 --download 1"
         ));
         let told = run(plan.unwrap()).await.unwrap();
         assert_eq!(told["failed"], 0, "{told:#}");
-        for kind in ["http1", "connect", "websocket", "download", "tcp"] {
+        for kind in ["http1", "connect", "websocket", "download", "https1", "https-connect", "wss", "tcp"] {
             assert!(told["kinds"][kind]["right"].as_u64() > Some(0), "{kind}: {told:#}");
         }
         service.abort();
     }
 
     #[tokio::test]
+    async fn who_is_not_trusted_or_speaks_another_protocol_is_no_answer() {
+        let (https, authority) = encrypted(1, "trusted").await;
+        let (_, other) = encrypted(1, "other").await;
+        for (kind, authority) in [("https1", other), ("https2", authority)] {
+            let plan = plan(&format!(
+                "--host a.example --gateway 127.0.0.1 --https {https} --ca {authority} --kinds {kind} --seconds 1"
+            ));
+            let told = run(plan.unwrap()).await.unwrap();
+            let counts = &told["kinds"][kind];
+            assert_eq!(counts["right"], 0, "{counts:#}");
+            assert!(counts["failures"][0]["reason"].as_str().unwrap().contains("TLS"), "{counts:#}");
+        }
+    }
+
+    /// TLS for `a.example` before this port, with HTTP/1.1 only; its own port, and the file of who has signed it.
+    async fn encrypted(port: u16, name: &str) -> (u16, String) {
+        let made = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap();
+        let path = std::env::temp_dir().join(format!("ployz-load-{}-{name}.crt", std::process::id()));
+        std::fs::write(&path, made.cert.pem()).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let mut config = config.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        config.alpn_protocols = vec!["http/1.1".into()];
+        let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let https = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    let mut stream = acceptor.accept(stream).await?;
+                    let mut service = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+                    tokio::io::copy_bidirectional(&mut stream, &mut service).await
+                });
+            }
+        });
+        (https, path.display().to_string())
+    }
+
+    #[tokio::test]
     async fn what_nobody_answers_is_lost() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (_, authority) = encrypted(port, "lost").await;
         let plan = plan(&format!(
-            "--host a --gateway 127.0.0.1:{port} --tcp {port} --dns 127.0.0.1:{port} --name a=* --seconds 1"
+            "--host a --gateway 127.0.0.1:{port} --tcp {port} --https {port} --ca {authority} \
+             --dns 127.0.0.1:{port} --name a=* --seconds 1"
         ));
         let told = run(plan.unwrap()).await.unwrap();
         for kind in KINDS {

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -12,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::PATIENCE;
 use super::clients::pause;
-use super::connection::Target;
+use super::connection::{Target, Wire};
 use super::tally::Score;
 
 /// An open socket, and who is at its other end.
 struct Socket {
-    stream: WebSocketStream<TcpStream>,
+    stream: WebSocketStream<Box<dyn Wire>>,
     replica: String,
 }
 

@@ -16,7 +16,7 @@ use crate::load::service::VERSION;
 
 /// When the gateway first sent a request for `host` to the instance with this version; the connection is kept over commits.
 pub(super) async fn gateway(server: SocketAddr, host: String, version: String) -> Result<Instant> {
-    let target = Target { server, host };
+    let target = Target::new(server, host);
     let mut sender = target.http1().await?;
     let mut every = ticks();
     let until = Instant::now() + PATIENCE;

@@ -24,6 +24,7 @@ mod package;
 mod pings;
 mod power;
 mod product;
+mod secured;
 mod served;
 mod service;
 mod services_under_load;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Ctx;
 use super::product;
+use super::secured;
 use crate::lab::{Background, Node};
 
 /// The image that [`images`] makes on every node.
@@ -97,8 +98,9 @@ pub(super) struct Clients {
 /// Every kind that asks by the service's names.
 pub(super) const NAMED: &str = "http1,connect,http2,websocket,download,dns-udp,dns-tcp";
 
-/// Every kind: also that of a TCP route, which the service must have ([`with_tcp`]).
-pub(super) const ALL: &str = "http1,connect,http2,websocket,download,tcp,dns-udp,dns-tcp";
+/// Every kind: also that of a TCP route, which the service must have ([`with_tcp`]), and those of HTTPS ([`secured`]).
+pub(super) const ALL: &str =
+    "http1,connect,http2,websocket,download,https1,https-connect,https2,wss,tcp,dns-udp,dns-tcp";
 
 /// The port of the TCP route that they ask.
 pub(super) const TCP: u16 = 5432;
@@ -114,6 +116,9 @@ impl Load {
             clients.kinds,
             clients.download
         );
+        if clients.kinds.contains("https") {
+            cmd += &format!(" --https {} --ca {}", secured::PORT, secured::AUTHORITY);
+        }
         for i in 1..=3 {
             let [overlay, address] = product::addresses(ctx.node(i))?;
             cmd += &format!(" --dns {overlay} --dns {address} --name n{i}.machine.ployz.internal={address}");

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::killed::{DROP_IN, FAST, KILL};
 use super::served::{self, ALL, Clients, Load, times};
-use super::{Ctx, Need, Scenario, product};
+use super::{Ctx, Need, Scenario, product, secured};
 use crate::lab::Node;
 
 pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
@@ -25,9 +25,10 @@ pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
 
 type Part = (&'static str, fn(&Ctx) -> Result<()>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("daemons", daemons_killed),
     ("sidecars", sidecars_replaced),
+    ("certificates", certificates_replaced),
     ("routes", routes_change),
     ("tcp-routes", tcp_routes_change),
     ("redeploys", redeployed),
@@ -35,7 +36,9 @@ const PARTS: [Part; 6] = [
 ];
 
 fn under_load(ctx: &mut Ctx) -> Result<()> {
+    secured::listen(ctx)?;
     served::begin(ctx)?;
+    secured::begin(ctx, SERVICE)?;
     served::deploy(ctx.node(1), &manifest(0))?;
     for i in [1, 2] {
         let url = format!("http://{}:{}/echo/a", ctx.node(i).ip(1), served::TCP);
@@ -74,7 +77,7 @@ fn daemons_killed(ctx: &Ctx) -> Result<()> {
     for (node, before) in ctx.lab.nodes().iter().zip(&before) {
         product::unchanged(node, before)?;
     }
-    counted.kept_open(&["http1", "http2", "websocket", "tcp"])
+    counted.kept_open(&KEPT)
 }
 
 /// Gateways are made anew by a change of the configuration, DNS servers by a restart as after an upgrade.
@@ -100,7 +103,7 @@ fn sidecars_replaced(ctx: &Ctx) -> Result<()> {
     let counted = load.stop(ctx)?;
     ctx.say(format!("{counts} recreations each of gateway and DNS"));
     counted.none_lost()?;
-    counted.kept_open(&["websocket", "tcp"])?;
+    counted.kept_open(&ENDLESS)?;
     for i in [1, 2] {
         one_of_each(ctx, ctx.node(i))?;
     }
@@ -114,6 +117,19 @@ fn one_of_each(ctx: &Ctx, node: &Node) -> Result<()> {
         ensure!(left == "1\n1", "{}: gateways and DNS servers: {left}", node.name());
         Ok(Some(()))
     })
+}
+
+/// The certificate is replaced: who comes then is shown the new one, and who is there notices nothing.
+fn certificates_replaced(ctx: &Ctx) -> Result<()> {
+    let counts = times(50, 4);
+    let load = Load::start(ctx, SERVICE, &Clients { kinds: ALL, download: 3 })?;
+    for version in 1..=counts {
+        secured::import(ctx, ctx.node(version % 3 + 1), SERVICE, version)?;
+    }
+    let counted = load.stop(ctx)?;
+    ctx.say(format!("{counts} certificates imported"));
+    counted.none_lost()?;
+    counted.kept_open(&KEPT)
 }
 
 /// Another service's instances come and go, and so do its routes.
@@ -138,7 +154,7 @@ fn routes_change(ctx: &Ctx) -> Result<()> {
     let counted = load.stop(ctx)?;
     ctx.say(format!("{} changes of another service's routes, and a deploy of it", changed?));
     counted.none_lost()?;
-    counted.kept_open(&["http1", "http2", "websocket", "tcp"])
+    counted.kept_open(&KEPT)
 }
 
 /// How far the gateway of a node has come with the events of routes.
@@ -170,7 +186,7 @@ fn tcp_routes_change(ctx: &Ctx) -> Result<()> {
     let counted = load.stop(ctx)?;
     ctx.say(format!("{counts} TCP routes of another service opened and closed"));
     counted.none_lost()?;
-    counted.kept_open(&["websocket", "tcp"])
+    counted.kept_open(&ENDLESS)
 }
 
 /// The service itself is deployed anew, with candidates that start first. Old instances close what they hold in order.
@@ -219,7 +235,7 @@ fn replicas_killed(ctx: &Ctx) -> Result<()> {
             let of_it = replica == Some(name.as_str()) || (kind == "tcp" && replica.is_none());
             of_it && time.is_some_and(|time| (*at..at + FELT).contains(&time))
         });
-        ["websocket", "download", "tcp"].contains(&kind) && at_the_kill
+        ["websocket", "wss", "download", "tcp"].contains(&kind) && at_the_kill
     })
 }
 
@@ -235,6 +251,11 @@ fn now() -> f64 {
 
 /// Seconds within which a client must feel that its replica died.
 const FELT: f64 = 5.0;
+
+/// What has no end that a gateway could bring about in order.
+const ENDLESS: [&str; 3] = ["websocket", "wss", "tcp"];
+/// What stays open while its gateway does.
+const KEPT: [&str; 7] = ["http1", "http2", "websocket", "https1", "https2", "wss", "tcp"];
 
 const SERVICE: &str = "shop";
 const OTHER: &str = "other";
