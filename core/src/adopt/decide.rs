@@ -48,7 +48,10 @@ pub(super) fn node(spec: &NodeSpec, live: &NodeLive) -> Plan {
     let mut device_parent = in_netns;
     if let Some(tunnel) = &spec.tunnel {
         // The process itself stays in the host namespace, but its device lives in ours.
-        let verdict = cascade(in_netns, &live.tunnel, |found| unit(tunnel, &settled(found, in_netns), None));
+        let verdict = cascade(in_netns, &live.tunnel, |found| {
+            let verdict = unit(tunnel, &settled(found, in_netns), None);
+            with_device(verdict, &spec.wireguard, &live.wireguard, in_netns)
+        });
         device_parent = match &verdict {
             Verdict::Hold(_) => Parent::Held(Component::Tunnel),
             Verdict::Create | Verdict::Recreate(_) => Parent::Anew(Component::Tunnel),
@@ -115,6 +118,22 @@ pub fn netns(spec: &NetnsSpec, live: &NetnsLive) -> Verdict {
             Verdict::Recreate(Cause::Drift(vec![drift]))
         }
         None => Verdict::Hold(format!("not ours: namespace {} is marked {alias:?}", spec.name)),
+    }
+}
+
+/// A tunnel process without its device in the namespace that stays has it in one that is gone: whoever made this one died
+/// before it came to the tunnel.
+fn with_device(
+    process: Verdict,
+    spec: &WireguardSpec,
+    device: &Seen<WireguardLive>,
+    in_netns: Parent,
+) -> Verdict {
+    match (process, device, in_netns) {
+        (Verdict::Adopt, Seen::Absent, Parent::Stays(_)) => {
+            Verdict::Recreate(Cause::Drift(vec![Drift::new("device", "missing", &spec.name)]))
+        }
+        (process, ..) => process,
     }
 }
 

@@ -193,6 +193,10 @@ fn drift_table() {
         }),
     );
     row(
+        "namespace made anew by a start cut short before it came to the userspace tunnel",
+        drifted(USERSPACE, |_, live| live.wireguard = Seen::Absent),
+    );
+    row(
         "routes, an address and forwarding changed by hand",
         drifted(KERNEL, |_, live| {
             let link = present!(live.link);

@@ -4,7 +4,7 @@
 use crate::nats::monitor;
 use crate::supervisor::Supervisor;
 use ployz_core::adopt::Seen;
-use ployz_core::live::{NatsLive, NodeLive, UnitLive};
+use ployz_core::live::{ActiveState, NatsLive, NodeLive, UnitLive};
 use ployz_core::spec::{NodeSpec, UnitName};
 use ployz_netns::{firewall, link, namespace, wireguard};
 use std::path::Path;
@@ -22,7 +22,26 @@ pub(super) async fn node(supervisor: &Supervisor, spec: &NodeSpec) -> NodeLive {
         supervisor.inspect_sidecar(&spec.gateway),
         supervisor.inspect_sidecar(&spec.dns),
     );
-    NodeLive { netns, tunnel, wireguard, link, firewall, nats, gateway, dns }
+    let mut live = NodeLive { netns, tunnel, wireguard, link, firewall, nats, gateway, dns };
+    if live.tunnel.present().is_some_and(|unit| unit.state == ActiveState::Active)
+        && matches!(live.wireguard, Seen::Absent)
+    {
+        // Looked at side by side, a tunnel that somebody restarts in this moment runs and has no device: whether one that
+        // runs all the time has none, only looks one after the other tell.
+        live.wireguard = limited(wireguard::inspect(&spec.wireguard.name, &file)).await;
+        live.tunnel = still(&live.tunnel, supervisor.inspect(&UnitName::WIREGUARD).await);
+    }
+    live
+}
+
+/// What was found last; one that runs, but not as the process it was, is on its way.
+fn still(before: &Seen<UnitLive>, now: Seen<UnitLive>) -> Seen<UnitLive> {
+    match now {
+        Seen::Present(unit) if before.present().is_some_and(|before| before.pid != unit.pid) => {
+            Seen::Present(UnitLive { state: ActiveState::Changing, ..unit })
+        }
+        now => now,
+    }
 }
 
 /// The store's process and the settings it runs with.

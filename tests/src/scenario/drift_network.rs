@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::product::{self, says};
 use super::{Ctx, Need, Scenario};
-use crate::lab::{Node, poll};
+use crate::lab::{Lane, Node, poll};
 
 pub(super) const SCENARIOS: [Scenario; 4] = [
     scenario("drift-netns", netns),
@@ -37,6 +37,8 @@ fn netns(ctx: &mut Ctx) -> Result<()> {
         }
         product::all_adopt(&product::restart(ctx, node)?)?;
     }
+    let line = namespace_alone(ctx)?;
+    ctx.say(line);
     let names = n1.sh("ployzctl --plain machine ls | cut -f1")?;
     ensure!(names == "n1\nn2", "the founder's store has lost members: {names}");
 
@@ -44,6 +46,24 @@ fn netns(ctx: &mut Ctx) -> Result<()> {
     n2.sh("ip netns del ployz")?;
     product::logs(ctx, n2, &since, "netns", "create").context("deleted while ployzd runs")?;
     both_ways(ctx)
+}
+
+/// As a start leaves it that dies when it has made the namespace anew and nothing in it.
+fn namespace_alone(ctx: &Ctx) -> Result<String> {
+    let n2 = ctx.node(2);
+    n2.sh(concat!(
+        "systemctl stop ployzd; alias=$(ip -n ployz link show dev lo | sed -n 's/^ *alias //p'); test -n \"$alias\"; ",
+        "systemctl stop ployz-nats ployz-gateway.socket ployz-gateway ployz-dns.socket ployz-dns; ",
+        "ip netns del ployz && ip netns add ployz && ip -n ployz link set lo alias \"$alias\" up; systemctl start ployzd"
+    ))?;
+    let plan = product::started(ctx, n2)?;
+    both_ways(ctx).with_context(|| plan.join("\n"))?;
+    let line = match ctx.lane() {
+        Lane::Ns => says(&plan, "tunnel", "recreate", "device: missing -> wg0")?,
+        Lane::Vm => says(&plan, "wireguard", "create", "")?,
+    };
+    product::all_adopt(&product::restart(ctx, n2)?)?;
+    Ok(line.to_owned())
 }
 
 /// wg0 deleted, peers removed and added by hand, addresses taken away.
