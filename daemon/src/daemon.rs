@@ -74,11 +74,7 @@ impl Daemon {
         let (network, keys) = self.load(name)?;
         match network.lifecycle {
             // A stop or a destruction that was cut short: the record said so first, the data plane follows.
-            Stored::Stopped => self.finish_stop(&network, &keys).await,
-            Stored::Leaving => {
-                self.finish_stop(&network, &keys).await?;
-                Ok(self.shared.disk.remove_network(name)?)
-            }
+            Stored::Stopped | Stored::Leaving => self.finish_stop(&network, &keys).await,
             Stored::Running => self.bring_up(network, keys, "daemon start").await.map(|_| ()),
             Stored::Joining { .. } => {
                 let mesh = self.bring_up(network, keys, "daemon start").await?;
@@ -88,15 +84,21 @@ impl Daemon {
         }
     }
 
-    /// Takes down what a network that is not running any more has left, from what is on disk.
+    /// Takes down what a network that is not running any more has left, from what is on disk; one that is left goes from
+    /// there too.
     async fn finish_stop(&self, network: &NetworkFile, keys: &Keys) -> Result<()> {
         let peers = self.shared.disk.peers(&network.name)?;
         let spec = desired::node(&self.shared.around, &self.shared.disk, network, keys, &peers, clock::now());
         let left = teardown::run(&self.shared.reconciler, &spec).await;
-        if left.is_empty() {
-            return Ok(self.shared.disk.set_active(None)?);
+        if !left.is_empty() {
+            let message = "some parts could not be taken down";
+            return Err(Failure::new(ErrorCode::NetworkStopFailed, message).with(left));
         }
-        Err(Failure::new(ErrorCode::NetworkStopFailed, "some parts could not be taken down").with(left))
+        self.shared.disk.set_active(None)?;
+        if network.lifecycle == Stored::Leaving {
+            self.shared.disk.remove_network(&network.name)?;
+        }
+        Ok(())
     }
 
     fn is_current(&self, mesh: &Arc<Mesh>) -> bool {
@@ -130,11 +132,13 @@ impl Daemon {
         let _alone = self.exclusive.lock().await;
         let (network, _) = self.load(name)?;
         self.nothing_running()?;
-        if matches!(network.lifecycle, Stored::Joining { .. }) {
-            let message = format!("network {name} is still joining");
-            return Err(Failure::new(ErrorCode::InvalidTransition, message));
-        }
-        self.activate(network, say).await
+        let standing = match network.lifecycle {
+            Stored::Joining { .. } => "is still joining",
+            // The peers know that it is gone.
+            Stored::Leaving => "is being destroyed: `mesh destroy` finishes that",
+            Stored::Stopped | Stored::Running => return self.activate(network, say).await,
+        };
+        Err(Failure::new(ErrorCode::InvalidTransition, format!("network {name} {standing}")))
     }
 
     /// `mesh stop`. A stop that failed can be repeated.
@@ -153,7 +157,7 @@ impl Daemon {
             self.no_workloads(&mesh).await?;
         }
         if matches!(mesh.network().lifecycle, Stored::Joining { .. }) {
-            self.undo_join(&mesh).await;
+            self.undo_join(&mesh).await?;
             return Ok(mesh.network().name);
         }
         let network = mesh.change_network(|network| network.lifecycle = Stored::Stopped)?;
@@ -194,10 +198,8 @@ impl Daemon {
         let (_, keys) = self.load(&network.name)?;
         network.lifecycle = Stored::Running;
         network.machine.endpoints = self.endpoints(&network.id, network.plan.cluster_cidr).await?;
-        self.shared.disk.put_network(&network)?;
-        self.shared.disk.set_active(Some(&network.name))?;
-        say("bringing up the data plane");
-        let mesh = self.bring_up(network, keys, "mesh start").await?;
+        let begun = self.begin(&network, keys, say).await;
+        let mesh = begun.map_err(|failure| self.not_started(network.clone(), failure, true))?;
         let complaints = until_sure(&mesh).await;
         let network = mesh.network();
         let failed = if complaints.is_empty() {
@@ -215,13 +217,24 @@ impl Daemon {
         };
         let Some(failure) = failed else { return Ok(network) };
         let left = self.take_down(&mesh).await;
-        let mut stopped = network;
-        stopped.lifecycle = Stored::Stopped;
-        self.shared.disk.put_network(&stopped)?;
-        if left.is_empty() {
-            self.shared.disk.set_active(None)?;
-        }
-        Err(failure.with(left))
+        Err(self.not_started(network, failure.with(left.clone()), left.is_empty()))
+    }
+
+    async fn begin(self: &Arc<Self>, network: &NetworkFile, keys: Keys, say: Say<'_>) -> Result<Arc<Mesh>> {
+        self.shared.disk.put_network(network)?;
+        self.shared.disk.set_active(Some(&network.name))?;
+        say("bringing up the data plane");
+        self.bring_up(network.clone(), keys, "mesh start").await
+    }
+
+    /// The record of a start that failed: the next ployzd must not go on with it, unless there is something left to take down.
+    /// Why it failed is what the operator is told, even where the record cannot be written.
+    fn not_started(&self, network: NetworkFile, failure: Failure, clean: bool) -> Failure {
+        let disk = &self.shared.disk;
+        let stopped = disk.put_network(&NetworkFile { lifecycle: Stored::Stopped, ..network });
+        let inactive = if clean { disk.set_active(None) } else { Ok(()) };
+        let unwritten = [stopped, inactive].into_iter().filter_map(|written| written.err());
+        failure.with(unwritten.map(|error| ployz_netns::chain(&error)).collect())
     }
 
     async fn bring_up(

@@ -237,11 +237,15 @@ impl Disk {
         Ok(names)
     }
 
-    /// Directories without a record, which a join left that was cut short: peers and half-written files go, keys are kept
-    /// for a day, for whoever comes back with the same token.
+    /// What a removal left that was cut short; and directories without a record, which a join left that was: peers and
+    /// half-written files go, keys are kept for a day, for whoever comes back with the same token.
     pub fn sweep(&self) -> Result<(), DiskError> {
         let dir = self.root.join("networks");
         for entry in std::fs::read_dir(&dir).map_err(|source| io_error("list", &dir, source))?.flatten() {
+            if entry.file_name().to_string_lossy().ends_with(REMOVED) {
+                remove_tree(&entry.path())?;
+                continue;
+            }
             if entry.path().join(NETWORK).exists() {
                 continue;
             }
@@ -349,15 +353,28 @@ impl Disk {
         read(&self.root.join(PENDING))
     }
 
-    /// Removes everything of one network.
+    /// Removes everything of one network. It loses its name first: a removal that is cut short leaves nothing that a later
+    /// network of the same name could take for its own, and the next start clears it away.
     pub fn remove_network(&self, name: &NetworkName) -> Result<(), DiskError> {
         let dir = self.network_dir(name);
-        // The record goes first: a removal cut short leaves no network, only a directory to clear away.
-        let _ = std::fs::remove_file(dir.join(NETWORK));
-        match std::fs::remove_dir_all(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &dir, error)),
-            _ => Ok(()),
+        let removed = self.root.join("networks").join(format!(".{name}{REMOVED}"));
+        remove_tree(&removed)?;
+        match std::fs::rename(&dir, &removed) {
+            Ok(()) => sync_parent(&dir)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // A file system is mounted there: it is emptied where it is.
+            Err(_) => {
+                remove(&dir.join(NETWORK))?;
+                remove_tree(&dir)?;
+            }
         }
+        remove_tree(&removed)
+    }
+
+    /// The store in a network's directory that has no record, so that nobody can say whose it is.
+    pub fn orphaned_store(&self, name: &NetworkName) -> Option<PathBuf> {
+        let store = self.nats_dir(name);
+        (store.exists() && !self.network_dir(name).join(NETWORK).exists()).then_some(store)
     }
 }
 
@@ -369,6 +386,20 @@ fn remove(path: &Path) -> Result<(), DiskError> {
         }
         other => other.map_err(|source| io_error("remove", path, source)),
     }
+}
+
+/// Removes a directory that may not be there, with all in it.
+fn remove_tree(path: &Path) -> Result<(), DiskError> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a rename last over a power cut.
+fn sync_parent(path: &Path) -> Result<(), DiskError> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| io_error("sync", dir, source))
 }
 
 /// Where the next content of a file is written before it has the file's name.
@@ -411,8 +442,7 @@ pub fn replace_for(path: &Path, content: &[u8], mode: u32, group: Option<Gid>) -
     file.write_all(content).map_err(fail)?;
     file.sync_all().map_err(fail)?;
     std::fs::rename(&temporary, path).map_err(fail)?;
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| io_error("sync", dir, source))
+    sync_parent(path)
 }
 
 fn write<T: Serialize>(path: &Path, value: &T, mode: u32) -> Result<(), DiskError> {
@@ -439,6 +469,8 @@ fn io_error(operation: &'static str, path: &Path, source: io::Error) -> DiskErro
 }
 
 const FORGOTTEN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+/// Ends the name of a directory that is being removed; no network's name has a dot.
+const REMOVED: &str = ".removed";
 const NETWORK: &str = "network.json";
 const KEYS: &str = "keys.json";
 const PEERS: &str = "peers.json";
@@ -540,6 +572,40 @@ mod tests {
             .collect();
         assert_eq!(left, ["keys.json"]);
         assert!(!begun.exists());
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_removal_that_was_cut_short_is_finished_and_never_taken_over() {
+        let (disk, root) = disk("removal");
+        let file = network("prod");
+        disk.put_new(&file, &PeersFile::default()).unwrap();
+        // Dead before the store was unlinked, twice.
+        let removed = root.join("networks/.prod.removed");
+        make_dir(&disk.nats_dir(&file.name), 0o700).unwrap();
+        std::fs::rename(disk.network_dir(&file.name), &removed).unwrap();
+        assert_eq!((disk.networks().unwrap(), disk.orphaned_store(&file.name)), (Vec::new(), None));
+        disk.put_new(&file, &PeersFile::default()).unwrap();
+        assert!(!disk.nats_dir(&file.name).exists());
+        disk.remove_network(&file.name).unwrap();
+        assert!(!removed.exists() && !disk.network_dir(&file.name).exists());
+        disk.remove_network(&file.name).unwrap();
+        make_dir(&removed.join("nats"), 0o700).unwrap();
+        disk.sweep().unwrap();
+        assert!(!removed.exists());
+        std::fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn a_store_without_a_record_is_nobodys() {
+        let (disk, root) = disk("orphan");
+        let file = network("prod");
+        assert_eq!(disk.orphaned_store(&file.name), None);
+        make_dir(&disk.nats_dir(&file.name), 0o700).unwrap();
+        disk.sweep().unwrap();
+        assert_eq!(disk.orphaned_store(&file.name), Some(root.join("networks/prod/nats")));
+        disk.put_network(&file).unwrap();
+        assert_eq!(disk.orphaned_store(&file.name), None);
         std::fs::remove_dir_all(root).unwrap();
     }
 

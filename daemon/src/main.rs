@@ -80,7 +80,10 @@ fn main() -> ExitCode {
 async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> anyhow::Result<()> {
     ployz_routing::journal::init("info,async_nats=warn");
     let disk = Disk::open(&config.data_dir)?;
-    disk.sweep()?;
+    if let Err(error) = disk.sweep() {
+        // What is left lying is no reason to have no daemon.
+        tracing::error!("{}", ployz_netns::chain(&error));
+    }
     let supervisor = supervisor(mode, &config.data_dir);
     let seen = ployz_netns::underlay::observe().await.context("cannot read this machine's addresses")?;
     let around = surroundings(mode, config, &seen);

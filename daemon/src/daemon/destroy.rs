@@ -2,7 +2,7 @@
 
 use super::{Daemon, Say};
 use crate::disk::Stored;
-use crate::failure::{Failure, Result};
+use crate::failure::{Failure, Result, io_code};
 use crate::mesh::Mesh;
 use crate::mesh::remote::{self, Command};
 use ployz_core::id::NetworkName;
@@ -20,7 +20,10 @@ impl Daemon {
         if let (Some(mesh), false) = (&mesh, local) {
             self.no_workloads(mesh).await?;
             destroy_peers(mesh, say).await?;
-        } else if !local && self.shared.disk.peers(name)?.machines.iter().any(|m| m.id != network.machine.id)
+        } else if !local
+            // The peers of one that is being destroyed already were told, or need not be.
+            && network.lifecycle != Stored::Leaving
+            && self.shared.disk.peers(name)?.machines.iter().any(|m| m.id != network.machine.id)
         {
             let message =
                 format!("network {name} has other members and is not running here, so they cannot be told");
@@ -53,7 +56,13 @@ impl Daemon {
     pub(super) async fn remove_local(&self, name: &NetworkName, mesh: Option<Arc<Mesh>>) -> Result<()> {
         match &mesh {
             Some(mesh) => {
-                mesh.change_network(|network| network.lifecycle = Stored::Leaving)?;
+                match mesh.change_network(|network| network.lifecycle = Stored::Leaving) {
+                    // To destroy makes room, and the peers may have been told already.
+                    Err(error) if io_code(&error) == ErrorCode::DiskFull => {
+                        tracing::warn!("going on without a note of it: {}", ployz_netns::chain(&error));
+                    }
+                    other => drop(other?),
+                }
                 let left = self.take_down(mesh).await;
                 if !left.is_empty() {
                     let message = "some parts could not be taken down";
@@ -63,11 +72,18 @@ impl Daemon {
             }
             None if self.shared.disk.active()?.as_ref() == Some(name) => {
                 let (network, keys) = self.load(name)?;
-                self.finish_stop(&network, &keys).await?;
+                self.finish_stop(&network, &keys).await.map_err(destroy_failed)?;
             }
             None => {}
         }
         Ok(self.shared.disk.remove_network(name)?)
+    }
+}
+
+fn destroy_failed(failure: Failure) -> Failure {
+    match failure.code {
+        ErrorCode::NetworkStopFailed => Failure { code: ErrorCode::NetworkDestroyFailed, ..failure },
+        _ => failure,
     }
 }
 

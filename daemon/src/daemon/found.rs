@@ -21,6 +21,7 @@ impl Daemon {
         if self.shared.disk.network(name)?.is_some() {
             return Err(Failure::new(ErrorCode::NetworkAlreadyExists, format!("network {name} exists")));
         }
+        self.no_old_store(name)?;
         let plan = self.shared.around.config.plan;
         self.no_conflict(plan.cluster_cidr).await?;
         let id = NetworkId::from_bytes(random::bytes());
@@ -42,10 +43,22 @@ impl Daemon {
             machine: machine.clone(),
             backend: None,
         };
-        self.shared.disk.put_keys(name, &keys)?;
         let peers = PeersFile { machines: vec![machine], ..Default::default() };
-        self.shared.disk.put_new(&network, &peers)?;
+        let disk = &self.shared.disk;
+        if let Err(error) = disk.put_keys(name, &keys).and_then(|()| disk.put_new(&network, &peers)) {
+            let _ = disk.remove_network(name); // what is left is swept away by the next start
+            return Err(error.into());
+        }
         Ok(network)
+    }
+
+    /// A new network begins with an empty store: one that is there without a record is somebody's, and holds another
+    /// network's members and keys.
+    pub(super) fn no_old_store(&self, name: &NetworkName) -> Result<()> {
+        let Some(store) = self.shared.disk.orphaned_store(name) else { return Ok(()) };
+        let message = format!("{} is the store of a network {name} whose record is gone", store.display());
+        let hint = "move its directory away, or remove it if nothing of it is needed, or choose another name";
+        Err(Failure { hint: Some(hint.into()), ..Failure::new(ErrorCode::NetworkAlreadyExists, message) })
     }
 
     /// The cluster's range must not hide an address that the machine already has.

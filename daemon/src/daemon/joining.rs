@@ -38,10 +38,10 @@ impl Daemon {
                 }
                 Ok(network)
             }
-            Err(failure) if join::is_final(&failure) => {
-                self.undo_join(&mesh).await;
-                Err(failure)
-            }
+            Err(failure) if join::is_final(&failure) => match self.undo_join(&mesh).await {
+                Ok(()) => Err(failure),
+                Err(left) => Err(failure.with(left.causes)),
+            },
             Err(mut failure) => {
                 tokio::spawn(self.clone().finish_join(mesh));
                 failure.hint = Some("the join goes on by itself; `ployzctl mesh ready` tells, `ployzctl mesh stop` gives it up".into());
@@ -75,7 +75,7 @@ impl Daemon {
             if over || join::is_final(&failure) {
                 let _alone = self.exclusive.lock().await;
                 if self.is_current(&mesh) {
-                    self.undo_join(&mesh).await;
+                    let _ = self.undo_join(&mesh).await; // told in the journal, finished by the next start
                 }
                 return;
             }
@@ -83,14 +83,15 @@ impl Daemon {
         }
     }
 
-    pub(super) async fn undo_join(&self, mesh: &Arc<Mesh>) {
-        let left = self.take_down(mesh).await;
-        left.iter().for_each(|error| tracing::error!("undoing the join: {error}"));
-        let gone = self.shared.disk.set_active(None);
-        match gone.and_then(|()| self.shared.disk.remove_network(&mesh.network().name)) {
+    /// Takes a joining network down and off the disk. What cannot be taken down keeps its record, so that the next start or
+    /// `mesh stop` finishes it: a namespace without one would be nobody's, and in every other network's way.
+    pub(super) async fn undo_join(&self, mesh: &Arc<Mesh>) -> Result<()> {
+        let undone = self.remove_local(&mesh.network().name, Some(mesh.clone())).await;
+        match &undone {
             Ok(()) => tracing::warn!("the join was undone"),
-            Err(error) => tracing::error!("{}", ployz_netns::chain(&error)),
+            Err(failure) => tracing::error!("undoing the join: {failure}: {}", failure.causes.join(": ")),
         }
+        undone
     }
 
     pub(super) async fn acceptable(&self, token: &Token) -> Result<()> {
@@ -112,6 +113,7 @@ impl Daemon {
                 return Err(Failure::new(ErrorCode::NetworkAlreadyExists, message));
             }
         }
+        self.no_old_store(&token.network_name)?;
         self.no_conflict(token.plan.cluster_cidr).await
     }
 }

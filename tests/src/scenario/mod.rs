@@ -5,6 +5,7 @@
 mod bad_input;
 mod certificates;
 mod containers;
+mod cut_short;
 mod deploy;
 mod deploy_away;
 mod deploy_failures;
@@ -160,6 +161,7 @@ const THEMES: &[&[Scenario]] = &[
     &joins::SCENARIOS,
     &service::SCENARIOS,
     &lifecycle::SCENARIOS,
+    &cut_short::SCENARIOS,
     &metrics::SCENARIOS,
     &dns_conformance::SCENARIOS,
     &sidecars::SCENARIOS,
