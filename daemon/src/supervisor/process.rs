@@ -199,9 +199,10 @@ fn is_zombie(pid: u32) -> bool {
     stat.rsplit_once(')').is_none_or(|(_, rest)| rest.trim_start().starts_with('Z'))
 }
 
-/// Between `setsid`'s fork and its exec the child still is `setsid`.
+/// Between `setsid`'s fork and its exec the child still is `setsid`. One that is gone meanwhile was never more, or is no more.
 fn is_launcher(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "setsid")
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+    name.map_or(true, |name| name.trim() == "setsid")
 }
 
 const MARK: &str = "PLOYZ_UNIT";
@@ -274,10 +275,11 @@ mod tests {
         assert_eq!(one.0.inspect(&UnitName::WIREGUARD).await, Seen::Absent);
     }
 
+    /// One that can be run and ends is there for a moment, in which a start may see it: the run that asked for it looks again.
     #[tokio::test]
-    async fn a_program_that_ends_at_once_is_an_error_that_names_its_log() {
+    async fn a_program_that_cannot_be_run_is_an_error_that_names_its_log() {
         let hands = hands("ends");
-        let broken = UnitSpec { exec: vec!["/bin/false".into()], ..spec(0) };
+        let broken = UnitSpec { exec: vec!["/nonexistent/program".into()], ..spec(0) };
         let error = hands.0.start(&broken).await.unwrap_err().to_string();
         assert!(error.contains("cannot start ployz-nats") && error.contains("ployz-nats.log"), "{error}");
     }
