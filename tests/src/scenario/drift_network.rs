@@ -91,10 +91,11 @@ fn tunnel(ctx: &mut Ctx) -> Result<()> {
     ctx.say(line);
     both_ways(ctx)?;
 
+    // With ployzd away: one that runs may look around just now and mend it before the start that is asked.
     let stranger = n2.sh("wg genkey | wg pubkey")?;
     let session = n2.sh("ip netns exec ployz wg show wg0 latest-handshakes")?;
     n2.sh(&format!(
-        "ip netns exec ployz wg set wg0 peer {stranger} allowed-ips fd99::1/128 endpoint 10.77.0.1:9; systemctl restart ployzd"
+        "systemctl stop ployzd; ip netns exec ployz wg set wg0 peer {stranger} allowed-ips fd99::1/128 endpoint 10.77.0.1:9; systemctl start ployzd"
     ))?;
     let line = says(&product::started(ctx, n2)?, "wireguard", "converge", "peers: -")?.to_owned();
     ctx.say(line);
@@ -104,7 +105,7 @@ fn tunnel(ctx: &mut Ctx) -> Result<()> {
     );
 
     n2.sh(&format!(
-        "ip netns exec ployz wg set wg0 peer {key} allowed-ips fd99::2/128; systemctl restart ployzd"
+        "systemctl stop ployzd; ip netns exec ployz wg set wg0 peer {key} allowed-ips fd99::2/128; systemctl start ployzd"
     ))?;
     says(&product::started(ctx, n2)?, "wireguard", "converge", "(n1) allowed_ips")?;
     let since = product::cursor(n2)?;
