@@ -6,8 +6,9 @@
 use crate::request_id::RequestId;
 use http::HeaderValue;
 use http::header::{COOKIE, HOST};
-use pingora::Result;
+use pingora::ErrorType::InvalidHTTPHeader;
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::{OrErr, Result};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -61,8 +62,8 @@ fn join_cookies(head: &mut RequestHeader) -> Result<()> {
     if cookies.len() < 2 {
         return Ok(());
     }
-    let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..]));
-    head.insert_header(COOKIE, joined.expect("fields with a semicolon between them are a field"))
+    let joined = HeaderValue::from_bytes(&cookies.join(&b"; "[..])).or_err(InvalidHTTPHeader, "cookies")?;
+    head.insert_header(COOKIE, joined)
 }
 
 /// Gives the id back to the client.
