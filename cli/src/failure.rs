@@ -58,19 +58,47 @@ impl Failure {
 
     /// What `--json` prints when ployzd was not or could not be asked; `None` for what has no code.
     pub(crate) fn envelope(&self) -> Option<Envelope> {
-        let causes = match self {
-            Self::Manifest(bad) => {
-                return Some(Envelope::error(ErrorCode::ManifestInvalid, REFUSED, vec![bad.to_string()]));
+        if let Self::Manifest(bad) = self {
+            return Some(Envelope::error(ErrorCode::ManifestInvalid, REFUSED, vec![bad.to_string()]));
+        }
+        let Unasked { message, cause, hint } = self.unasked()?;
+        let envelope = Envelope::error(ErrorCode::DaemonUnreachable, message, vec![cause]);
+        Some(Envelope { hint: Some(hint), ..envelope })
+    }
+
+    /// What there is to say when ployzd gave no answer, or none that can be read.
+    fn unasked(&self) -> Option<Unasked> {
+        let (message, cause, hint) = match self {
+            Self::Unreachable { cause, .. } if cause.kind() == io::ErrorKind::PermissionDenied => {
+                ("cannot reach ployzd", cause.to_string(), JOIN_THE_GROUP.to_owned())
             }
-            Self::Unreachable { cause, .. } => vec![cause.to_string()],
-            Self::BrokenOff { cause, .. } | Self::Unintelligible { cause } => vec![cause.clone()],
+            Self::Unreachable { socket, cause } => {
+                let socket = socket.display();
+                let hint = format!("is ployzd running? (socket: {socket}); systemctl status ployzd");
+                ("cannot reach ployzd", cause.to_string(), hint)
+            }
+            Self::BrokenOff { socket, cause } => {
+                let hint = format!(
+                    "ployzd may have been restarted (socket: {}); `ployzctl status` shows what was done, \
+                     `ployzctl service ls` how far a deploy came",
+                    socket.display()
+                );
+                ("ployzd hung up before its answer was complete", cause.clone(), hint)
+            }
+            Self::Unintelligible { cause } => {
+                let hint = "ployzctl and ployzd differ in version: upgrade both".to_owned();
+                ("ployzd's answer makes no sense", cause.clone(), hint)
+            }
             _ => return None,
         };
-        Some(Envelope::error(ErrorCode::DaemonUnreachable, "cannot reach ployzd", causes))
+        Some(Unasked { message, cause, hint })
     }
 
     /// The whole text; empty when there is nothing to say.
     pub(crate) fn text(&self) -> String {
+        if let Some(Unasked { message, cause, hint }) = self.unasked() {
+            return paragraph("", message, &[cause], Some(&hint));
+        }
         match self {
             Self::Usage(what) => paragraph("", what, &[], Some("`--help` shows how each command is used")),
             Self::Config { cause } => {
@@ -82,36 +110,12 @@ impl Failure {
                 let code = ErrorCode::ManifestInvalid;
                 paragraph(&format!(" [{code}]"), REFUSED, &[bad.to_string()], Some(code.hint()))
             }
-            Self::Unreachable { socket, cause } => {
-                let hint = match cause.kind() {
-                    io::ErrorKind::PermissionDenied => JOIN_THE_GROUP.to_owned(),
-                    _ => {
-                        format!("is ployzd running? (socket: {}); systemctl status ployzd", socket.display())
-                    }
-                };
-                paragraph("", "cannot reach ployzd", &[cause.to_string()], Some(&hint))
-            }
-            Self::BrokenOff { socket, cause } => {
-                let hint = format!(
-                    "ployzd may have been restarted (socket: {}); `ployzctl status` shows what was done, \
-                     `ployzctl service ls` how far a deploy came",
-                    socket.display()
-                );
-                paragraph(
-                    "",
-                    "ployzd hung up before its answer was complete",
-                    std::slice::from_ref(cause),
-                    Some(&hint),
-                )
-            }
-            Self::Unintelligible { cause } => {
-                let hint = "ployzctl and ployzd differ in version: upgrade both";
-                paragraph("", "ployzd's answer makes no sense", std::slice::from_ref(cause), Some(hint))
-            }
             Self::Refused(envelope) => {
                 let code = format!(" [{}]", envelope.code);
                 paragraph(&code, &envelope.message, &envelope.causes, envelope.hint.as_deref())
             }
+            // Said above.
+            Self::Unreachable { .. } | Self::BrokenOff { .. } | Self::Unintelligible { .. } => String::new(),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => String::new(),
             Self::Output(error) => paragraph("", "cannot write the output", &[error.to_string()], None),
         }
@@ -121,6 +125,13 @@ impl Failure {
     pub(crate) fn print(&self) {
         let _ = io::stderr().lock().write_all(self.text().as_bytes());
     }
+}
+
+/// Of a call without an answer.
+struct Unasked {
+    message: &'static str,
+    cause: String,
+    hint: String,
 }
 
 impl From<io::Error> for Failure {
@@ -156,6 +167,16 @@ mod tests {
         let want = "error: cannot reach ployzd\n  caused by: Permission denied (os error 13)\n  \
             hint: add yourself to the group ployz: sudo usermod -aG ployz $USER, then log in again\n";
         assert_eq!((failure.text().as_str(), failure.exit_code()), (want, 1));
+    }
+
+    #[test]
+    fn scripts_read_the_same_as_people() {
+        let cause = "unexpected EOF".to_owned();
+        let failure = Failure::BrokenOff { socket: "/run/ployz/ployzd.sock".into(), cause };
+        let envelope = failure.envelope().expect("it has one");
+        assert_eq!(envelope.message, "ployzd hung up before its answer was complete");
+        let hint = envelope.hint.expect("it has one");
+        assert!(hint.contains("how far a deploy came") && failure.text().contains(&hint), "{hint}");
     }
 
     #[test]

@@ -26,12 +26,17 @@ impl Identity {
 
     /// [`VERSION`], a colon and 64 hexadecimal digits.
     pub fn fingerprint(&self) -> String {
+        self.labelled(VERSION)
+    }
+
+    /// The same under a version of its own.
+    pub fn labelled(&self, version: &str) -> String {
         let mut hash = Sha256::new();
         for (name, value) in &self.fields {
             // A line break inside a value must not be able to imitate another field.
             hash.update(format!("{name}={}\n", value.replace('\\', "\\\\").replace('\n', "\\n")));
         }
-        format!("{VERSION}:{}", crate::id::hex(&hash.finalize()))
+        format!("{version}:{}", crate::id::hex(&hash.finalize()))
     }
 
     /// Every field in which `live` differs, named. Fields that only `live` has count too, but for environment

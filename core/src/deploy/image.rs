@@ -38,7 +38,8 @@ pub enum Agreement {
     Nowhere,
 }
 
-/// The fingerprint of these parts.
+/// The fingerprint of these parts. Only the hash is committed, not the parts, so its version is its own: with another one
+/// every image would be another, and every instance replaced.
 pub fn content(parts: &ImageParts) -> ImageContent {
     let list = |items: &[String]| items.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>().join(" ");
     let fields = [
@@ -51,7 +52,7 @@ pub fn content(parts: &ImageParts) -> ImageContent {
         ("platform", parts.platform.clone()),
     ];
     let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    ImageContent(Identity::new(fields).fingerprint())
+    ImageContent(Identity::new(fields).labelled(VERSION))
 }
 
 /// What the machines that have an image make of its name.
@@ -66,6 +67,9 @@ pub fn agree<'a>(seen: impl IntoIterator<Item = (&'a MachineId, &'a ImageContent
         _ => Agreement::Differs(by_content),
     }
 }
+
+/// Of the list of parts in [`content`].
+const VERSION: &str = "v1";
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,7 @@
 //! cannot change anything and every crash can be played through in a test.
 
 pub mod address;
+pub mod claim;
 pub mod commit;
 pub mod debt;
 pub mod image;

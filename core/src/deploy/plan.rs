@@ -2,12 +2,12 @@
 //! out. Nothing here changes anything; equal inputs give equal plans.
 
 use crate::address::NodeSubnet;
+use crate::deploy::claim::Claims;
 use crate::deploy::image::Agreement;
 use crate::deploy::instance::Draw;
 use crate::deploy::planner::Planner;
 pub use crate::deploy::refusal::{MAX_SLOTS, PlanError};
 use crate::id::{DeployId, InstanceId, MachineId, ServiceName};
-use crate::routing::ServiceRef;
 use crate::wire::v1::deploy::{
     CommittedService, DeployCommit, DeployPhase, DeployStatus, Placed, Preview, Retired, ServiceChange,
     SlotChange, SlotWork, VERSION,
@@ -42,8 +42,8 @@ pub struct World<'a> {
     pub machines: &'a [Machine],
     /// What is committed for the namespace.
     pub current: Option<&'a DeployCommit>,
-    /// Routes of other namespaces, by [`crate::wire::v1::manifest::Route::key`].
-    pub routes: &'a BTreeMap<String, ServiceRef>,
+    /// What services of other namespaces have.
+    pub claims: &'a Claims,
     /// Ports that no TCP route can have, with whose they are.
     pub reserved: &'a BTreeMap<u16, String>,
     /// What machines have under the names of images; those that were not asked about are missing.
@@ -98,7 +98,7 @@ pub fn plan(
     if manifest.uses_volumes() {
         return Err(PlanError::Volumes);
     }
-    let mut planner = Planner::new(world, deploy, draw);
+    let mut planner = Planner::new(&manifest.namespace, world, deploy, draw);
     for (name, wanted, current) in pairs(manifest, scope, world.current) {
         match wanted {
             Wanted::Service(service) => planner.service(service, current)?,
@@ -107,6 +107,14 @@ pub fn plan(
         }
     }
     planner.finish(manifest, scope)
+}
+
+impl DeployPlan {
+    /// Whether others have left alone what this deploy changes: they deploy to their namespaces at the same time.
+    pub fn beside(&self, claims: &Claims) -> Result<(), PlanError> {
+        let changed = self.services.values().filter(|committed| committed.deploy == self.deploy);
+        changed.into_iter().try_for_each(|changed| claims.leave(&self.preview.namespace, &changed.service))
+    }
 }
 
 impl Machine {

@@ -1,5 +1,6 @@
 //! How a plan is made: each service against what is committed of it, then what concerns all of them.
 
+use crate::deploy::claim::Claims;
 use crate::deploy::image::Agreement;
 use crate::deploy::instance::{self, Draw};
 use crate::deploy::place::Places;
@@ -7,8 +8,7 @@ use crate::deploy::plan::{DeployPlan, Scope, World};
 use crate::deploy::refusal::{MAX_SLOTS, PlanError, list};
 use crate::deploy::revision::revision;
 use crate::deploy::slots::Open;
-use crate::id::{DeployId, InstanceId, MachineId, ServiceName};
-use crate::routing::ServiceRef;
+use crate::id::{DeployId, InstanceId, MachineId, Namespace, ServiceName};
 use crate::wire::v1::deploy::{
     Action, CommittedService, ImageContent, Placed, Preview, Retired, ServiceChange, SlotChange, Stray, Wave,
 };
@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// A plan in the making: what was decided so far, service by service, in the order of their names.
 pub(super) struct Planner<'a, 'd> {
+    namespace: &'a Namespace,
     world: &'a World<'a>,
     deploy: &'a DeployId,
     draw: Draw<'d>,
@@ -29,7 +30,12 @@ pub(super) struct Planner<'a, 'd> {
 }
 
 impl<'a, 'd> Planner<'a, 'd> {
-    pub(super) fn new(world: &'a World<'a>, deploy: &'a DeployId, draw: Draw<'d>) -> Self {
+    pub(super) fn new(
+        namespace: &'a Namespace,
+        world: &'a World<'a>,
+        deploy: &'a DeployId,
+        draw: Draw<'d>,
+    ) -> Self {
         let mut places = Places::new(world.machines);
         let mut taken: BTreeSet<InstanceId> =
             world.found.values().flatten().map(|found| found.instance.clone()).collect();
@@ -40,7 +46,7 @@ impl<'a, 'd> Planner<'a, 'd> {
             }
         }
         let (changes, services, warnings) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { world, deploy, draw, places, taken, changes, services, warnings }
+        Self { namespace, world, deploy, draw, places, taken, changes, services, warnings }
     }
 
     /// A service that is wanted no more.
@@ -72,7 +78,7 @@ impl<'a, 'd> Planner<'a, 'd> {
     ) -> Result<(), PlanError> {
         self.routes_are_free(wanted)?;
         let content = self.content(wanted, current);
-        let revision = revision(wanted, content.as_ref());
+        let revision = revision(wanted, content.as_ref(), current);
         let slots = self.slots(wanted, &revision, current)?;
         if slots.iter().all(|slot| slot.next.is_none()) {
             return Err(self.nowhere(wanted, 0));
@@ -113,16 +119,8 @@ impl<'a, 'd> Planner<'a, 'd> {
                 let (service, port, whose) = (service.name.clone(), tcp.listen, whose.clone());
                 return Err(PlanError::PortReserved { service, port, whose });
             }
-            let route = route.key();
-            if let Some(owner) = self.world.routes.get(&route) {
-                return Err(PlanError::RouteTaken {
-                    service: service.name.clone(),
-                    route,
-                    owner: owner.clone(),
-                });
-            }
         }
-        Ok(())
+        self.world.claims.leave(self.namespace, service)
     }
 
     /// What the image holds. Where machines do not agree or were not asked, what was known stays true for the same name.
@@ -275,29 +273,20 @@ impl<'a, 'd> Planner<'a, 'd> {
         }
     }
 
-    /// No two services have one route. A manifest's own are known to differ; those that are kept may not.
-    fn routes_are_unique(&self, manifest: &Manifest) -> Result<(), PlanError> {
-        let mut owners: BTreeMap<String, &ServiceName> = BTreeMap::new();
-        for (name, committed) in &self.services {
-            for route in &committed.service.routes {
-                if let Some(other) = owners.insert(route.key(), name) {
-                    let asked = manifest.services.iter().any(|service| service.name == *name);
-                    let (service, owner) = if asked { (name, other) } else { (other, name) };
-                    let owner = ServiceRef { namespace: manifest.namespace.clone(), service: owner.clone() };
-                    return Err(PlanError::RouteTaken {
-                        service: service.clone(),
-                        route: route.key(),
-                        owner,
-                    });
-                }
-            }
+    /// What the manifest asks for is not that of services which are kept. A manifest's own routes are known to differ.
+    fn claims_are_free(&self, manifest: &Manifest) -> Result<(), PlanError> {
+        let is_asked = |name: &ServiceName| manifest.services.iter().any(|service| service.name == *name);
+        let (asked, kept): (Vec<_>, Vec<_>) = self.services.iter().partition(|(name, _)| is_asked(name));
+        let mut claims = Claims::default();
+        for (name, committed) in asked.iter().chain(&kept) {
+            claims.add_service(self.namespace, name, &committed.service);
         }
-        Ok(())
+        asked.iter().try_for_each(|(_, asked)| claims.leave(self.namespace, &asked.service))
     }
 
     /// Everything that concerns all services at once, and the plan.
     pub(super) fn finish(mut self, manifest: &Manifest, scope: &Scope) -> Result<DeployPlan, PlanError> {
-        self.routes_are_unique(manifest)?;
+        self.claims_are_free(manifest)?;
         let slots = self.services.values().map(|service| service.slots.len()).sum();
         if slots > MAX_SLOTS {
             return Err(PlanError::TooManySlots { slots });

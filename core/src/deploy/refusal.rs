@@ -38,6 +38,16 @@ pub enum PlanError {
         /// The service that has it.
         owner: ServiceRef,
     },
+    /// A port would be a TCP route's and a container's: whichever stops for a moment loses it to the other.
+    #[error("port {port} cannot be the TCP route of {route} and be published by {publisher} as well")]
+    PortShared {
+        /// The port.
+        port: u16,
+        /// The service with the route.
+        route: ServiceRef,
+        /// The service that publishes it.
+        publisher: ServiceRef,
+    },
     /// A TCP route asks for a port that is not to be had on any gateway.
     #[error("the TCP route of {service} asks for port {port}, which is {whose}")]
     PortReserved {
@@ -72,6 +82,7 @@ impl PlanError {
             Self::NoEligibleMachine { .. } => ErrorCode::NoEligibleMachine,
             Self::Unreachable { .. } => ErrorCode::ParticipantUnreachable,
             Self::RouteTaken { .. } => ErrorCode::RouteTaken,
+            Self::PortShared { .. } => ErrorCode::PortTaken,
             Self::PortReserved { .. } => ErrorCode::PortReserved,
             Self::ImageMissing { .. } => ErrorCode::ImageMissing,
             Self::TooManySlots { .. } => ErrorCode::ManifestInvalid,

@@ -2,10 +2,13 @@
 //!
 //! Not in it, because they change nothing about a container: replicas and placement, routes, names of ports and ports
 //! that are not published, readiness, rollout, the time a container gets to stop. Changing those replaces nothing.
+//!
+//! Fields decide here as everywhere: what is committed is kept whole, so a service whose fields are what they were keeps
+//! its revision as it is written, whatever version of fingerprints wrote it.
 
 use crate::adopt::identity::Identity;
 use crate::spec::container::{digest, limit, words};
-use crate::wire::v1::deploy::ImageContent;
+use crate::wire::v1::deploy::{CommittedService, ImageContent};
 use crate::wire::v1::manifest::Service;
 use std::collections::BTreeMap;
 
@@ -42,7 +45,13 @@ pub fn identity(service: &Service, content: Option<&ImageContent>) -> Identity {
     Identity::new(fields)
 }
 
-/// The revision.
-pub fn revision(service: &Service, content: Option<&ImageContent>) -> String {
-    identity(service, content).fingerprint()
+/// The revision of a service that is wanted, beside what is committed of it.
+pub fn revision(
+    service: &Service,
+    content: Option<&ImageContent>,
+    committed: Option<&CommittedService>,
+) -> String {
+    let wanted = identity(service, content);
+    let same = |known: &&CommittedService| identity(&known.service, known.content.as_ref()) == wanted;
+    committed.filter(same).map_or_else(|| wanted.fingerprint(), |committed| committed.revision.clone())
 }

@@ -41,6 +41,10 @@ pub struct ContainerLive {
     pub memory: Option<u64>,
     /// Whether it runs.
     pub state: ContainerState,
+    /// When it was started last, Unix seconds.
+    pub started_at: Option<u64>,
+    /// How often Docker has started it again by itself.
+    pub restarts: u64,
 }
 
 /// Whether a container runs, in Docker's terms.

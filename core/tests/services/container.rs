@@ -61,6 +61,8 @@ fn live(spec: &ContainerSpec) -> ContainerLive {
         cpu_millis: Some(500),
         memory: Some(256 << 20),
         state: ContainerState::Running,
+        started_at: Some(1_000),
+        restarts: 0,
     }
 }
 
@@ -90,7 +92,7 @@ fn golden_revision_v1() {
     for (name, value) in revision::identity(&read(&service), Some(&content)).fields() {
         writeln!(text, "{name}={value}").unwrap();
     }
-    let revision_of = |service: &serde_json::Value| revision::revision(&read(service), Some(&content));
+    let revision_of = |service: &serde_json::Value| revision::revision(&read(service), Some(&content), None);
     writeln!(text, "{}", revision_of(&service)).unwrap();
     crate::same_as("service-revision-v1.txt", &text);
     for (key, value) in [

@@ -1,6 +1,7 @@
 //! Plans: golden previews of what operators do, and the rules that hold for every plan.
 
 use ployz_core::address::AddressPlan;
+use ployz_core::deploy::claim::Claims;
 use ployz_core::deploy::image::Agreement;
 use ployz_core::deploy::plan::{DeployPlan, Found, Machine, PlanError, Scope, World, plan};
 use ployz_core::deploy::{commit, probe};
@@ -19,7 +20,7 @@ use std::fmt::Write;
 pub(crate) struct Cluster {
     pub(crate) machines: Vec<Machine>,
     pub(crate) current: Option<DeployCommit>,
-    routes: BTreeMap<String, ServiceRef>,
+    claims: Claims,
     reserved: BTreeMap<u16, String>,
     images: BTreeMap<ImageRef, Agreement>,
     pub(crate) found: BTreeMap<MachineId, Vec<Found>>,
@@ -55,7 +56,7 @@ impl Cluster {
         World {
             machines: &self.machines,
             current: self.current.as_ref(),
-            routes: &self.routes,
+            claims: &self.claims,
             reserved: &self.reserved,
             images: &self.images,
             found: &self.found,
@@ -230,7 +231,7 @@ fn refusals_name_everything() {
     let error = cluster.plan(&manifest(json!([web("web:1", 1)])), &Scope::Namespace).unwrap_err();
     assert_eq!(error.to_string(), "no machine has the image web:1 of web");
     let owner = ServiceRef { namespace: "other".parse().unwrap(), service: "site".parse().unwrap() };
-    cluster.routes.insert("shop.example.org/".into(), owner);
+    cluster.claims.routes.insert("shop.example.org/".into(), owner);
     let error = cluster.plan(&manifest(json!([web("web:1", 1)])), &Scope::Namespace).unwrap_err();
     assert_eq!(error.to_string(), "the route shop.example.org/ of web is that of other.site");
 
@@ -240,6 +241,56 @@ fn refusals_name_everything() {
     let error = cluster.plan(&manifest(json!([tcp])), &Scope::Namespace).unwrap_err();
     assert_eq!(error.to_string(), "the TCP route of db asks for port 53, which is that of DNS");
     assert_eq!(error.code().as_str(), "PORT_RESERVED");
+}
+
+/// A gateway would take the port in the moment in which the container that publishes it is replaced.
+#[test]
+fn a_port_is_a_tcp_routes_or_published() {
+    let tcp = |name: &str, listen: u16| json!({"name": name, "image": "proxy:1", "ports": [{"port": 80}], "routes": [{"listen": listen}]});
+    let mut cluster = Cluster::of(2);
+    let mut refused = |services: Value, scope: &Scope| {
+        let error = cluster.plan(&manifest(services), scope).unwrap_err();
+        assert_eq!(error.code().as_str(), "PORT_TAKEN");
+        error.to_string()
+    };
+    let both = "port 5432 cannot be the TCP route of shop.proxy and be published by shop.db as well";
+    assert_eq!(refused(json!([db(), tcp("proxy", 5432)]), &Scope::Namespace), both);
+
+    cluster.deploy(json!([db()]));
+    let only = Scope::Service("proxy".parse().unwrap());
+    let error = cluster.plan(&manifest(json!([tcp("proxy", 5432)])), &only).unwrap_err();
+    assert_eq!(error.to_string(), both, "one that is kept");
+
+    let mut other = Cluster::of(2);
+    let committed = cluster.current.as_mut().unwrap();
+    committed.namespace = "other".parse().unwrap();
+    other.claims.add(committed);
+    let error = other.plan(&manifest(json!([tcp("proxy", 5432)])), &Scope::Namespace).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "port 5432 cannot be the TCP route of shop.proxy and be published by other.db as well"
+    );
+    other.plan(&manifest(json!([tcp("proxy", 5433)])), &Scope::Namespace).unwrap();
+}
+
+#[test]
+fn what_others_took_meanwhile_is_noticed_before_the_commit() {
+    let mut cluster = Cluster::of(2);
+    cluster.deploy(json!([web("web:1", 1)]));
+    let site = ServiceRef { namespace: "other".parse().unwrap(), service: "site".parse().unwrap() };
+    let mut claims = Claims::default();
+    let mut changed = web("web:2", 1);
+    changed["routes"] = json!([{"host": "shop.example.com"}]);
+    let plan = cluster.plan(&manifest(json!([changed, agent("agent:1")])), &Scope::Namespace).unwrap();
+    assert_eq!(plan.beside(&claims), Ok(()));
+    claims.routes.insert("shop.example.com/".into(), site.clone());
+    let error = plan.beside(&claims).unwrap_err();
+    assert_eq!(error.to_string(), "the route shop.example.com/ of web is that of other.site");
+    // What it does not change is not its matter.
+    let plan =
+        cluster.plan(&manifest(json!([web("web:1", 1), agent("agent:1")])), &Scope::Namespace).unwrap();
+    claims.routes.insert("shop.example.org/".into(), site);
+    assert_eq!(plan.beside(&claims), Ok(()));
 }
 
 #[test]
@@ -301,6 +352,25 @@ fn a_tag_that_was_built_anew_is_another_revision() {
         plan.preview.warnings,
         ["web: the image web:1 is not the same on every machine: node-1 | node-2"]
     );
+}
+
+#[test]
+fn a_revision_of_another_version_rolls_nothing_by_itself() {
+    let mut cluster = Cluster::of(2);
+    cluster.deploy(json!([web("web:1", 2)]));
+    let committed = cluster.current.as_mut().unwrap().services.values_mut().next().unwrap();
+    committed.revision = "v0:deadbeef".into();
+    let plan = cluster.deploy(json!([web("web:1", 2)]));
+    assert!(plan.preview.is_empty(), "{}", plan.preview);
+    // One that is new beside them is of their revision: they take requests together.
+    let plan = cluster.deploy(json!([web("web:1", 3)]));
+    assert_eq!(plan.preview.services[0].action, Action::Update);
+    assert_eq!(plan.services.values().next().unwrap().revision, "v0:deadbeef");
+    let mut other = web("web:1", 3);
+    other["env"] = json!({"LOG": "info"});
+    let plan = cluster.deploy(json!([other]));
+    assert_eq!(plan.preview.services[0].action, Action::Replace);
+    assert!(plan.services.values().next().unwrap().revision.starts_with("v1:"));
 }
 
 #[test]

@@ -193,6 +193,8 @@ mod tests {
             address: None,
             state: ContainerState::Running,
             ready: false,
+            started_at: None,
+            restarts: 0,
             why_not_ready: None,
         };
         assert!(!is_ready(&kept, Some(&seen), 0), "it never was");

@@ -4,7 +4,7 @@ use crate::clock;
 use crate::deploy::ask::ask;
 use crate::deploy::everywhere::{ByMachine, Missed, by_machine, count, drop_one, everywhere, insist};
 use crate::deploy::run::Run;
-use crate::deploy::survey::odd;
+use crate::deploy::survey::{claims, odd};
 use futures_util::future::join_all;
 use ployz_core::deploy::{commit, probe};
 use ployz_core::id::{InstanceId, MachineId, ServiceName};
@@ -85,7 +85,21 @@ impl Run<'_> {
     /// Waits for all candidates once more, because some may have become ready long before others.
     pub(super) async fn await_ready(&mut self) -> Done {
         let candidates = by_machine(self.status.candidates());
-        self.until_ready(&candidates).await
+        self.until_ready(&candidates).await?;
+        self.is_beside_others().await.map_err(|failure| vec![failure])
+    }
+
+    /// Looks once more, close to the commit, what other namespaces have: their locks are not ours.
+    async fn is_beside_others(&self) -> Result<(), DeployFailure> {
+        let Some(plan) = &self.plan else { return Ok(()) };
+        let look = async {
+            let statuses = self.records.statuses().await?;
+            claims(&self.records, &statuses, &self.status.namespace).await
+        };
+        let claims = look
+            .await
+            .map_err(|error| DeployFailure::new(ErrorCode::StoreUnavailable, ployz_netns::chain(&error)))?;
+        plan.beside(&claims).map_err(|error| DeployFailure::new(error.code(), error.to_string()))
     }
 
     async fn until_ready(&mut self, wanted: &ByMachine) -> Done {

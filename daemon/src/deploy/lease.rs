@@ -68,7 +68,11 @@ pub async fn take(
 }
 
 fn held(namespace: &Namespace, lock: &DeployLock) -> Failure {
-    let message = format!("{} is deploying to namespace {namespace} (deploy {})", lock.owner, lock.deploy);
+    let left = lock.expires_at.saturating_sub(clock::now());
+    let message = format!(
+        "{} is deploying to namespace {namespace} (deploy {}); if it died over that, its lock runs out in {left}s",
+        lock.owner, lock.deploy
+    );
     Failure::new(ErrorCode::DeployInProgress, message)
 }
 

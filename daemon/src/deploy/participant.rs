@@ -180,6 +180,9 @@ fn state(kept: Option<&Kept>, seen: Option<&Instance>, routable: bool, now: u64)
     };
     match seen.state {
         ContainerState::Running if kept.is_some_and(|kept| kept.draining) => ReadinessState::Draining,
+        ContainerState::Running if seen.ready && !lasts(kept, seen, now) => {
+            ReadinessState::Starting { last: Some(format!("it has run for less than {LASTS}s")) }
+        }
         ContainerState::Running if seen.ready && routable => ReadinessState::Ready,
         ContainerState::Running if seen.ready => {
             ReadinessState::Starting { last: Some("it is ready; gateways are not told yet".into()) }
@@ -190,10 +193,22 @@ fn state(kept: Option<&Kept>, seen: Option<&Instance>, routable: bool, now: u64)
         ContainerState::Dead => ReadinessState::Failed { why: "Docker calls it dead".into() },
         _ if late => {
             let last = seen.why_not_ready.as_deref().unwrap_or("it does not run");
-            ReadinessState::Failed { why: format!("not ready after {limit}s: {last}") }
+            let again = match seen.restarts {
+                0 => String::new(),
+                times => format!("; it ended and Docker started it again {times} times"),
+            };
+            ReadinessState::Failed { why: format!("not ready after {limit}s: {last}{again}") }
         }
         _ => ReadinessState::Starting { last: seen.why_not_ready.clone() },
     }
+}
+
+/// Whether an instance that nobody asks runs for long enough to be believed: one that ends at once, again and again, runs
+/// for a moment each time.
+fn lasts(kept: Option<&Kept>, seen: &Instance, now: u64) -> bool {
+    let asked = kept.is_none_or(|kept| kept.service.readiness.is_some());
+    // A start in the future: the clock was set back since.
+    asked || seen.started_at.is_none_or(|at| at > now || now - at >= LASTS)
 }
 
 async fn list(mesh: &Mesh, docker: &Docker, asked: &List) -> Result<DeployAnswer> {
@@ -309,6 +324,8 @@ fn published(service: &Service) -> BTreeSet<PublishedPort> {
 
 /// Who asks why things are as they are does not wait for one that hangs.
 const EXPLAINED: Duration = Duration::from_secs(5);
+/// Seconds for which a container without a readiness check must run to count as ready in a deploy.
+const LASTS: u64 = 3;
 /// How long a container without a readiness check may take to run.
 const STARTS: u64 = 60;
 
@@ -320,7 +337,17 @@ mod tests {
     fn seen(state: ContainerState, ready: bool) -> Instance {
         let kept = kept(r#"{"kind": "tcp", "port": 80, "deadline": "30s"}"#);
         let why_not_ready = (!ready).then(|| "port 80: refused".to_owned());
-        Instance { id: "c".into(), owner: kept.owner, address: None, state, ready, why_not_ready }
+        let owner = kept.owner;
+        Instance {
+            id: "c".into(),
+            owner,
+            address: None,
+            state,
+            started_at: Some(1_000),
+            restarts: 0,
+            ready,
+            why_not_ready,
+        }
     }
 
     #[test]
@@ -343,6 +370,24 @@ mod tests {
             of(&seen(ContainerState::Changing, false), now(1)),
             ReadinessState::Starting { .. }
         ));
+    }
+
+    #[test]
+    fn without_a_check_it_must_last_a_while() {
+        let kept = kept("null");
+        let now = |seconds| kept.started_at + seconds;
+        let mut seen = seen(ContainerState::Running, true);
+        let of = |seen: &Instance, at| state(Some(&kept), Some(seen), true, at);
+        assert!(matches!(of(&seen, now(2)), ReadinessState::Starting { .. }), "it may end at once");
+        assert_eq!(of(&seen, now(3)), ReadinessState::Ready);
+        assert_eq!(of(&seen, 0), ReadinessState::Ready, "the clock was set back");
+        // Docker starts it again and again.
+        seen.started_at = Some(now(60));
+        seen.restarts = 7;
+        assert!(matches!(of(&seen, now(60)), ReadinessState::Starting { .. }));
+        seen.state = ContainerState::Changing;
+        let why = "not ready after 60s: it does not run; it ended and Docker started it again 7 times";
+        assert_eq!(of(&seen, now(61)), ReadinessState::Failed { why: why.into() });
     }
 
     #[test]

@@ -3,14 +3,14 @@
 use crate::deploy::ask::ask;
 use crate::deploy::records::Records;
 use crate::failure::Result;
-use crate::membership::store::Store;
+use crate::membership::store::{Store, StoreError};
 use crate::mesh::{Mesh, ports};
 use futures_util::future::join_all;
 use ployz_core::config::Config;
+use ployz_core::deploy::claim::Claims;
 use ployz_core::deploy::image::{Agreement, agree};
 use ployz_core::deploy::{Found, Machine, World};
 use ployz_core::id::{MachineId, Namespace};
-use ployz_core::routing::ServiceRef;
 use ployz_core::wire::v1::deploy::{
     DeployAnswer, DeployCommand, DeployCommit, DeployFailure, DeployStatus, ImageContent, InstanceSeen, List,
     Probe, Probed,
@@ -24,7 +24,7 @@ pub(super) struct Survey {
     machines: Vec<Machine>,
     found: BTreeMap<MachineId, Vec<Found>>,
     images: BTreeMap<ImageRef, Agreement>,
-    routes: BTreeMap<String, ServiceRef>,
+    claims: Claims,
     reserved: BTreeMap<u16, String>,
     /// What is committed.
     pub current: Option<DeployCommit>,
@@ -46,7 +46,7 @@ impl Survey {
             Some(status) => records.committed(status).await?,
             None => None,
         };
-        let routes = routes(records, &statuses, namespace).await?;
+        let claims = claims(records, &statuses, namespace).await?;
         let members = mesh.peers.borrow().machines.clone();
         let wanted = &images;
         let asked = members.iter().map(|member| async move {
@@ -57,7 +57,7 @@ impl Survey {
             machines: Vec::new(),
             found: BTreeMap::new(),
             images: BTreeMap::new(),
-            routes,
+            claims,
             reserved: reserved(&mesh.shared.around.config, manifest),
             current,
         };
@@ -105,7 +105,7 @@ impl Survey {
         World {
             machines: &self.machines,
             current: self.current.as_ref(),
-            routes: &self.routes,
+            claims: &self.claims,
             reserved: &self.reserved,
             images: &self.images,
             found: &self.found,
@@ -169,19 +169,17 @@ pub(super) fn odd(machine: &MachineId) -> DeployFailure {
     DeployFailure::new(ErrorCode::InvalidRequest, "its answer is to another question").on(machine)
 }
 
-/// Routes of all other namespaces.
-async fn routes(
+/// What services of all other namespaces have.
+pub(super) async fn claims(
     records: &Records,
     statuses: &[DeployStatus],
     namespace: &Namespace,
-) -> Result<BTreeMap<String, ServiceRef>> {
-    let mut routes = BTreeMap::new();
+) -> std::result::Result<Claims, StoreError> {
+    let mut claims = Claims::default();
     for status in statuses.iter().filter(|status| status.namespace != *namespace) {
-        let Some(commit) = records.committed(status).await? else { continue };
-        for (name, committed) in &commit.services {
-            let owner = ServiceRef { namespace: commit.namespace.clone(), service: name.clone() };
-            routes.extend(committed.service.routes.iter().map(|route| (route.key(), owner.clone())));
+        if let Some(commit) = records.committed(status).await? {
+            claims.add(&commit);
         }
     }
-    Ok(routes)
+    Ok(claims)
 }

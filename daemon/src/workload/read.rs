@@ -1,6 +1,7 @@
 //! From Docker's inspection of a container to what was found. Fields that are missing or odd read as absent: the
 //! comparison with the spec then names them.
 
+use crate::clock;
 use crate::workload::body::NANOS_A_MILLI;
 use bollard::models::{
     ContainerInspectResponse, ContainerState as Reported, ContainerStateStatusEnum as Status,
@@ -17,6 +18,7 @@ use std::net::Ipv4Addr;
 pub(super) fn container(found: ContainerInspectResponse) -> ContainerLive {
     let config = found.config.unwrap_or_default();
     let host = found.host_config.unwrap_or_default();
+    let started = found.state.as_ref().and_then(|state| clock::nanos(state.started_at.as_deref()?));
     ContainerLive {
         id: found.id.unwrap_or_default(),
         name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),
@@ -33,6 +35,9 @@ pub(super) fn container(found: ContainerInspectResponse) -> ContainerLive {
         cpu_millis: host.nano_cpus.and_then(positive).map(|nanos| nanos / NANOS_A_MILLI.unsigned_abs()),
         memory: host.memory.and_then(positive),
         state: found.state.map_or(ContainerState::Dead, state),
+        // Of one that was never started Docker says the year 1, which is no time.
+        started_at: started.map(|nanos| nanos / clock::NANOS),
+        restarts: found.restart_count.and_then(positive).unwrap_or(0),
     }
 }
 

@@ -66,6 +66,10 @@ pub struct Instance {
     pub address: Option<Ipv4Addr>,
     /// Whether it runs.
     pub state: ContainerState,
+    /// When it was started last, Unix seconds.
+    pub started_at: Option<u64>,
+    /// How often Docker has started it again by itself.
+    pub restarts: u64,
     /// Whether it does its work.
     pub ready: bool,
     /// The last answer that was no.
@@ -266,8 +270,17 @@ fn see(found: &Survey, checks: &Checks, before: &Instances, probes: &Probes) -> 
             Some((ready, why)) => (running && ready, why),
             None => (running && !checks.contains_key(&key), None),
         };
-        let address = address(live);
-        Some((key, Instance { id: live.id.clone(), owner, address, state: live.state, ready, why_not_ready }))
+        let instance = Instance {
+            id: live.id.clone(),
+            owner,
+            address: address(live),
+            state: live.state,
+            started_at: live.started_at,
+            restarts: live.restarts,
+            ready,
+            why_not_ready,
+        };
+        Some((key, instance))
     });
     silent.chain(live).collect()
 }

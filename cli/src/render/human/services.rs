@@ -120,7 +120,7 @@ fn wanted(service: &Service) -> Vec<(&'static str, String)> {
         ("only with", labels),
         (
             "readiness",
-            service.readiness.as_ref().map_or_else(|| "as soon as it runs".into(), |r| check(&r.check)),
+            service.readiness.as_ref().map_or_else(|| "none: to run for 3s".into(), |r| check(&r.check)),
         ),
         ("rollout", format!("{}, {} at a time", service.rollout.order, service.rollout.parallelism)),
         ("limits", list(limits.into_iter().flatten())),

@@ -60,7 +60,7 @@ pub struct Service {
     pub routes: Vec<Route>,
     /// How many containers, and where.
     pub placement: Placement,
-    /// When a container may be sent traffic; `None` = as soon as it runs.
+    /// When a container may be sent traffic; `None` = as soon as it runs; a deploy waits until that lasts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub readiness: Option<Readiness>,
     /// How containers are replaced.
