@@ -5,10 +5,11 @@
 use crate::client;
 use crate::failure::Failure;
 use crate::progress::Progress;
-use crate::render::{Mode, logs::Lines};
+use crate::render::Mode;
+use crate::render::logs::{Lines, missing};
 use ployz_core::id::InstanceId;
 use ployz_core::wire::v1::api::{ErrorCode, Payload, Request};
-use ployz_core::wire::v1::api_deploy::{ServiceLogLine, ServiceLogsRequest};
+use ployz_core::wire::v1::api_deploy::{ServiceLogLine, ServiceLogMissing, ServiceLogs, ServiceLogsRequest};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::{self, Write};
@@ -23,7 +24,10 @@ pub(crate) async fn follow(
 ) -> Result<Infallible, Failure> {
     let mut seen = Seen::new(if request.tail == 0 { now() } else { 0 });
     let mut lines = Lines::new(mode);
-    show(&mut lines, seen.fresh(ask(socket, &request).await?))?;
+    let mut missing = Vec::new();
+    let first = ask(socket, &request).await?;
+    tell(&mut missing, first.missing);
+    show(&mut lines, seen.fresh(first.lines))?;
     request.tail = u32::MAX;
     let mut silent = false;
     loop {
@@ -32,7 +36,8 @@ pub(crate) async fn follow(
         match ask(socket, &request).await {
             Ok(answer) => {
                 silent = false;
-                show(&mut lines, seen.fresh(answer))?;
+                tell(&mut missing, answer.missing);
+                show(&mut lines, seen.fresh(answer.lines))?;
             }
             Err(failure) if !may_pass(&failure) => return Err(failure),
             Err(failure) => {
@@ -81,14 +86,23 @@ impl Seen {
     }
 }
 
-async fn ask(socket: &Path, request: &ServiceLogsRequest) -> Result<Vec<ServiceLogLine>, Failure> {
+async fn ask(socket: &Path, request: &ServiceLogsRequest) -> Result<ServiceLogs, Failure> {
     let request = Request::ServiceLogs(request.clone());
     let answer = client::call(socket, &request, &mut Progress::silent()).await?;
     match answer.envelope.payload {
         _ if !answer.envelope.ok => Err(Failure::Refused(Box::new(answer.envelope))),
-        Some(Payload::ServiceLogs(logs)) => Ok(logs.lines),
+        Some(Payload::ServiceLogs(logs)) => Ok(logs),
         _ => Err(Failure::Unintelligible { cause: "an answer without lines".into() }),
     }
+}
+
+/// Says once whose lines are missing, and again when that changes.
+fn tell(known: &mut Vec<ServiceLogMissing>, now: Vec<ServiceLogMissing>) {
+    let of = |all: &[ServiceLogMissing]| all.iter().map(|one| one.instance.clone()).collect::<Vec<_>>();
+    if of(known) != of(&now) {
+        let _ = io::stderr().lock().write_all(missing(&now).as_bytes());
+    }
+    *known = now;
 }
 
 fn show(lines: &mut Lines, fresh: Vec<ServiceLogLine>) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ mod images;
 mod services;
 
 use super::Mode;
-use super::logs::Lines;
+use super::logs::{Lines, missing};
 use super::text::{
     bytes, clean, duration, labelled, lifecycle, list, or_dash, region_role, storage, table, time, yes_no,
 };
@@ -40,7 +40,10 @@ pub(crate) fn write(payload: &Payload, out: &mut dyn Write, notes: &mut dyn Writ
         Payload::DeployPreview(found) => services::preview(&found.preview, out),
         Payload::ServiceList(found) => services::services(found, out, notes),
         Payload::ServiceInspect(found) => services::detail(found, out, notes),
-        Payload::ServiceLogs(logs) => Lines::new(Mode::Human).write(&logs.lines, out),
+        Payload::ServiceLogs(logs) => {
+            notes.write_all(missing(&logs.missing).as_bytes())?;
+            Lines::new(Mode::Human).write(&logs.lines, out)
+        }
         Payload::ImagePush(report) => images::report(report, out),
         Payload::ImagePushPreview(report) => images::preview(report, out),
     }

@@ -3,7 +3,7 @@
 
 use super::Mode;
 use super::text::{clean, row};
-use ployz_core::wire::v1::api_deploy::ServiceLogLine;
+use ployz_core::wire::v1::api_deploy::{ServiceLogLine, ServiceLogMissing};
 use ployz_core::wire::v1::deploy::LogStream;
 use std::io::{self, Write};
 
@@ -36,6 +36,13 @@ impl Lines {
             }
         })
     }
+}
+
+/// A line for each instance whose log is not there.
+pub(crate) fn missing(instances: &[ServiceLogMissing]) -> String {
+    let line =
+        |one: &ServiceLogMissing| format!("warning: no lines of {}: {}\n", one.instance, clean(&one.why));
+    instances.iter().map(line).collect()
 }
 
 fn plain(line: &ServiceLogLine, out: &mut dyn Write) -> io::Result<()> {

@@ -9,6 +9,7 @@ pub(crate) mod text;
 pub(crate) use json::write_envelope;
 
 use crate::client::Answer;
+use ployz_core::wire::v1::api::Payload;
 use std::io::{self, Write};
 
 /// How to print.
@@ -38,7 +39,13 @@ pub(crate) fn write(
     match mode {
         Mode::Json => json::write(answer, out),
         Mode::Plain => match &answer.envelope.payload {
-            Some(payload) => plain::write(payload, out),
+            Some(payload) => {
+                // No row of its own: every row is a line of the log.
+                if let Payload::ServiceLogs(found) = payload {
+                    notes.write_all(logs::missing(&found.missing).as_bytes())?;
+                }
+                plain::write(payload, out)
+            }
             None => writeln!(out, "{}", text::clean(&answer.envelope.message)),
         },
         Mode::Human => {
@@ -47,9 +54,7 @@ pub(crate) fn write(
                 let line = text::clean(&answer.envelope.message);
                 // A token must be alone on standard output.
                 match payload {
-                    Some(ployz_core::wire::v1::api::Payload::MachineInviteCreate { .. }) => {
-                        writeln!(notes, "{line}")?
-                    }
+                    Some(Payload::MachineInviteCreate { .. }) => writeln!(notes, "{line}")?,
                     _ => writeln!(out, "{line}")?,
                 }
             }

@@ -19,7 +19,7 @@ impl Drop for Follower {
 }
 
 fn answer(lines: &[ServiceLogLine]) -> Script {
-    Script::payload(Payload::ServiceLogs(ServiceLogs { lines: lines.to_vec() }))
+    Script::payload(Payload::ServiceLogs(ServiceLogs { lines: lines.to_vec(), missing: Vec::new() }))
 }
 
 /// The first lines a follower prints.

@@ -6,7 +6,7 @@ use crate::stage::once;
 use ployz_core::wire::v1::api::{Envelope, ErrorCode, Payload};
 use ployz_core::wire::v1::api_deploy::{
     DeployPreview, DeployReport, DeployState, InstanceRow, ServiceDetail, ServiceList, ServiceLogLine,
-    ServiceLogs, ServiceRow,
+    ServiceLogMissing, ServiceLogs, ServiceRow,
 };
 use ployz_core::wire::v1::deploy::{
     Action, CommittedService, DeployEvent, DeployFailure, DeployPhase, ImageContent, InstanceSeen, LogLine,
@@ -199,6 +199,10 @@ pub(crate) fn line(instance: &str, at: u64, text: &str) -> ServiceLogLine {
     }
 }
 
+fn logs(lines: Vec<ServiceLogLine>, missing: Vec<ServiceLogMissing>) -> Payload {
+    Payload::ServiceLogs(ServiceLogs { lines, missing })
+}
+
 #[test]
 fn service_logs() {
     let lines = vec![
@@ -206,7 +210,16 @@ fn service_logs() {
         line("web-10-bbbbb", 1_782_907_200_000_000_002, "error: \u{1b}[2Jno such thing"),
         line("web-0-aaaaa", 1_782_907_200_000_000_003, ""),
     ];
-    session("service-logs.txt", "service logs shop/web", Payload::ServiceLogs(ServiceLogs { lines }));
-    let none = Payload::ServiceLogs(ServiceLogs { lines: Vec::new() });
-    assert_eq!(once(Script::payload(none), &["service", "logs", "shop/web"], "").out, "");
+    session("service-logs.txt", "service logs shop/web", logs(lines, vec![]));
+    assert_eq!(once(Script::payload(logs(vec![], vec![])), &["service", "logs", "shop/web"], "").out, "");
+    let gone = ServiceLogMissing {
+        instance: "web-1-ccccc".parse().unwrap(),
+        why: "node-2: node-2 does not answer logs: its ployzd is not connected".into(),
+    };
+    let some = logs(vec![line("web-0-aaaaa", 1, "here")], vec![gone]);
+    for mode in [None, Some("--plain")] {
+        let line: Vec<&str> = ["service", "logs", "shop/web"].into_iter().chain(mode).collect();
+        let told = once(Script::payload(some.clone()), &line, "");
+        assert!(told.err.starts_with("warning: no lines of web-1-ccccc: node-2"), "{mode:?}: {}", told.err);
+    }
 }

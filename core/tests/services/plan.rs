@@ -246,7 +246,10 @@ fn refusals_name_everything() {
 /// A gateway would take the port in the moment in which the container that publishes it is replaced.
 #[test]
 fn a_port_is_a_tcp_routes_or_published() {
-    let tcp = |name: &str, listen: u16| json!({"name": name, "image": "proxy:1", "ports": [{"port": 80}], "routes": [{"listen": listen}]});
+    let tcp = |name: &str, listen: u16| {
+        let (ports, routes) = (json!([{"port": 80}]), json!([{"listen": listen}]));
+        json!({"name": name, "image": "proxy:1", "ports": ports, "routes": routes})
+    };
     let mut cluster = Cluster::of(2);
     let mut refused = |services: Value, scope: &Scope| {
         let error = cluster.plan(&manifest(services), scope).unwrap_err();

@@ -5,7 +5,7 @@ use ployz_core::deploy::Scope;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::api_deploy::{
     DeployReport, DeployRequest, DeployState, InstanceRow, ServiceDetail, ServiceList, ServiceListRequest,
-    ServiceLogLine, ServiceLogs, ServiceLogsRequest, ServiceRequest, ServiceRow,
+    ServiceLogLine, ServiceLogMissing, ServiceLogs, ServiceLogsRequest, ServiceRequest, ServiceRow,
 };
 use ployz_core::wire::v1::deploy::{
     Candidate, Decision, DeployAnswer, DeployCommand, DeployEvent, DeployFailure, DeployLock, DeployPhase,
@@ -256,6 +256,10 @@ fn golden_requests_and_payloads() {
                 instance: "web-0-aaaaa".parse().unwrap(),
                 machine: "node-1".parse().unwrap(),
                 line: LogLine { at: 1, stream: LogStream::Stdout, text: "hello".into() },
+            }],
+            missing: vec![ServiceLogMissing {
+                instance: "web-1-bbbbb".parse().unwrap(),
+                why: "node-2: away".into(),
             }],
         },
     );

@@ -163,10 +163,7 @@ pub(super) fn not_kept(error: LocalError) -> DeployFailure {
 /// What went wrong with Docker, by what an operator can do about it.
 pub(super) fn failed(error: DockerError) -> DeployFailure {
     let words = ployz_netns::chain(&error);
-    let code = match &error {
-        DockerError::Unavailable { .. } | DockerError::Late { .. } => ErrorCode::DockerUnavailable,
-        _ => code(&words),
-    };
+    let code = if error.is_away() { ErrorCode::DockerUnavailable } else { code(&words) };
     DeployFailure::new(code, words)
 }
 
@@ -199,6 +196,17 @@ mod tests {
         assert_eq!(code(port), ErrorCode::PortTaken);
         assert_eq!(code("write /var/lib/docker: No space left on device"), ErrorCode::DiskFull);
         assert_eq!(code("OCI runtime create failed"), ErrorCode::DeployFailed);
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_goes_away_is_named_whatever_was_being_done() {
+        let fake = Fake::start("1.45");
+        let (docker, spec) = (fake.connect().await, fake::spec());
+        let id = docker.create(&spec).await.unwrap();
+        drop(fake);
+        for error in [docker.start(&id).await.unwrap_err(), docker.create(&spec).await.unwrap_err()] {
+            assert_eq!(failed(error).code, ErrorCode::DockerUnavailable.as_str());
+        }
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use ployz_core::spec::container::container_name;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{DeployAnswer, DeployFailure, LogLine, LogStream, Logs};
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -17,18 +18,14 @@ pub(super) async fn read(docker: &Docker, asked: &Logs) -> Result<DeployAnswer, 
     let tail = Some(asked.tail.clamp(1, MOST_LINES));
     let range = LogRange { follow: false, tail, since, timestamps: true };
     let pieces = docker.logs(&name, range).await.map_err(failed)?;
-    let (mut pieces, mut lines, mut size) = (pin!(pieces), Vec::new(), 0);
+    let (mut pieces, mut newest) = (pin!(pieces), Newest::default());
     let collect = async {
         while let Some(piece) = pieces.next().await {
             let Some(line) = line(&piece.map_err(failed)?) else { continue };
             if asked.after.is_some_and(|after| line.at <= after) {
                 continue;
             }
-            size += line.text.len();
-            if size > MOST_BYTES {
-                break;
-            }
-            lines.push(line);
+            newest.push(line);
         }
         Ok::<_, DeployFailure>(())
     };
@@ -38,7 +35,24 @@ pub(super) async fn read(docker: &Docker, asked: &Logs) -> Result<DeployAnswer, 
             return Err(DeployFailure::new(ErrorCode::DockerUnavailable, "Docker does not give its log"));
         }
     }
-    Ok(DeployAnswer::Logs { lines })
+    Ok(DeployAnswer::Logs { lines: newest.lines.into() })
+}
+
+/// As many of the last lines as an answer holds: who asks wants to know what is now.
+#[derive(Default)]
+struct Newest {
+    lines: VecDeque<LogLine>,
+    size: usize,
+}
+
+impl Newest {
+    fn push(&mut self, line: LogLine) {
+        self.size += line.text.len();
+        self.lines.push_back(line);
+        while self.size > MOST_BYTES {
+            self.size -= self.lines.pop_front().map_or(self.size, |oldest| oldest.text.len());
+        }
+    }
 }
 
 /// The last words of a container, for whoever asks why it failed.
@@ -67,3 +81,19 @@ const MOST_LINES: u32 = 5_000;
 const MOST_BYTES: usize = 2 << 20;
 const LONGEST_LINE: usize = 16 << 10;
 const LIMIT: Duration = Duration::from_secs(8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_more_than_an_answer_holds_the_last_lines_stay() {
+        let mut newest = Newest::default();
+        for at in 0..1_000 {
+            newest.push(LogLine { at, stream: LogStream::Stdout, text: "x".repeat(LONGEST_LINE) });
+        }
+        let kept = MOST_BYTES / LONGEST_LINE;
+        assert_eq!((newest.lines.len(), newest.size), (kept, MOST_BYTES));
+        assert_eq!(newest.lines.back().map(|line| line.at), Some(999));
+    }
+}

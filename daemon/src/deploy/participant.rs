@@ -12,8 +12,8 @@ use crate::workload::docker::{Docker, SOCKET};
 use crate::workload::watch::{Engine, Instance};
 use async_nats::Subject;
 use bytes::Bytes;
-use ployz_core::adopt::Verdict;
 use ployz_core::adopt::container::{container as verdict, note};
+use ployz_core::adopt::{Seen, Verdict};
 use ployz_core::deploy::{address, image};
 use ployz_core::id::{MachineId, Namespace};
 use ployz_core::live::{ContainerLive, ContainerState};
@@ -151,10 +151,16 @@ async fn readiness(mesh: &Mesh, docker: &Docker, asked: &Instances) -> Result<De
     for instance in &asked.instances {
         let key = (asked.namespace.clone(), instance.clone());
         let kept = known.get(&asked.namespace, instance);
-        let routable = mesh.deploys.is_routable(&key);
-        let mut state = state(kept, view.instances.get(&key), routable, clock::now());
+        let (seen, routable) = (view.instances.get(&key), mesh.deploys.is_routable(&key));
+        let name = container_name(&asked.namespace, instance);
+        let mut state = match state(kept, seen, routable, clock::now()) {
+            // The view may be behind a start, but nobody asks before that was answered.
+            ReadinessState::Starting { .. } if seen.is_none() && is_gone(docker, &name).await => {
+                ReadinessState::Failed { why: "its container was removed".into() }
+            }
+            state => state,
+        };
         if let ReadinessState::Failed { why } = &mut state {
-            let name = container_name(&asked.namespace, instance);
             let said = logs::last(docker, &name).await;
             if !said.is_empty() {
                 *why = format!("{why}; it printed: {}", said.join(" | "));
@@ -163,6 +169,10 @@ async fn readiness(mesh: &Mesh, docker: &Docker, asked: &Instances) -> Result<De
         instances.push(Readiness { instance: instance.clone(), state });
     }
     Ok(DeployAnswer::Readiness { instances })
+}
+
+async fn is_gone(docker: &Docker, name: &str) -> bool {
+    matches!(docker.inspect(name).await, Seen::Absent | Seen::Foreign(_))
 }
 
 /// How ready an instance is, from what is kept of it and what the engine last showed. Ready is one that everybody was
@@ -239,7 +249,7 @@ async fn containers(mesh: &Mesh) -> Result<Vec<ContainerStatus>> {
     let gone = gone.map(|kept| ContainerStatus {
         container: container_name(&kept.owner.namespace, &kept.owner.instance),
         verdict: Verdict::Create.word().to_owned(),
-        reasons: vec!["its container is gone; the next deploy makes another one".to_owned()],
+        reasons: vec![GONE.to_owned()],
     });
     let mut rows: Vec<ContainerStatus> = gone.collect();
     rows.extend(found.into_iter().map(|seen| ContainerStatus {
@@ -322,6 +332,8 @@ fn published(service: &Service) -> BTreeSet<PublishedPort> {
     ports.collect()
 }
 
+/// What is said of an instance that should be there.
+pub(super) const GONE: &str = "its container is gone; the next deploy makes another one";
 /// Who asks why things are as they are does not wait for one that hangs.
 const EXPLAINED: Duration = Duration::from_secs(5);
 /// Seconds for which a container without a readiness check must run to count as ready in a deploy.
@@ -333,6 +345,7 @@ const STARTS: u64 = 60;
 mod tests {
     use super::*;
     use crate::deploy::local::tests::kept;
+    use crate::workload::fake::{Fake, instance};
 
     fn seen(state: ContainerState, ready: bool) -> Instance {
         let kept = kept(r#"{"kind": "tcp", "port": 80, "deadline": "30s"}"#);
@@ -388,6 +401,20 @@ mod tests {
         seen.state = ContainerState::Changing;
         let why = "not ready after 60s: it does not run; it ended and Docker started it again 7 times";
         assert_eq!(of(&seen, now(61)), ReadinessState::Failed { why: why.into() });
+    }
+
+    #[tokio::test]
+    async fn removed_is_only_what_the_engine_does_not_have() {
+        let fake = Fake::start("1.45");
+        let owner = kept("null").owner;
+        fake.put(instance("c1", &owner));
+        let (docker, name) = (fake.connect().await, container_name(&owner.namespace, &owner.instance));
+        assert!(!is_gone(&docker, &name).await, "the view is behind");
+        fake.state.lock().unwrap().containers.clear();
+        assert!(is_gone(&docker, &name).await);
+        fake.state.lock().unwrap().hangs = true;
+        tokio::time::pause();
+        assert!(!is_gone(&docker, &name).await, "unknown is not absent");
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! Services as an operator asks for them: what was committed, and what the machines say of it now.
 
 use crate::deploy::ask::ask;
+use crate::deploy::participant;
 use crate::deploy::run::open;
-use crate::deploy::survey::list;
+use crate::deploy::survey::{list, odd};
 use crate::failure::{Failure, Result};
 use crate::membership::store::Store;
 use crate::mesh::Mesh;
 use futures_util::future::join_all;
+use ployz_core::adopt::Verdict;
 use ployz_core::id::{MachineId, Namespace, ServiceName};
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::api_deploy::{
-    InstanceRow, ServiceDetail, ServiceList, ServiceLogLine, ServiceLogs, ServiceLogsRequest, ServiceRequest,
-    ServiceRow,
+    InstanceRow, ServiceDetail, ServiceList, ServiceLogLine, ServiceLogMissing, ServiceLogs,
+    ServiceLogsRequest, ServiceRequest, ServiceRow,
 };
 use ployz_core::wire::v1::deploy::{
     CommittedService, DeployAnswer, DeployCommand, DeployPhase, InstanceSeen, Logs, Placed, ReadinessState,
@@ -95,6 +97,7 @@ pub async fn inspect(mesh: &Mesh, request: &ServiceRequest) -> Result<ServiceDet
     let (store, records) = open(mesh).await?;
     let committed = find(records.current(&request.namespace).await?, &request.namespace, &request.service)?;
     let (_, seen, unreachable) = told(mesh, &store, Some(&request.namespace)).await;
+    let lost = lost(&request.namespace, &request.service, &committed, &seen, &unreachable);
     let of_it = seen.into_iter().filter(|(_, seen)| seen.service == request.service);
     let mut instances: Vec<InstanceRow> = of_it
         .map(|(machine, seen)| {
@@ -102,17 +105,61 @@ pub async fn inspect(mesh: &Mesh, request: &ServiceRequest) -> Result<ServiceDet
             InstanceRow { current: committed.slots.get(&seen.slot) == Some(&placed), machine, seen }
         })
         .collect();
+    instances.extend(lost);
     instances.sort_by(|a, b| (a.seen.slot, &a.seen.instance).cmp(&(b.seen.slot, &b.seen.instance)));
     Ok(ServiceDetail { namespace: request.namespace.clone(), committed, instances, unreachable })
 }
 
-/// `service-logs`. A machine that does not answer is named only when nobody answers: the others' lines are worth more.
+/// What is committed and not there, of machines that said what is.
+fn lost(
+    namespace: &Namespace,
+    service: &ServiceName,
+    committed: &CommittedService,
+    seen: &[(MachineId, InstanceSeen)],
+    unreachable: &[MachineId],
+) -> Vec<InstanceRow> {
+    let is_there = |placed: &Placed| {
+        unreachable.contains(&placed.machine)
+            || seen
+                .iter()
+                .any(|(machine, seen)| *machine == placed.machine && seen.instance == placed.instance)
+    };
+    let gone = committed.slots.iter().filter(|(_, placed)| !is_there(placed));
+    let row = |(slot, placed): (&u32, &Placed)| InstanceRow {
+        machine: placed.machine.clone(),
+        current: true,
+        seen: InstanceSeen {
+            instance: placed.instance.clone(),
+            namespace: namespace.clone(),
+            service: service.clone(),
+            slot: *slot,
+            revision: committed.revision.clone(),
+            deploy: committed.deploy.clone(),
+            address: None,
+            publish: BTreeSet::new(),
+            state: ReadinessState::Gone,
+            runs: Some(false),
+            verdict: Verdict::Create.word().to_owned(),
+            reasons: vec![participant::GONE.to_owned()],
+            started_at: None,
+        },
+    };
+    gone.map(row).collect()
+}
+
+/// `service-logs`. An instance whose log is not given is named; a failure only when nobody gives one: the others' lines are
+/// worth more.
 pub async fn logs(mesh: &Mesh, request: &ServiceLogsRequest) -> Result<ServiceLogs> {
     let (store, records) = open(mesh).await?;
     let (namespace, service) = (&request.namespace, &request.service);
     let committed = find(records.current(namespace).await?, namespace, service)?;
     let wanted = |placed: &&Placed| request.instance.as_ref().is_none_or(|only| *only == placed.instance);
-    let asked = committed.slots.values().filter(wanted).map(|placed| {
+    let wanted: Vec<&Placed> = committed.slots.values().filter(wanted).collect();
+    if let (Some(only), true) = (&request.instance, wanted.is_empty()) {
+        let message = format!("service {namespace}/{service} has no instance {only}");
+        return Err(Failure::new(ErrorCode::ServiceNotFound, message));
+    }
+    let asked = wanted.into_iter().map(|placed| {
         let logs = Logs {
             network: store.network().clone(),
             namespace: namespace.clone(),
@@ -123,27 +170,27 @@ pub async fn logs(mesh: &Mesh, request: &ServiceLogsRequest) -> Result<ServiceLo
         let store = &store;
         async move { (placed, ask(store, &placed.machine, &DeployCommand::Logs(logs)).await) }
     });
-    let (mut lines, mut failures, mut answered) = (Vec::new(), Vec::new(), false);
-    for (placed, answer) in join_all(asked).await {
+    let mut found = ServiceLogs { lines: Vec::new(), missing: Vec::new() };
+    let answers = join_all(asked).await;
+    for (placed, answer) in &answers {
+        let Placed { instance, machine } = (*placed).clone();
         match answer {
-            Ok(DeployAnswer::Logs { lines: found }) => {
-                answered = true;
-                lines.extend(found.into_iter().map(|line| ServiceLogLine {
-                    instance: placed.instance.clone(),
-                    machine: placed.machine.clone(),
-                    line,
-                }));
-            }
-            Ok(_) => {}
-            Err(failure) => failures.push(failure.to_string()),
+            Ok(DeployAnswer::Logs { lines }) => found.lines.extend(lines.iter().map(|line| ServiceLogLine {
+                instance: instance.clone(),
+                machine: machine.clone(),
+                line: line.clone(),
+            })),
+            Ok(_) => found.missing.push(ServiceLogMissing { instance, why: odd(&machine).to_string() }),
+            Err(failure) => found.missing.push(ServiceLogMissing { instance, why: failure.to_string() }),
         }
     }
-    if !answered && !failures.is_empty() {
+    if found.missing.len() == answers.len() && !answers.is_empty() {
         let message = format!("no machine gives the log of {service}");
-        return Err(Failure::new(ErrorCode::ParticipantUnreachable, message).with(failures));
+        let causes = found.missing.into_iter().map(|missing| missing.why).collect();
+        return Err(Failure::new(ErrorCode::ParticipantUnreachable, message).with(causes));
     }
-    lines.sort_by(|a, b| (a.line.at, &a.instance).cmp(&(b.line.at, &b.instance)));
-    Ok(ServiceLogs { lines })
+    found.lines.sort_by(|a, b| (a.line.at, &a.instance).cmp(&(b.line.at, &b.instance)));
+    Ok(found)
 }
 
 fn find(

@@ -172,14 +172,19 @@ impl Docker {
 
     /// What is behind an id or a name.
     pub async fn inspect(&self, id: &str) -> Seen<ContainerLive> {
+        self.look(id).await.unwrap_or_else(|error| Seen::Unknown(ployz_netns::chain(&error)))
+    }
+
+    /// The same; what keeps the engine from an answer is an error.
+    async fn look(&self, id: &str) -> Result<Seen<ContainerLive>> {
         let found = limited("inspect", id, INSPECT, self.api.inspect_container(id, None)).await;
         match found.map(read::container) {
             Ok(live) => match self.foreign(&live) {
-                None => Seen::Present(live),
-                Some(why) => Seen::Foreign(why),
+                None => Ok(Seen::Present(live)),
+                Some(why) => Ok(Seen::Foreign(why)),
             },
-            Err(DockerError::Missing { .. }) => Seen::Absent,
-            Err(error) => Seen::Unknown(ployz_netns::chain(&error)),
+            Err(DockerError::Missing { .. }) => Ok(Seen::Absent),
+            Err(error) => Err(error),
         }
     }
 
@@ -336,7 +341,7 @@ impl Docker {
     /// The container, proven ours.
     async fn own(&self, operation: &'static str, id: &str) -> Result<ContainerLive> {
         let subject = id.to_owned();
-        match self.inspect(id).await {
+        match self.look(id).await? {
             Seen::Present(live) => Ok(live),
             Seen::Absent => Err(DockerError::Missing { operation, subject }),
             Seen::Foreign(why) => Err(DockerError::Foreign { operation, subject, why }),

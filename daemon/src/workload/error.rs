@@ -77,6 +77,22 @@ impl DockerError {
         }
     }
 
+    /// Whether nobody knows what the engine did, because it is not there, is silent or went away over it.
+    pub fn is_away(&self) -> bool {
+        use bollard::errors::Error as Source;
+        match self {
+            Self::Unavailable { .. } | Self::Late { .. } => true,
+            Self::Failed { source, .. } => matches!(
+                source,
+                Source::RequestTimeoutError
+                    | Source::IOError { .. }
+                    | Source::HyperResponseError { .. }
+                    | Source::HyperLegacyError { .. }
+            ),
+            _ => false,
+        }
+    }
+
     /// HTTP status of the engine's refusal.
     pub fn status(&self) -> Option<u16> {
         match self {

@@ -141,7 +141,7 @@ async fn an_engine_that_hangs_is_given_up_in_time() {
     tokio::time::pause();
     assert!(matches!(docker.list().await, Err(DockerError::Late { .. })));
     assert!(matches!(docker.inspect("ours").await, Seen::Unknown(_)), "unknown is not absent");
-    assert!(matches!(docker.remove("ours").await, Err(DockerError::Odd { .. })));
+    assert!(matches!(docker.remove("ours").await, Err(DockerError::Late { .. })));
     assert!(matches!(Docker::connect(&fake.socket, &network()).await, Err(DockerError::Unavailable { .. })));
 }
 

@@ -171,6 +171,18 @@ pub struct InstanceRow {
 pub struct ServiceLogs {
     /// By time.
     pub lines: Vec<ServiceLogLine>,
+    /// Instances whose lines are missing, with why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<ServiceLogMissing>,
+}
+
+/// An instance whose log was not given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceLogMissing {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Why.
+    pub why: String,
 }
 
 /// A line and who printed it.
