@@ -134,7 +134,9 @@ fn foreign_under_our_name(ctx: &Ctx) -> Result<()> {
     ctx.wait(20, "n3's instance to be missed", || {
         let detail = product::json(n1, "service inspect shop/web")?;
         let rows = detail["instances"].as_array().context("instances")?;
-        ensure!(rows.len() == 2 && rows.iter().all(|row| row["machine"] != "n3"), "{detail}");
+        let gone =
+            |row: &&Value| row["machine"] == "n3" && row["state"] == "gone" && row["verdict"] == "create";
+        ensure!(rows.len() == 3 && rows.iter().filter(gone).count() == 1, "{detail}");
         Ok(Some(()))
     })?;
     product::restart(ctx, n3)?;
