@@ -199,7 +199,7 @@ impl Docker {
         if let Some(wanted) = &spec.image_id {
             let subject = spec.image.to_string();
             match self.image(&subject).await? {
-                None => return Err(DockerError::Missing { operation: "create container from", subject }),
+                None => return Err(DockerError::missing("create container from", subject)),
                 Some(image) if image.id != *wanted => {
                     let detail = format!("the image is {} by now, not {wanted}", image.id);
                     return Err(DockerError::Odd { operation: "create container from", subject, detail });
@@ -343,7 +343,7 @@ impl Docker {
         let subject = id.to_owned();
         match self.look(id).await? {
             Seen::Present(live) => Ok(live),
-            Seen::Absent => Err(DockerError::Missing { operation, subject }),
+            Seen::Absent => Err(DockerError::missing(operation, subject)),
             Seen::Foreign(why) => Err(DockerError::Foreign { operation, subject, why }),
             Seen::Unknown(detail) => Err(DockerError::Odd { operation, subject, detail }),
         }

@@ -23,13 +23,15 @@ pub enum DockerError {
         /// How long was waited.
         limit: Duration,
     },
-    /// It is not there.
-    #[error("cannot {operation} {subject}: it is not there")]
+    /// It is not there, or something that it needs is not.
+    #[error("cannot {operation} {subject}: {detail}")]
     Missing {
         /// What was being done.
         operation: &'static str,
         /// To what.
         subject: String,
+        /// What is not there.
+        detail: String,
     },
     /// It is not ours, so nothing was done to it.
     #[error("cannot {operation} {subject}: it is not ours: {why}")]
@@ -71,10 +73,17 @@ impl DockerError {
     /// From the engine's answer; 404 becomes [`Self::Missing`].
     pub(super) fn of(operation: &'static str, subject: &str, source: bollard::errors::Error) -> Self {
         let subject = subject.to_owned();
-        match status(&source) {
-            Some(404) => Self::Missing { operation, subject },
-            _ => Self::Failed { operation, subject, source },
+        match source {
+            bollard::errors::Error::DockerResponseServerError { status_code: 404, message } => {
+                Self::Missing { operation, subject, detail: message }
+            }
+            source => Self::Failed { operation, subject, source },
         }
+    }
+
+    /// Looked for and not there.
+    pub(super) fn missing(operation: &'static str, subject: String) -> Self {
+        Self::Missing { operation, subject, detail: "it is not there".to_owned() }
     }
 
     /// Whether nobody knows what the engine did, because it is not there, is silent or went away over it.
@@ -107,5 +116,19 @@ fn status(error: &bollard::errors::Error) -> Option<u16> {
     match error {
         bollard::errors::Error::DockerResponseServerError { status_code, .. } => Some(*status_code),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_in_the_engines_words() {
+        let message = "network ployz0 not found".to_owned();
+        let source = bollard::errors::Error::DockerResponseServerError { status_code: 404, message };
+        let error = DockerError::of("start container", "prod.web-a", source);
+        assert_eq!(error.to_string(), "cannot start container prod.web-a: network ployz0 not found");
+        assert_eq!(error.status(), Some(404));
     }
 }
