@@ -16,12 +16,15 @@ pub fn nanos(text: &str) -> Option<u64> {
     let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let mut time = time.splitn(3, ':').map(number);
     let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
-    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
-        return None;
-    }
-    let fraction = number(&format!("{fraction:0<9}")[..9])?;
-    let seconds = ((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second;
-    seconds.checked_mul(NANOS)?.checked_add(fraction)
+    let fraction = number(format!("{fraction:0<9}").get(..9)?)?;
+    seconds([year, month, day], [hour, minute, second])?.checked_mul(NANOS)?.checked_add(fraction)
+}
+
+/// Seconds from 1970 to a UTC date (year, month, day) and time of day; `None` where there is no such time.
+pub fn seconds([year, month, day]: [u64; 3], [hour, minute, second]: [u64; 3]) -> Option<u64> {
+    let is_date = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    let is_time = hour < 24 && minute < 60 && second <= 60;
+    (is_date && is_time).then(|| days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
 /// Days since 1970: years begin in March, so that the day that comes and goes is the last.
@@ -43,9 +46,16 @@ mod tests {
         assert_eq!(nanos("1970-01-01T00:00:00Z"), Some(0));
         assert_eq!(nanos("2000-02-29T12:00:01.5Z"), Some(951_825_601_500_000_000));
         assert_eq!(nanos("2026-01-02T03:04:05.123456789Z"), Some(1_767_323_045_123_456_789));
-        for bad in
-            ["", "Z", "2026-13-01T00:00:00Z", "2026-01-02 03:04:05Z", "x-1-1T1:1:1Z", "2026-01-02T03:04Z"]
-        {
+        for bad in [
+            "",
+            "Z",
+            "2026-13-01T00:00:00Z",
+            "2026-01-02 03:04:05Z",
+            "x-1-1T1:1:1Z",
+            "2026-01-02T03:04Z",
+            "2026-01-02T18446744073709551615:04:05Z",
+            "2026-01-02T03:04:05.12345678éZ",
+        ] {
             assert_eq!(nanos(bad), None, "{bad}");
         }
     }

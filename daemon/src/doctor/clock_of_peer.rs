@@ -50,22 +50,16 @@ fn date(head: &str) -> Option<i64> {
 fn unix(text: &str) -> Option<i64> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let [_, day, month, year, time, "GMT"] = words.as_slice() else { return None };
-    let month = MONTHS.iter().position(|name| name == month)?;
-    let (day, year): (i64, i64) = (day.parse().ok()?, year.parse().ok()?);
-    let parts: Vec<i64> = time.split(':').filter_map(|part| part.parse().ok()).collect();
-    let [hour, minute, second] = parts.as_slice() else { return None };
-    let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    if !(1970..=9999).contains(&year) {
-        return None;
-    }
-    let years: i64 = (1970..year).map(|year| 365 + i64::from(leap(year))).sum();
-    let months: i64 = DAYS.iter().take(month).sum::<i64>() + i64::from(month > 1 && leap(year));
-    Some((years + months + day - 1) * 86_400 + hour * 3_600 + minute * 60 + second)
+    let month = MONTHS.iter().zip(1..).find_map(|(name, number)| (name == month).then_some(number))?;
+    let (day, year): (u64, u64) = (day.parse().ok()?, year.parse().ok()?);
+    let parts: Vec<u64> = time.split(':').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    let [hour, minute, second] = parts[..] else { return None };
+    let seconds = clock::seconds([year, month, day], [hour, minute, second])?;
+    i64::try_from(seconds).ok()
 }
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
-const DAYS: [i64; 12] = [31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
 const HEAD: u64 = 8 * 1024;
 
 #[cfg(test)]
@@ -82,6 +76,9 @@ mod tests {
             "Sun, 06 Nov 1994 08:49:37 CET",
             "Sun, 06 Nox 1994 08:49:37 GMT",
             "Sun, 06 Nov 99999 08:49 GMT",
+            "Sun, 0 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 99999999999999999999:49:37 GMT",
+            "Sun, 06 Nov 1994 18446744073709551615:49:37 GMT",
         ] {
             assert_eq!(unix(wrong), None, "{wrong}");
         }
