@@ -13,6 +13,7 @@ pub struct Backend {
     /// Made once: a peer is copied for every request, and copying is cheaper than making.
     peer: HttpPeer,
     aside_until: AtomicU64,
+    distrusted_until: AtomicU64,
 }
 
 impl Backend {
@@ -25,7 +26,7 @@ impl Backend {
         peer.options.idle_timeout = Some(IDLE);
         peer.options.tcp_keepalive = Some(KEEPALIVE);
         peer.options.h2_ping_interval = Some(PING);
-        Self { address, peer, aside_until: AtomicU64::new(0) }
+        Self { address, peer, aside_until: AtomicU64::new(0), distrusted_until: AtomicU64::new(0) }
     }
 
     /// Where it is.
@@ -45,15 +46,31 @@ impl Backend {
 
     /// Whether others should be asked first.
     pub fn is_aside(&self) -> bool {
-        let until = self.aside_until.load(Ordering::Relaxed);
-        until != 0 && until > clock::millis()
+        is_ahead(&self.aside_until)
     }
+
+    /// It sent bytes that no request asked for: for a while every request has a connection of its own.
+    pub fn distrust(&self) {
+        self.distrusted_until.store(clock::millis() + DISTRUST.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether its connections are used for one request only.
+    pub fn is_distrusted(&self) -> bool {
+        is_ahead(&self.distrusted_until)
+    }
+}
+
+fn is_ahead(until: &AtomicU64) -> bool {
+    let until = until.load(Ordering::Relaxed);
+    until != 0 && until > clock::millis()
 }
 
 /// A first SYN that is lost is sent again after one second (RFC 6298 section 2.1); this leaves room for that.
 pub const CONNECT: Duration = Duration::from_secs(3);
-const WRITE: Duration = Duration::from_secs(60);
-const IDLE: Duration = Duration::from_secs(30);
+/// For a write to a backend.
+pub const WRITE: Duration = Duration::from_secs(60);
+/// For how long a connection without a request is kept.
+pub const IDLE: Duration = Duration::from_secs(30);
 /// Tunnels and streams wait for ever; this tells them of a machine that vanished without a word.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     idle: Duration::from_secs(60),
@@ -63,3 +80,4 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
 };
 const PING: Duration = Duration::from_secs(30);
 const ASIDE: Duration = Duration::from_secs(5);
+const DISTRUST: Duration = Duration::from_secs(60);

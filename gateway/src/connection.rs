@@ -78,6 +78,6 @@ fn count(worker: &Worker, conn: &Conn) {
         Stage::TooLarge => counters.refuse(Cause::HeadTooLarge),
         Stage::TooSlow => counters.refuse(Cause::HeadTooSlow),
         Stage::Head if conn.head_begun() => counters.refuse(Cause::Malformed),
-        Stage::Head | Stage::Serving | Stage::Closed | Stage::Unanswered => {}
+        Stage::Head | Stage::Serving | Stage::Closed => {}
     }
 }

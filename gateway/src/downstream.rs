@@ -4,21 +4,23 @@
 //! Pingora's own limits are per read (60 s) and 1 MiB, so one byte a minute would hold a connection for ever. What is over a
 //! limit is answered here (408, 431), because after an error of the connection nobody above will.
 
-use crate::clock;
 use async_trait::async_trait;
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
+use parking_lot::Mutex;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
     UniqueID,
 };
+use pingora::proxy::Session;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -58,8 +60,11 @@ pub struct Conn {
     stage: AtomicU8,
     head_bytes: AtomicU32,
     http2: AtomicBool,
-    /// When the backend must have answered ([`clock::millis`]); 0: nothing waits for that here.
-    answer_due: AtomicU64,
+    /// What the next last chunk is followed by.
+    trailers: Mutex<Option<Bytes>>,
+    has_trailers: AtomicBool,
+    /// What is written leaves at once.
+    at_once: AtomicBool,
 }
 
 /// Where a connection stands.
@@ -75,8 +80,6 @@ pub enum Stage {
     TooSlow,
     /// The client closed.
     Closed,
-    /// The backend did not answer in time.
-    Unanswered,
 }
 
 /// Limits on the head of a request.
@@ -106,7 +109,7 @@ impl Conn {
     /// Another request may begin.
     pub fn await_head(&self) {
         self.head_bytes.store(0, Ordering::Relaxed);
-        self.answered();
+        self.gather(true);
         self.put(Stage::Head);
     }
 
@@ -120,26 +123,32 @@ impl Conn {
         self.http2.store(true, Ordering::Relaxed);
     }
 
-    /// The backend is to answer within this time: a request that asks for another protocol has no other deadline, because
-    /// the one Pingora would keep for its backend could not be taken back once the protocol is another one.
-    pub fn await_answer(&self, within: Duration) {
-        let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-        self.answer_due.store(clock::millis().saturating_add(within), Ordering::Relaxed);
+    /// Whether small writes are gathered until the next flush, because more is about to follow. Pingora flushes an answer
+    /// with a length only at its end, and its backend may take its time.
+    pub fn gather(&self, gathers: bool) {
+        self.at_once.store(!gathers, Ordering::Relaxed);
     }
 
-    /// The backend has answered, and may be silent from now on.
-    pub fn answered(&self) {
-        self.answer_due.store(0, Ordering::Relaxed);
+    /// The chunked answer that is about to end does so with these trailers.
+    pub fn end_with(&self, trailers: &HeaderMap) {
+        let mut section = BytesMut::new();
+        for (name, value) in trailers {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                section.extend_from_slice(part);
+            }
+        }
+        *self.trailers.lock() = Some(section.freeze());
+        self.has_trailers.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the backend is still to answer.
-    pub fn awaits_answer(&self) -> bool {
-        self.answer_due.load(Ordering::Relaxed) != 0
+    /// The trailers to write in place of the end of a body without any.
+    fn trailers(&self) -> Option<Bytes> {
+        self.has_trailers.swap(false, Ordering::Relaxed).then(|| self.trailers.lock().take()).flatten()
     }
 
     /// Where it stands.
     pub fn stage(&self) -> Stage {
-        [Stage::Head, Stage::Serving, Stage::TooLarge, Stage::TooSlow, Stage::Closed, Stage::Unanswered]
+        [Stage::Head, Stage::Serving, Stage::TooLarge, Stage::TooSlow, Stage::Closed]
             [usize::from(self.stage.load(Ordering::Relaxed))]
     }
 
@@ -195,7 +204,8 @@ impl<S: Transport> Downstream<S> {
     /// Nothing has come: is the head within its time? The timer is made only when a head comes in pieces.
     fn waits(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.conn.stage() != Stage::Head {
-            return self.waits_for_the_backend(cx);
+            self.deadline = None;
+            return Poll::Pending;
         }
         if self.deadline.is_none() && self.conn.head_begun() {
             self.deadline = Some(Box::pin(tokio::time::sleep_until(Instant::now() + self.limits.time)));
@@ -206,22 +216,6 @@ impl<S: Transport> Downstream<S> {
         let (stage, answer) =
             if self.conn.head_begun() { (Stage::TooSlow, TOO_SLOW) } else { (Stage::Closed, &b""[..]) };
         Poll::Ready(Err(self.give_up(cx, stage, answer)))
-    }
-
-    /// While a request is served, the client's connection is read only to see it go: here the deadline is kept.
-    fn waits_for_the_backend(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let due = self.conn.answer_due.load(Ordering::Relaxed);
-        if due == 0 {
-            self.deadline = None;
-            return Poll::Pending;
-        }
-        let left = due.saturating_sub(clock::millis());
-        if left > 0 {
-            let deadline = self.deadline.insert(Box::pin(tokio::time::sleep(Duration::from_millis(left))));
-            ready!(deadline.as_mut().poll(cx));
-        }
-        self.conn.put(Stage::Unanswered);
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the backend did not answer in time")))
     }
 
     /// Says why and ends; a client that does not take these few bytes at once does not get them.
@@ -279,7 +273,16 @@ impl<S: Transport> AsyncRead for Downstream<S> {
 
 impl<S: Transport> AsyncWrite for Downstream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.gathered.len() + data.len() <= GATHER {
+        if data == LAST_CHUNK
+            && let Some(trailers) = self.conn.trailers()
+        {
+            for part in [&LAST_CHUNK[..3], &trailers, &LAST_CHUNK[3..]] {
+                self.gathered.extend_from_slice(part);
+            }
+            return Poll::Ready(Ok(data.len()));
+        }
+        let gathers = !self.conn.at_once.load(Ordering::Relaxed);
+        if gathers && self.gathered.len() + data.len() <= GATHER {
             self.gathered.extend_from_slice(data);
             return Poll::Ready(Ok(data.len()));
         }
@@ -295,6 +298,13 @@ impl<S: Transport> AsyncWrite for Downstream<S> {
         ready!(self.write_gathered(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
+}
+
+/// What the gateway itself knows of a client's connection; nothing when it is one stream of HTTP/2.
+pub fn conn(session: &Session) -> Option<&Conn> {
+    let stream = (**session.stream()?).as_any();
+    let plain = stream.downcast_ref::<Downstream<TcpStream>>().map(Downstream::conn);
+    plain.or_else(|| stream.downcast_ref::<Downstream<TlsStream<TcpStream>>>().map(Downstream::conn))
 }
 
 #[async_trait]
@@ -342,6 +352,8 @@ impl<S: Transport> Peek for Downstream<S> {}
 
 /// Up to this much is gathered until the flush, so that head and a small body leave in one segment, and in one TLS record.
 const GATHER: usize = 16 * 1024;
+/// RFC 9112 section 7.1: trailers stand between its two line ends.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 /// RFC 9113 section 3.4.
 const PREFACE: u32 = 24;
 const TOO_LARGE: &[u8] =

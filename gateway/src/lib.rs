@@ -10,6 +10,7 @@ mod clients;
 mod clock;
 pub mod config;
 mod connection;
+mod deliver;
 mod downstream;
 pub mod files;
 mod forward;
@@ -31,6 +32,7 @@ mod tcp;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+mod upstream;
 mod worker;
 
 pub use downstream::HeadLimits;

@@ -29,6 +29,8 @@ pub struct Counters {
     refused: [AtomicU64; CAUSES.len()],
     /// Requests sent to another backend after one failed.
     pub retries: AtomicU64,
+    /// Connections that ended because a backend sent bytes that no request asked for.
+    pub out_of_turn: AtomicU64,
     /// Connections accepted.
     pub accepted: AtomicU64,
     /// Connections open now.
@@ -170,6 +172,11 @@ impl Page {
             refused: CAUSES.iter().zip(&counters.refused).map(|(word, count)| (*word, read(count))).collect(),
             counts: vec![
                 ("retries", "Requests sent to another backend after one failed", read(&counters.retries)),
+                (
+                    "backend_out_of_turn",
+                    "Connections ended because a backend sent what no request asked for",
+                    read(&counters.out_of_turn),
+                ),
                 ("connections", "Connections accepted", read(&counters.accepted)),
                 (
                     "access_log_lost_lines",

@@ -1,35 +1,36 @@
 //! One request, from its head to the line in the access log: refused, answered here, or led to a backend.
 //!
 //! The order of checks is the order of what they cost and of what they give away: framing, route, redirect, rate, size,
-//! backend. Pingora calls; everything that decides is elsewhere.
+//! backend. Pingora calls; everything that decides is elsewhere. What goes to backends in HTTP/1.1 is [`crate::deliver`]'s;
+//! Pingora itself leads gRPC to its backends, in HTTP/2.
 
 use crate::access::Lane;
 use crate::answer::{Answer, redirect, respond, shorten, status_of};
 use crate::backend::Backend;
-use crate::downstream::{Conn, Downstream, Stage};
+use crate::deliver::{died, is_repeatable};
+use crate::downstream::conn;
 use crate::limit::Limiter;
 use crate::metrics::{Cause, Counters};
 use crate::request::Ctx;
 use crate::request_id::RequestId;
 use crate::served::Served;
 use crate::table::Route;
+use crate::upstream::Pool;
 use crate::{forward, framing};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, StatusCode, Version};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
 use pingora::protocols::ALPN;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
-use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora::{Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 
 /// What all workers share.
 pub struct Shared {
@@ -51,12 +52,24 @@ pub struct Shared {
 pub struct Gateway {
     shared: Arc<Shared>,
     log: Lane,
+    pool: Arc<Pool>,
 }
 
 impl Gateway {
     /// A gateway that logs into a lane.
     pub fn new(shared: Arc<Shared>, log: Lane) -> Self {
-        Self { shared, log }
+        let pool = Arc::new(Pool::new(shared.clone()));
+        Self { shared, log, pool }
+    }
+
+    /// Its idle connections to backends.
+    pub(crate) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// What all workers share.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// What stands against serving this request, if anything does.
@@ -66,7 +79,6 @@ impl Gateway {
             Err(cause) => return Some(ctx.refuse(cause, 400)),
         };
         let head = session.req_header();
-        ctx.streams = accepts_events(head);
         ctx.upgrades = is_websocket(session);
         ctx.grpc = is_grpc(head);
         let Some(place) = ctx.served.find(host, head.uri.path()) else {
@@ -106,15 +118,12 @@ impl Gateway {
         (length > route.max_body?).then(|| Answer { closes: true, ..ctx.refuse(Cause::BodyTooLarge, 413) })
     }
 
-    /// The peer for a backend: with the deadlines of the route, and in HTTP/2 for gRPC.
-    fn peer(backend: &Backend, ctx: &Ctx) -> Box<HttpPeer> {
+    /// The peer for a backend of gRPC, whose silences have no limit: a stream may wait for its next message.
+    fn peer(backend: &Backend) -> Box<HttpPeer> {
         let mut peer = Box::new(backend.peer());
-        let silence_may_last = ctx.streams || ctx.grpc || ctx.upgrades;
-        peer.options.read_timeout = (!silence_may_last).then(|| silence(ctx));
-        if ctx.grpc {
-            peer.options.alpn = ALPN::H2;
-            peer.options.max_h2_streams = H2_STREAMS;
-        }
+        peer.options.read_timeout = None;
+        peer.options.alpn = ALPN::H2;
+        peer.options.max_h2_streams = H2_STREAMS;
         peer
     }
 }
@@ -155,33 +164,19 @@ impl ProxyHttp for Gateway {
             respond(session, &ctx.id, answer).await?;
             return Ok(true);
         }
-        if let (true, Some(conn)) = (ctx.upgrades, conn(session)) {
-            conn.await_answer(silence(ctx));
+        if ctx.upgrades {
             // Bytes ahead of the answer are against the protocol, and Pingora would stop reading after the first.
             session.set_pipelining_enabled(false);
         }
-        Ok(false)
+        if ctx.grpc {
+            return Ok(false);
+        }
+        self.deliver(session, ctx).await?;
+        Ok(true)
     }
 
     async fn upstream_peer(&self, _session: &mut Session, ctx: &mut Ctx) -> Result<Box<HttpPeer>> {
-        let served = ctx.served.clone();
-        let Some(place) = ctx.place else { return Error::e_explain(ErrorType::InternalError, "no route") };
-        // When all were tried, the last again: its old connection died, which says nothing of a new one.
-        let chosen = served
-            .pick(place, &ctx.tried)
-            .or_else(|| ctx.tried.last().map(|last| (last, served.backend(last))));
-        let Some((number, backend)) = chosen else {
-            return Error::e_explain(ErrorType::HTTPStatus(503), "no backend");
-        };
-        if ctx.tries > 0 {
-            self.shared.counters.retries.fetch_add(1, Ordering::Relaxed);
-        }
-        ctx.tries += 1;
-        // What was kept of the body comes by again.
-        ctx.received = 0;
-        ctx.tried.add(number);
-        ctx.backend = Some(backend.address());
-        Ok(Self::peer(backend, ctx))
+        Ok(Self::peer(&*self.choose(ctx)?))
     }
 
     async fn upstream_request_filter(
@@ -195,19 +190,12 @@ impl ProxyHttp for Gateway {
 
     async fn request_body_filter(
         &self,
-        session: &mut Session,
+        _session: &mut Session,
         body: &mut Option<Bytes>,
         _end: bool,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        ctx.received += body.as_ref().map_or(0, |body| body.len() as u64);
-        let limit = ctx.place.and_then(|place| ctx.served.route(place).max_body);
-        // What goes through a tunnel is no body.
-        if limit.is_some_and(|limit| ctx.received > limit) && !session.was_upgraded() {
-            ctx.refuse(Cause::BodyTooLarge, 413);
-            return Err(Error::explain(ErrorType::HTTPStatus(413), "body too large").into_down());
-        }
-        Ok(())
+        ctx.count_body(body.as_ref().map_or(0, Bytes::len))
     }
 
     async fn response_filter(
@@ -216,35 +204,13 @@ impl ProxyHttp for Gateway {
         head: &mut ResponseHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
-        if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+        if head.status.is_informational() {
             return Ok(());
         }
-        // A tunnel from here on, and only from here on: whoever merely asks for one keeps every deadline.
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            if !ctx.upgrades {
-                return Err(
-                    Error::explain(ErrorType::InvalidHTTPHeader, "a tunnel nobody asked for").into_up()
-                );
-            }
-            session.set_read_timeout(None);
-            conn(session).into_iter().for_each(Conn::answered);
-        }
-        rearm(session, ctx);
-        if self.shared.closing.load(Ordering::Relaxed) {
+        if ctx.is_closing() {
             session.set_keepalive(None);
         }
         forward::answer(head, &ctx.id)
-    }
-
-    fn response_body_filter(
-        &self,
-        session: &mut Session,
-        _body: &mut Option<Bytes>,
-        _end: bool,
-        ctx: &mut Ctx,
-    ) -> Result<Option<Duration>> {
-        rearm(session, ctx);
-        Ok(None)
     }
 
     fn fail_to_connect(
@@ -258,8 +224,7 @@ impl ProxyHttp for Gateway {
             ctx.served.backend(backend).put_aside();
         }
         // Nothing was sent, so any method may be sent elsewhere.
-        let more = ctx.place.is_some_and(|place| ctx.served.pick(place, &ctx.tried).is_some());
-        error.set_retry(more);
+        error.set_retry(ctx.has_untried());
         error
     }
 
@@ -271,10 +236,7 @@ impl ProxyHttp for Gateway {
         _ctx: &mut Ctx,
         reused: bool,
     ) -> Box<Error> {
-        let again = session.req_header().method.is_idempotent()
-            && !session.as_ref().retry_buffer_truncated()
-            && session.response_written().is_none()
-            && !session.is_upgrade_req();
+        let again = session.req_header().method.is_idempotent() && is_repeatable(session);
         if !again {
             error.set_retry(false);
         } else if died(&error) {
@@ -286,13 +248,14 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let late = conn(session).is_some_and(|conn| conn.stage() == Stage::Unanswered);
-        let error_code = if late { 504 } else { status_of(error) };
+        let error_code = status_of(error);
         ctx.error = Some(shorten(error));
         if error_code == 400 {
             ctx.refuse(Cause::Malformed, 400);
         }
-        if error_code > 0 && session.response_written().is_none() {
+        // What was said in between is no answer.
+        let unanswered = session.response_written().is_none_or(|head| head.status.is_informational());
+        if error_code > 0 && unanswered {
             let _ = respond(session, &ctx.id, Answer { closes: true, ..Answer::of(error_code) }).await;
         }
         FailToProxy { error_code, can_reuse_downstream: false }
@@ -328,15 +291,6 @@ impl ProxyHttp for Gateway {
     }
 }
 
-/// The backend went away, rather than answered wrongly or slowly.
-fn died(error: &Error) -> bool {
-    let gone = matches!(
-        error.etype(),
-        ErrorType::ConnectionClosed | ErrorType::ReadError | ErrorType::WriteError | ErrorType::H2Error
-    );
-    gone && *error.esource() == ErrorSource::Upstream
-}
-
 /// Not grpc-web, which is made for servers of HTTP/1.1.
 fn is_grpc(head: &RequestHeader) -> bool {
     let kind = head.headers.get(CONTENT_TYPE).map(|kind| kind.as_bytes());
@@ -351,27 +305,9 @@ fn is_websocket(session: &Session) -> bool {
     session.is_upgrade_req() && session.req_header().headers.get(http::header::UPGRADE).is_some_and(wanted)
 }
 
-fn accepts_events(head: &RequestHeader) -> bool {
-    head.headers.get(ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/event-stream"))
-}
-
 /// How long a backend may be silent.
-fn silence(ctx: &Ctx) -> Duration {
+pub(crate) fn silence(ctx: &Ctx) -> Duration {
     ctx.place.and_then(|place| ctx.served.route(place).timeout).unwrap_or(SILENCE)
-}
-
-/// A backend that was asked for a WebSocket and answers otherwise has the next piece of its answer to send in time.
-fn rearm(session: &Session, ctx: &Ctx) {
-    if let Some(conn) = conn(session).filter(|conn| ctx.upgrades && conn.awaits_answer()) {
-        conn.await_answer(silence(ctx));
-    }
-}
-
-/// What the gateway itself knows of a client's connection; nothing when it is one stream of HTTP/2.
-fn conn(session: &Session) -> Option<&Conn> {
-    let stream = (**session.stream()?).as_any();
-    let plain = stream.downcast_ref::<Downstream<TcpStream>>().map(Downstream::conn);
-    plain.or_else(|| stream.downcast_ref::<Downstream<TlsStream<TcpStream>>>().map(Downstream::conn))
 }
 
 /// Between two reads of an answer, and for a write to a client, unless the route says otherwise.

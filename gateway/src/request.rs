@@ -9,6 +9,7 @@ use crate::request_id::RequestId;
 use crate::served::{Served, Tried};
 use http::Version;
 use pingora::proxy::Session;
+use pingora::{Error, ErrorType};
 use std::net::{IpAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,8 +43,6 @@ pub struct Ctx {
     pub cause: Option<Cause>,
     /// What went wrong.
     pub error: Option<String>,
-    /// No silence is too long: a stream of events.
-    pub streams: bool,
     /// Asks for a WebSocket.
     pub upgrades: bool,
     /// Whether it is gRPC.
@@ -69,7 +68,6 @@ impl Ctx {
             received: 0,
             cause: None,
             error: None,
-            streams: false,
             upgrades: false,
             grpc: false,
             shared,
@@ -86,6 +84,27 @@ impl Ctx {
             closes: matches!(cause, Cause::Malformed | Cause::Smuggling | Cause::BadHost),
             ..Answer::of(status)
         }
+    }
+
+    /// Counts a piece of its body; an error when that makes it larger than its route allows.
+    pub fn count_body(&mut self, bytes: usize) -> pingora::Result<()> {
+        self.received += bytes as u64;
+        let limit = self.place.and_then(|place| self.served.route(place).max_body);
+        if limit.is_none_or(|limit| self.received <= limit) {
+            return Ok(());
+        }
+        self.refuse(Cause::BodyTooLarge, 413);
+        Err(Error::explain(ErrorType::HTTPStatus(413), "body too large").into_down())
+    }
+
+    /// Whether a backend of its route was not tried yet.
+    pub fn has_untried(&self) -> bool {
+        self.place.is_some_and(|place| self.served.pick(place, &self.tried).is_some())
+    }
+
+    /// Whether clients are to go elsewhere.
+    pub fn is_closing(&self) -> bool {
+        self.shared.closing.load(Ordering::Relaxed)
     }
 
     /// The line of the access log.

@@ -88,7 +88,7 @@ impl Served {
     }
 
     /// The next backend in turn that was not tried; one that was put aside only when there is no other.
-    pub fn pick(&self, place: usize, tried: &Tried) -> Option<(usize, &Backend)> {
+    pub fn pick(&self, place: usize, tried: &Tried) -> Option<(usize, &Arc<Backend>)> {
         let places = &self.route(place).backends;
         let start = self.tallies[place].turn();
         let in_turn = (0..places.len()).map(|step| places[(start + step) % places.len()]);
@@ -103,7 +103,7 @@ impl Served {
     }
 
     /// A backend by its place.
-    pub fn backend(&self, place: usize) -> &Backend {
+    pub fn backend(&self, place: usize) -> &Arc<Backend> {
         &self.backends[place]
     }
 

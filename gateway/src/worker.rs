@@ -11,6 +11,7 @@ use crate::handshake::Handshake;
 use crate::listen::{Kind, Socket};
 use crate::metrics::Cause;
 use crate::proxy::{Gateway, Shared};
+use crate::upstream::{Pool, SWEEP};
 use pingora::apps::{HttpServerApp, HttpServerOptions};
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
@@ -69,6 +70,8 @@ pub(crate) struct Worker {
     pub(crate) service: Service,
     pub(crate) proxy: Arc<HttpProxy<Gateway>>,
     pub(crate) closing: watch::Receiver<bool>,
+    /// Idle connections to backends.
+    pool: Arc<Pool>,
     number: usize,
     clients: Clients,
     /// Connections of every worker.
@@ -88,9 +91,11 @@ impl Workers {
         for (number, (lane, inbox)) in lanes.into_iter().zip(outlets).enumerate() {
             let listeners: Vec<_> =
                 sockets.iter().map(|s| Ok((s.kind, s.listener.try_clone()?))).collect::<io::Result<_>>()?;
+            let gateway = Gateway::new(service.shared.clone(), lane);
             let worker = Worker {
                 service: service.clone(),
-                proxy: Arc::new(proxy(Gateway::new(service.shared.clone(), lane))),
+                pool: gateway.pool().clone(),
+                proxy: Arc::new(proxy(gateway)),
                 closing: told.clone(),
                 number,
                 clients: clients.clone(),
@@ -127,6 +132,13 @@ impl Worker {
                 Err(error) => tracing::error!("cannot accept from the socket for {kind:?}: {error}"),
             }
         }
+        let pool = self.pool.clone();
+        let sweeping = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(SWEEP).await;
+                pool.sweep();
+            }
+        });
         let mut closing = self.closing.clone();
         let worker = self.clone();
         let taking = tokio::spawn(async move {
@@ -142,6 +154,7 @@ impl Worker {
         }
         let _ = tokio::time::timeout(self.service.limits.drain, self.drain()).await;
         taking.abort();
+        sweeping.abort();
     }
 
     async fn drain(&self) {
@@ -249,6 +262,6 @@ const HAND_OVER: Duration = Duration::from_millis(50);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Connections more than the least loaded worker has before a new one is handed over.
 const UNEVEN: usize = 4;
-/// Idle connections to backends, for each worker: as many as a heavily loaded one has requests under way.
-const POOL: usize = 1_024;
+/// Idle connections to backends of gRPC, for each worker.
+const POOL: usize = 128;
 const H2_IDLE: Duration = Duration::from_secs(120);

@@ -1,6 +1,9 @@
 //! A gateway in this process, backends on addresses of the loopback network, and a small client.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)] // each test file uses a part
 
+pub mod asking;
+pub mod scripted;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -124,7 +127,24 @@ pub fn start_with(
     start_on(first, sockets, certificates, limits)
 }
 
+/// A gateway with one worker: what one client left behind meets the next.
+pub fn start_single(state: &State) -> Running {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let sockets = [Kind::Http, Kind::Metrics].map(|kind| open(kind, any).unwrap());
+    start_threads(1, snapshot(state), sockets.into(), None, limits())
+}
+
 pub fn start_on(
+    first: Arc<Snapshot<Table>>,
+    sockets: Vec<Socket>,
+    certificates: Option<Arc<Certificates>>,
+    limits: Limits,
+) -> Running {
+    start_threads(2, first, sockets, certificates, limits)
+}
+
+fn start_threads(
+    threads: usize,
     first: Arc<Snapshot<Table>>,
     sockets: Vec<Socket>,
     certificates: Option<Arc<Certificates>>,
@@ -139,7 +159,7 @@ pub fn start_on(
     let (table, watched) = watch::channel(first);
     let log = Log::default();
     let settings = Settings {
-        threads: 2,
+        threads,
         access_log: Some(Box::new(log.clone())),
         certificates,
         https_port: Some(8443),
@@ -314,6 +334,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             _ => Ok(()),
         }
     }
+}
+
+/// One value of the metrics page; 0 when it is not there.
+pub async fn metric(running: &Running, name: &str) -> u64 {
+    let page = read_page(running.metrics).await;
+    let line = page.lines().find(|line| line.split(' ').next() == Some(name));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+async fn read_page(at: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    page
 }
 
 /// One request on a connection of its own.
