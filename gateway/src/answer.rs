@@ -30,7 +30,10 @@ impl Answer {
 }
 
 /// Sends an answer to the client.
-pub async fn respond(session: &mut Session, id: &RequestId, answer: Answer) -> Result<()> {
+pub async fn respond(session: &mut Session, id: &RequestId, answer: Answer, grpc: bool) -> Result<()> {
+    if grpc {
+        return respond_grpc(session, id, &answer).await;
+    }
     let mut head = ResponseHeader::build(answer.status, Some(8))?;
     let reason = head.status.canonical_reason().unwrap_or("Error");
     let body = Bytes::from(format!("{} {reason}\n", answer.status));
@@ -48,11 +51,42 @@ pub async fn respond(session: &mut Session, id: &RequestId, answer: Answer) -> R
     }
     let bodiless = session.req_header().method == Method::HEAD;
     session.write_response_header(Box::new(head), bodiless).await?;
-    if !bodiless {
-        session.write_response_body(Some(body), true).await?;
-    }
-    Ok(())
+    // Pingora ends a stream of HTTP/2 with a body, also one of no bytes.
+    session.write_response_body((!bodiless).then_some(body), true).await
 }
+
+/// A gRPC client knows no codes of HTTP: its answer is 200, and what went wrong a status of its own, in a head that is the whole
+/// answer (gRPC over HTTP/2, "Trailers-Only").
+async fn respond_grpc(session: &mut Session, id: &RequestId, answer: &Answer) -> Result<()> {
+    let mut head = ResponseHeader::build(200, Some(6))?;
+    let status = http::StatusCode::from_u16(answer.status).ok();
+    let reason = status.and_then(|status| status.canonical_reason()).unwrap_or("Error");
+    head.insert_header(SERVER, "ployz")?;
+    head.insert_header(CONTENT_TYPE, "application/grpc")?;
+    head.insert_header("grpc-status", grpc_status(answer.status))?;
+    head.insert_header("grpc-message", format!("gateway: {} {reason}", answer.status))?;
+    head.insert_header("X-Request-Id", forward::value(id))?;
+    session.write_response_header(Box::new(head), true).await?;
+    session.write_response_body(None, true).await
+}
+
+/// The mapping that gRPC clients use for an answer of a proxy (grpc/doc/http-grpc-status-mapping.md), and for a message that is too
+/// large what a gRPC server itself says.
+fn grpc_status(status: u16) -> u16 {
+    match status {
+        400 | 431 => INTERNAL,
+        404 => UNIMPLEMENTED,
+        413 => RESOURCE_EXHAUSTED,
+        429 | 502..=504 => UNAVAILABLE,
+        _ => UNKNOWN,
+    }
+}
+
+const UNKNOWN: u16 = 2;
+const RESOURCE_EXHAUSTED: u16 = 8;
+const UNIMPLEMENTED: u16 = 12;
+const INTERNAL: u16 = 13;
+const UNAVAILABLE: u16 = 14;
 
 /// The same target in HTTPS, for good, with method and body kept (RFC 9110 section 15.4.9).
 pub fn redirect(head: &RequestHeader, host: &Host, port: u16) -> Answer {

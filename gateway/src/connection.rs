@@ -4,11 +4,12 @@
 //! backends that speak TLS (ours are behind WireGuard and do not), and panics on a machine that has none.
 
 use crate::downstream::{Conn, Downstream, Stage, Transport};
+use crate::http2;
 use crate::listen::Kind;
 use crate::metrics::Cause;
 use crate::tcp;
 use crate::worker::Worker;
-use pingora::apps::{HttpServerApp, ServerApp};
+use pingora::apps::HttpServerApp;
 use pingora::protocols::http::ServerSession;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,7 +51,7 @@ async fn http<S: Transport>(worker: &Worker, io: S, peer: SocketAddr, http2: boo
     let stream = Box::new(Downstream::new(io, peer, conn.clone(), worker.service.limits.head));
     if http2 {
         conn.speaks_http2();
-        worker.proxy.process_new(stream, &worker.closing).await;
+        http2::serve(worker, stream).await;
         return;
     }
     let mut session = ServerSession::new_http1(stream);
@@ -58,7 +59,9 @@ async fn http<S: Transport>(worker: &Worker, io: S, peer: SocketAddr, http2: boo
     session.set_keepalive((!*worker.closing.borrow()).then_some(idle));
     session.set_pipelining_enabled(true);
     loop {
-        conn.await_head();
+        if !conn.await_head() {
+            break;
+        }
         let Some(reused) = worker.proxy.process_new_http(session, &worker.closing).await else { break };
         let (stream, settings) = reused.consume();
         session = ServerSession::new_http1(stream);
@@ -77,6 +80,7 @@ fn count(worker: &Worker, conn: &Conn) {
     match conn.stage() {
         Stage::TooLarge => counters.refuse(Cause::HeadTooLarge),
         Stage::TooSlow => counters.refuse(Cause::HeadTooSlow),
+        Stage::Malformed => counters.refuse(Cause::Malformed),
         Stage::Head if conn.head_begun() => counters.refuse(Cause::Malformed),
         Stage::Head | Stage::Serving | Stage::Closed => {}
     }

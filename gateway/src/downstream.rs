@@ -2,8 +2,11 @@
 //! and with small writes gathered into one.
 //!
 //! Pingora's own limits are per read (60 s) and 1 MiB, so one byte a minute would hold a connection for ever. What is over a
-//! limit is answered here (408, 431), because after an error of the connection nobody above will.
+//! limit is answered here (408, 431), because after an error of the connection nothing above does; and so is a head that could
+//! be read in two ways ([`crate::incoming`]).
 
+use crate::incoming::{Watch, Wrong};
+use crate::upstream::Body;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
@@ -65,6 +68,9 @@ pub struct Conn {
     has_trailers: AtomicBool,
     /// What is written leaves at once.
     at_once: AtomicBool,
+    /// The strict reading of what the client sends.
+    watch: Mutex<Watch>,
+    malformed: AtomicBool,
 }
 
 /// Where a connection stands.
@@ -80,6 +86,8 @@ pub enum Stage {
     TooSlow,
     /// The client closed.
     Closed,
+    /// The head could be read in two ways.
+    Malformed,
 }
 
 /// Limits on the head of a request.
@@ -103,14 +111,42 @@ pub struct Downstream<S> {
     limits: HeadLimits,
     deadline: Option<Pin<Box<Sleep>>>,
     gathered: BytesMut,
+    /// Read, and spelled as Pingora takes it, and not yet asked for.
+    spelled: BytesMut,
 }
 
 impl Conn {
-    /// Another request may begin.
-    pub fn await_head(&self) {
+    /// Another request may begin; not when the one before it has left something behind that is no request.
+    pub fn await_head(&self) -> bool {
         self.head_bytes.store(0, Ordering::Relaxed);
         self.gather(true);
         self.put(Stage::Head);
+        self.watch.lock().next().is_ok()
+    }
+
+    /// The body of the request that is served is framed like this; whether what has come of it already is well-formed.
+    pub fn frame(&self, body: Body) -> bool {
+        self.judge(|watch| watch.frame(body)).is_ok()
+    }
+
+    /// What the client sends from here on is no HTTP/1.
+    pub fn let_through(&self) {
+        self.watch.lock().let_through();
+    }
+
+    /// Whether the client sent what could be read in two ways.
+    pub fn is_malformed(&self) -> bool {
+        self.malformed.load(Ordering::Relaxed)
+    }
+
+    fn judge(&self, look: impl FnOnce(&mut Watch) -> Result<(), Wrong>) -> Result<(), Wrong> {
+        let mut watch = self.watch.lock();
+        let looked = look(&mut watch);
+        if looked.is_err() {
+            self.malformed.store(true, Ordering::Relaxed);
+            watch.let_through();
+        }
+        looked
     }
 
     /// The head has been read.
@@ -148,7 +184,7 @@ impl Conn {
 
     /// Where it stands.
     pub fn stage(&self) -> Stage {
-        [Stage::Head, Stage::Serving, Stage::TooLarge, Stage::TooSlow, Stage::Closed]
+        [Stage::Head, Stage::Serving, Stage::TooLarge, Stage::TooSlow, Stage::Closed, Stage::Malformed]
             [usize::from(self.stage.load(Ordering::Relaxed))]
     }
 
@@ -169,12 +205,52 @@ impl<S: Transport> Downstream<S> {
         let _ = socket.peer_addr.set(Some(peer.into()));
         let encrypted = io.is_encrypted().then(|| Arc::new(SslDigest::new("", "", None, None, Vec::new())));
         let deadline = Some(Box::pin(tokio::time::sleep(limits.time)));
-        Self { io, conn, socket: Arc::new(socket), encrypted, limits, deadline, gathered: BytesMut::new() }
+        Self {
+            io,
+            conn,
+            socket: Arc::new(socket),
+            encrypted,
+            limits,
+            deadline,
+            gathered: BytesMut::new(),
+            spelled: BytesMut::new(),
+        }
     }
 
     /// What is shared with whoever drives it.
     pub fn conn(&self) -> &Conn {
         &self.conn
+    }
+
+    /// Looks at what was read as HTTP/1, and gives up a connection on which it is none.
+    fn looked_at(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        let Err(wrong) = self.conn.judge(|watch| watch.came(bytes)) else { return Ok(()) };
+        match (self.conn.stage(), wrong) {
+            (Stage::Head, Wrong::Fields) => Err(self.give_up(cx, Stage::TooLarge, TOO_LARGE)),
+            (Stage::Head, _) => Err(self.give_up(cx, Stage::Malformed, MALFORMED)),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, wrong)),
+        }
+    }
+
+    /// A target with characters that Pingora's parser of URIs refuses and other servers take is spelled with escapes (RFC
+    /// 3986 section 2.1); nothing when there are none.
+    fn spell(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut begun = self.conn.watch.lock().in_target()?;
+        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+        if !bytes[..end].iter().any(|byte| ODD.contains(byte)) {
+            return None;
+        }
+        let mut spelled = Vec::with_capacity(bytes.len() + 64);
+        for byte in &bytes[..end] {
+            begun |= *byte == b' ';
+            if begun && ODD.contains(byte) {
+                spelled.extend_from_slice(format!("%{byte:02X}").as_bytes());
+            } else {
+                spelled.push(*byte);
+            }
+        }
+        spelled.extend_from_slice(&bytes[end..]);
+        Some(spelled)
     }
 
     /// After a read that brought something: is the head within its size?
@@ -262,9 +338,29 @@ impl<S: Transport> AsyncRead for Downstream<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.spelled.is_empty() {
+            let bytes = self.spelled.len().min(buf.remaining());
+            buf.put_slice(&self.spelled.split_to(bytes));
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         match Pin::new(&mut self.io).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) => Poll::Ready(self.came(cx, buf.filled().len() - before)),
+            Poll::Ready(Ok(())) => {
+                let bytes = buf.filled().len() - before;
+                self.came(cx, bytes)?;
+                if bytes == 0 || self.conn.http2.load(Ordering::Relaxed) {
+                    return Poll::Ready(Ok(()));
+                }
+                if let Some(spelled) = self.spell(&buf.filled()[before..]) {
+                    self.looked_at(cx, &spelled)?;
+                    buf.set_filled(before);
+                    let now = spelled.len().min(buf.remaining());
+                    buf.put_slice(&spelled[..now]);
+                    self.spelled.extend_from_slice(&spelled[now..]);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(self.looked_at(cx, &buf.filled()[before..]))
+            }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => self.waits(cx),
         }
@@ -358,6 +454,9 @@ const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 const PREFACE: u32 = 24;
 const TOO_LARGE: &[u8] =
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+const MALFORMED: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+/// What the `http` crate takes for no part of a target, or not in every part of it.
+const ODD: &[u8] = b"\"<>`";
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 #[cfg(test)]

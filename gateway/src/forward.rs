@@ -1,7 +1,7 @@
 //! What changes in the head of a request and of an answer on their way through.
 //!
-//! The gateway is the edge: what a client claims about where it comes from is replaced, never added to. Hop-by-hop fields
-//! are Pingora's business.
+//! The gateway is the edge: what a client claims about where it comes from, how, and for what is taken away, in any spelling,
+//! and what the gateway knows of it is put in its place. Hop-by-hop fields are handled where the message is framed.
 
 use crate::request_id::RequestId;
 use http::HeaderValue;
@@ -19,10 +19,10 @@ pub fn request(
     scheme: &'static str,
     id: &RequestId,
 ) -> Result<()> {
-    for claimed in CLAIMS {
-        head.remove_header(claimed);
+    let claims: Vec<_> = head.headers.keys().filter(|name| is_claim(name.as_str())).cloned().collect();
+    for name in claims {
+        head.remove_header(&name);
     }
-    remove_lookalikes(head);
     join_cookies(head)?;
     match client {
         Some(client) => head.insert_header("X-Forwarded-For", address(client))?,
@@ -41,18 +41,10 @@ pub fn request(
     head.insert_header("X-Request-Id", value(id))
 }
 
-/// CGI-like servers read underscores and hyphens as one: no spelling of what we say ourselves may come from outside.
-fn remove_lookalikes(head: &mut RequestHeader) {
-    let is_lookalike = |name: &str| {
-        name.contains('_') && {
-            let plain = name.replace('_', "-");
-            CLAIMS.iter().chain(&SAID).any(|said| said.eq_ignore_ascii_case(&plain))
-        }
-    };
-    let found: Vec<_> = head.headers.keys().filter(|name| is_lookalike(name.as_str())).cloned().collect();
-    for name in found {
-        head.remove_header(&name);
-    }
+/// Whether a field says what only a proxy can know, or would be read as one that does: CGI and what descends from it take
+/// underscores and hyphens for one (nginx drops such names by default, too).
+fn is_claim(name: &str) -> bool {
+    name.contains('_') || name.starts_with("x-forwarded") || CLAIMS.binary_search(&name).is_ok()
 }
 
 /// Browsers send each cookie of an HTTP/2 request in a field of its own. To a backend that speaks HTTP/1.1 it is one list
@@ -84,6 +76,77 @@ fn address(client: IpAddr) -> HeaderValue {
     HeaderValue::from_maybe_shared(text.freeze()).expect("an address is printable ASCII")
 }
 
-/// Removed, besides those that are replaced.
-const CLAIMS: [&str; 3] = ["Forwarded", "X-Real-IP", "X-Forwarded-Port"];
-const SAID: [&str; 4] = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Request-Id"];
+/// Removed besides the family of `X-Forwarded`: where the client is, what scheme it used (Rack, IIS), what it asked for
+/// before a rewrite (IIS, Symfony), and `Proxy`, which is the environment's `HTTP_PROXY` to CGI (httpoxy). Sorted.
+const CLAIMS: [&str; 27] = [
+    "ali-cdn-real-ip",
+    "cdn-loop",
+    "cdn-src-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "client-ip",
+    "cloudfront-forwarded-proto",
+    "fastly-client-ip",
+    "fastly-ssl",
+    "fly-client-ip",
+    "forwarded",
+    "front-end-https",
+    "proxy",
+    "proxy-client-ip",
+    "true-client-ip",
+    "wl-proxy-client-ip",
+    "x-arr-ssl",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+    "x-scheme",
+    "x-url-scheme",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_list_is_sorted_and_in_lower_case() {
+        assert!(CLAIMS.is_sorted());
+        assert!(CLAIMS.iter().all(|name| *name == name.to_ascii_lowercase()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_spelling_of_a_claim_reaches_a_backend(
+            name in prop::sample::select(
+                CLAIMS
+                    .into_iter()
+                    .chain(["x-forwarded-for", "x-forwarded-proto", "x-forwarded-ssl", "x-forwarded", "x-request-id"])
+                    .collect::<Vec<_>>(),
+            ),
+            upper in any::<[bool; 28]>(),
+            underscores in any::<[bool; 28]>(),
+        ) {
+            let spelled: String = name
+                .chars()
+                .zip(upper.into_iter().zip(underscores))
+                .map(|(letter, (upper, underscore))| match letter {
+                    '-' if underscore => '_',
+                    letter if upper => letter.to_ascii_uppercase(),
+                    letter => letter,
+                })
+                .collect();
+            let mut head = RequestHeader::build("GET", b"/", None).unwrap();
+            head.append_header(spelled.clone(), "claimed").unwrap();
+            head.append_header("Host", "a.org").unwrap();
+            request(&mut head, Some([192, 0, 2, 1].into()), "https", &RequestId::draw()).unwrap();
+            let left = head.headers.iter().filter(|(_, value)| *value == "claimed");
+            prop_assert_eq!(left.count(), 0, "{}", spelled);
+            prop_assert_eq!(head.headers.get("x-forwarded-for").unwrap(), "192.0.2.1");
+        }
+    }
+}

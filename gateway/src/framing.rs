@@ -4,9 +4,12 @@
 //! Pingora already refuses what is malformed; this is what it tolerates. RFC 9112 sections 3.2, 6.1 and 11.2.
 
 use crate::host::Host;
+use crate::incoming::FIELDS;
 use crate::metrics::Cause;
+use crate::upstream::{Body, digits};
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
-use http::{Method, Version};
+use http::uri::Scheme;
+use http::{Method, Uri, Version};
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
@@ -16,11 +19,13 @@ pub fn check(session: &ServerSession) -> Result<Host, Cause> {
     if head.headers.contains_key(TRANSFER_ENCODING) {
         check_transfer_encoding(session, head)?;
     }
-    // Lengths may be repeated or listed; a list that agrees with itself is still not what an honest client sends.
-    if head.headers.get_all(CONTENT_LENGTH).iter().nth(1).is_some() {
-        return Err(Cause::Smuggling);
+    if head.headers.len() > FIELDS {
+        return Err(Cause::HeadTooLarge);
     }
-    if !head.raw_path_is_utf8() {
+    check_length(head)?;
+    // Of HTTP/2: a target with these would be another one in HTTP/1.1.
+    let is_split = head.raw_path().iter().any(|byte| matches!(byte, 0..=b' ' | 0x7f));
+    if !head.raw_path_is_utf8() || is_split {
         return Err(Cause::Malformed);
     }
     let target_fits = head.raw_path().first() != Some(&b'*') || head.method == Method::OPTIONS;
@@ -28,6 +33,51 @@ pub fn check(session: &ServerSession) -> Result<Host, Cause> {
         return Err(Cause::Malformed);
     }
     host(head)
+}
+
+/// RFC 9112 section 3.2.2: a target in absolute form, which a server must take, becomes the path that it names; its host is
+/// the one that counts, and must be the one that the `Host` field says.
+pub(crate) fn to_origin_form(head: &mut RequestHeader) -> Result<(), Cause> {
+    if head.version == Version::HTTP_2 || matches!(head.raw_path().first(), None | Some(b'/' | b'*')) {
+        return Ok(());
+    }
+    let target: Uri = head.raw_path().try_into().map_err(|_| Cause::Malformed)?;
+    let is_web = target.scheme().is_some_and(|scheme| *scheme == Scheme::HTTP || *scheme == Scheme::HTTPS);
+    let authority = target.authority().filter(|_| is_web).ok_or(Cause::Malformed)?;
+    let named = Host::parse(authority.as_str().as_bytes()).map_err(|_| Cause::BadHost)?;
+    let said = head.headers.get(HOST).map(|host| Host::parse(host.as_bytes()));
+    if said.is_some_and(|said| said.map_or(true, |said| said.as_str() != named.as_str())) {
+        return Err(Cause::BadHost);
+    }
+    let path = target.path_and_query().map_or("/", |path| path.as_str());
+    // Host fields are judged after this: none is added, and none replaced.
+    if !head.headers.contains_key(HOST) {
+        head.insert_header(HOST, authority.as_str()).map_err(|_| Cause::BadHost)?;
+    }
+    head.set_raw_path(path.as_bytes()).map_err(|_| Cause::Malformed)
+}
+
+/// How the body of a request is framed, for one that [`check`] takes.
+pub(crate) fn body(head: &RequestHeader) -> Body {
+    if head.headers.contains_key(TRANSFER_ENCODING) {
+        return Body::chunked();
+    }
+    Body::of(head.headers.get(CONTENT_LENGTH).and_then(digits).unwrap_or(0))
+}
+
+/// What asks for something of the server that takes the request, and not of what it is for: a trace would give a script the
+/// cookies that it may not read, a tunnel is not ours to open.
+pub(crate) fn is_for_the_gateway(method: &Method) -> bool {
+    matches!(*method, Method::TRACE | Method::CONNECT) || method.as_str() == "TRACK"
+}
+
+/// RFC 9110 section 8.6 lets a recipient take a list of lengths that agree; it is still not what an honest client sends, and a
+/// backend may read none.
+fn check_length(head: &RequestHeader) -> Result<(), Cause> {
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    let first = lengths.next();
+    let is_one = lengths.next().is_none() && first.is_none_or(|length| digits(length).is_some());
+    if is_one { Ok(()) } else { Err(Cause::Smuggling) }
 }
 
 fn check_transfer_encoding(session: &ServerSession, head: &RequestHeader) -> Result<(), Cause> {

@@ -18,6 +18,8 @@ mod framing;
 mod gateway;
 mod handshake;
 pub mod host;
+mod http2;
+mod incoming;
 mod kept;
 mod limit;
 pub mod listen;

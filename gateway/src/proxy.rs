@@ -8,7 +8,7 @@ use crate::access::Lane;
 use crate::answer::{Answer, redirect, respond, shorten, status_of};
 use crate::backend::Backend;
 use crate::deliver::{died, is_repeatable};
-use crate::downstream::conn;
+use crate::downstream::{Conn, conn};
 use crate::limit::Limiter;
 use crate::metrics::{Cause, Counters};
 use crate::request::Ctx;
@@ -20,7 +20,7 @@ use crate::{forward, framing};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, TE};
 use http::{HeaderValue, Version};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::modules::http::HttpModules;
@@ -74,13 +74,22 @@ impl Gateway {
 
     /// What stands against serving this request, if anything does.
     fn judge(&self, session: &mut Session, ctx: &mut Ctx) -> Option<Answer> {
-        let host = match framing::check(session.as_downstream()) {
+        ctx.grpc = is_grpc(session.req_header());
+        let host = match framing::to_origin_form(session.req_header_mut())
+            .and_then(|()| framing::check(session.as_downstream()))
+        {
             Ok(host) => ctx.host.insert(host),
+            Err(Cause::HeadTooLarge) => return Some(ctx.refuse(Cause::HeadTooLarge, 431)),
             Err(cause) => return Some(ctx.refuse(cause, 400)),
         };
+        if conn(session).is_some_and(Conn::is_malformed) {
+            return Some(ctx.refuse(Cause::Smuggling, 400));
+        }
         let head = session.req_header();
+        if framing::is_for_the_gateway(&head.method) {
+            return Some(Answer { field: Some((ALLOW, METHODS)), ..ctx.refuse(Cause::Malformed, 405) });
+        }
         ctx.upgrades = is_websocket(session);
-        ctx.grpc = is_grpc(head);
         let Some(place) = ctx.served.find(host, head.uri.path()) else {
             let known = !ctx.served.is_empty();
             return Some(if known {
@@ -143,6 +152,8 @@ impl ProxyHttp for Gateway {
         // Its limits on heads are over; HTTP/2 has limits of its own.
         if let Some(conn) = conn(session) {
             conn.serve();
+            // What is ill-formed already is refused when the rest of the head is judged.
+            let _ = conn.frame(framing::body(session.req_header()));
         }
         session.set_write_timeout(Some(SILENCE));
         session.set_total_drain_timeout(Some(DRAIN_BODY));
@@ -161,7 +172,8 @@ impl ProxyHttp for Gateway {
     async fn request_filter(&self, session: &mut Session, ctx: &mut Ctx) -> Result<bool> {
         if let Some(mut answer) = self.judge(session, ctx) {
             answer.closes |= self.shared.closing.load(Ordering::Relaxed);
-            respond(session, &ctx.id, answer).await?;
+            ctx.refused = Some(answer.status);
+            respond(session, &ctx.id, answer, ctx.grpc).await?;
             return Ok(true);
         }
         if ctx.upgrades {
@@ -185,6 +197,8 @@ impl ProxyHttp for Gateway {
         head: &mut RequestHeader,
         ctx: &mut Ctx,
     ) -> Result<()> {
+        // Taken away as a field for this hop; a server of gRPC asks for it (its protocol over HTTP/2, "Requests").
+        head.insert_header(TE, "trailers")?;
         forward::request(head, ctx.client, ctx.scheme, &ctx.id)
     }
 
@@ -248,7 +262,8 @@ impl ProxyHttp for Gateway {
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Ctx) -> FailToProxy {
-        let error_code = status_of(error);
+        let malformed = conn(session).is_some_and(Conn::is_malformed);
+        let error_code = if malformed { 400 } else { status_of(error) };
         ctx.error = Some(shorten(error));
         if error_code == 400 {
             ctx.refuse(Cause::Malformed, 400);
@@ -256,13 +271,17 @@ impl ProxyHttp for Gateway {
         // What was said in between is no answer.
         let unanswered = session.response_written().is_none_or(|head| head.status.is_informational());
         if error_code > 0 && unanswered {
-            let _ = respond(session, &ctx.id, Answer { closes: true, ..Answer::of(error_code) }).await;
+            ctx.refused = Some(error_code);
+            let answer = Answer { closes: true, ..Answer::of(error_code) };
+            let _ = respond(session, &ctx.id, answer, ctx.grpc).await;
         }
         FailToProxy { error_code, can_reuse_downstream: false }
     }
 
     async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Ctx) {
-        let status = session.response_written().map_or(0, |head| head.status.as_u16());
+        // What it is called in HTTP, where a gRPC client was given a status of its own.
+        let written = session.response_written().map(|head| head.status.as_u16());
+        let status = written.map_or(0, |written| ctx.refused.unwrap_or(written));
         let took = ctx.started.elapsed();
         if let Some(place) = ctx.place {
             ctx.served.tally(place).count(status, took);
@@ -310,6 +329,8 @@ pub(crate) fn silence(ctx: &Ctx) -> Duration {
     ctx.place.and_then(|place| ctx.served.route(place).timeout).unwrap_or(SILENCE)
 }
 
+/// What a client may ask for beside those that are the gateway's.
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 /// Between two reads of an answer, and for a write to a client, unless the route says otherwise.
 const SILENCE: Duration = Duration::from_secs(60);
 /// What is left of a body after an answer of our own is read for this long, so that the client reads the answer.

@@ -41,6 +41,8 @@ pub struct Ctx {
     pub received: u64,
     /// Why it is not served.
     pub cause: Option<Cause>,
+    /// The code of the gateway's own answer.
+    pub refused: Option<u16>,
     /// What went wrong.
     pub error: Option<String>,
     /// Asks for a WebSocket.
@@ -67,6 +69,7 @@ impl Ctx {
             backend: None,
             received: 0,
             cause: None,
+            refused: None,
             error: None,
             upgrades: false,
             grpc: false,

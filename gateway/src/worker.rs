@@ -12,7 +12,7 @@ use crate::listen::{Kind, Socket};
 use crate::metrics::Cause;
 use crate::proxy::{Gateway, Shared};
 use crate::upstream::{Pool, SWEEP};
-use pingora::apps::{HttpServerApp, HttpServerOptions};
+use pingora::apps::HttpServerApp;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
 use std::io;
@@ -248,13 +248,7 @@ fn proxy(gateway: Gateway) -> HttpProxy<Gateway> {
         upstream_keepalive_pool_size: POOL,
         ..ServerConf::default()
     };
-    let mut proxy = http_proxy(&Arc::new(conf), gateway);
-    let mut options = HttpServerOptions::default();
-    // Only connections that begin with the preface of HTTP/2 are handed to the path that looks at this.
-    options.h2c = true;
-    options.h2_idle_timeout = Some(H2_IDLE);
-    proxy.server_options = Some(options);
-    proxy
+    http_proxy(&Arc::new(conf), gateway)
 }
 
 const IDLE_GRACE: Duration = Duration::from_millis(1_500);
@@ -264,4 +258,3 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 const UNEVEN: usize = 4;
 /// Idle connections to backends of gRPC, for each worker.
 const POOL: usize = 128;
-const H2_IDLE: Duration = Duration::from_secs(120);

@@ -63,6 +63,17 @@ async fn ambiguous_requests_are_refused_closed_and_never_reach_a_backend() {
         ("null in field", "GET / HTTP/1.1\r\nHost: a.org\r\nX: a\0b\r\n\r\n".into()),
         ("tunnel", "CONNECT a.org:443 HTTP/1.1\r\nHost: a.org\r\n\r\n".into()),
         ("star", "GET * HTTP/1.1\r\nHost: a.org\r\n\r\n".into()),
+        ("list of lengths", "POST / HTTP/1.1\r\nHost: a.org\r\nContent-Length: 1, 1\r\n\r\na".into()),
+        (
+            "list of lengths without a space",
+            "POST / HTTP/1.1\r\nHost: a.org\r\nContent-Length: 1,1\r\n\r\na".into(),
+        ),
+        ("space in the target", "GET /a b HTTP/1.1\r\nHost: a.org\r\n\r\n".into()),
+        ("lone LF behind the request line", "GET / HTTP/1.1\nHost: a.org\r\n\r\n".into()),
+        ("lone LF behind a field", "GET / HTTP/1.1\r\nHost: a.org\nX: 1\r\n\r\n".into()),
+        ("lone LF at the end", "GET / HTTP/1.1\r\nHost: a.org\r\n\n".into()),
+        ("trace", "TRACE / HTTP/1.1\r\nHost: a.org\r\nCookie: a=b\r\n\r\n".into()),
+        ("track", "TRACK / HTTP/1.1\r\nHost: a.org\r\nCookie: a=b\r\n\r\n".into()),
         ("not http", "\u{16}\u{3}\u{1}\0\0\0\0\0\0\r\n\r\n".into()),
     ];
     for (what, request) in &cases {
@@ -93,6 +104,11 @@ async fn bad_chunks_break_the_connection_and_nothing_after_them_is_served() {
         "-1\r\nabc\r\n0\r\n\r\n",
         "3\r\nabcd\r\n0\r\n\r\n",
         "fffffffffffffffff\r\nabc",
+        "3;a\nabc\r\n0\r\n\r\n",
+        "3;a\r\n\nabc\r\n0\r\n\r\n",
+        "3;a=\u{1}\r\nabc\r\n0\r\n\r\n",
+        "3\nabc\r\n0\r\n\r\n",
+        "3\r\nabc\r\n0\r\nX: 1\n\r\n",
     ] {
         let request = format!(
             "POST / HTTP/1.1\r\nHost: a.org\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}GET /smuggled HTTP/1.1\r\nHost: a.org\r\n\r\n"
@@ -290,5 +306,69 @@ async fn one_client_cannot_hold_all_connections() {
     assert_eq!(Client::connect(running.http).await.get("/").await.unwrap().status, 200);
     let page = once(running.metrics, "GET /metrics HTTP/1.1\r\nHost: m\r\n\r\n").await.unwrap();
     assert!(page.body.contains("ployz_gateway_refused_total{cause=\"too-many-of-client\"} 1"));
+    running.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn a_target_in_absolute_form_names_the_host_and_reaches_the_backend_as_a_path() {
+    let backend = echo_backend().await;
+    let running = start(&one(&[HERE], backend.port));
+    for request in [
+        "GET http://a.org/x?y=1 HTTP/1.1\r\nHost: a.org\r\n\r\n",
+        "GET http://a.org:80/x?y=1 HTTP/1.1\r\nHost: a.org:80\r\n\r\n",
+        "GET HTTP://a.org/x?y=1 HTTP/1.0\r\nHost: a.org\r\n\r\n",
+    ] {
+        let answer = once(running.http, request).await.unwrap();
+        assert_eq!(answer.status, 200, "{request}: {answer:?}");
+        assert!(answer.body.starts_with("GET /x?y=1\n"), "{request}: {}", answer.body);
+        assert_eq!(answer.body.to_ascii_lowercase().matches("\nhost: a.org").count(), 1, "{}", answer.body);
+    }
+    running.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn characters_that_other_servers_take_in_a_target_are_escaped_on_the_way() {
+    let backend = echo_backend().await;
+    let running = start(&one(&[HERE], backend.port));
+    for (asked, wanted) in [
+        ("/?q=\"a\"<b>", "/?q=%22a%22%3Cb%3E"),
+        ("/a\"b?c", "/a%22b?c"),
+        ("/a<b>`c", "/a%3Cb%3E%60c"),
+        ("/?q={a}|b^c\\d`", "/?q={a}|b^c\\d%60"),
+    ] {
+        let answer =
+            once(running.http, &format!("GET {asked} HTTP/1.1\r\nHost: a.org\r\n\r\n")).await.unwrap();
+        assert_eq!(answer.status, 200, "{asked}: {answer:?}");
+        assert!(answer.body.starts_with(&format!("GET {wanted}\n")), "{asked}: {}", answer.body);
+    }
+    // However it comes in, and never in a method.
+    let mut client = common::Client::connect(running.http).await;
+    for byte in "GET /?q=\"<>\" HTTP/1.1\r\nHost: a.org\r\n\r\n".bytes() {
+        client.stream.write_all(&[byte]).await.unwrap();
+        client.stream.flush().await.unwrap();
+    }
+    let answer = client.answer().await.unwrap();
+    assert!(answer.body.starts_with("GET /?q=%22%3C%3E%22\n"), "{}", answer.body);
+    assert_eq!(once(running.http, "G<T / HTTP/1.1\r\nHost: a.org\r\n\r\n").await.unwrap().status, 400);
+    running.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn more_fields_than_are_taken_are_431_and_a_trace_is_405() {
+    let backend = echo_backend().await;
+    let running = start(&one(&[HERE], backend.port));
+    let many =
+        |fields: usize| format!("GET / HTTP/1.1\r\nHost: a.org\r\n{}\r\n", "A: 1\r\n".repeat(fields - 1));
+    assert_eq!(once(running.http, &many(90)).await.unwrap().status, 200);
+    assert_eq!(once(running.http, &many(257)).await.unwrap().status, 431);
+    let trace = once(running.http, "TRACE / HTTP/1.1\r\nHost: a.org\r\n\r\n").await.unwrap();
+    assert_eq!(
+        (trace.status, trace.field("allow")),
+        (405, Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
+    );
+    use common::asking::{Ask, Speaks, ask};
+    let over = |method, fields| Ask { method, fields, ..Ask::get("/") };
+    assert_eq!(ask(running.http, Speaks::Http2, &over("TRACE", vec![])).await.status, 405);
+    assert_eq!(ask(running.http, Speaks::Http2, &over("GET", vec![("a", "1"); 300])).await.status, 431);
     running.gateway.stop().await;
 }

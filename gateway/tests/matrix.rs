@@ -17,7 +17,7 @@ struct Wanted {
     body: &'static str,
     /// In each version: the end of an answer without a length is the end of the connection to HTTP/1.0.
     whole: [bool; 3],
-    /// In HTTP/1.1; HTTP/1.0 gets none (RFC 9110 section 15.2).
+    /// In HTTP/1.1 and HTTP/2; HTTP/1.0 gets none (RFC 9110 section 15.2).
     interim: &'static [u16],
     /// In HTTP/1.1 and HTTP/2.
     trailers: [&'static [(&'static str, &'static str)]; 2],
@@ -347,7 +347,7 @@ async fn walk(row: &Row, speaks: Speaks) -> String {
 
 fn judge(wanted: &Wanted, speaks: Speaks, got: &Got) -> String {
     let version = ALL.iter().position(|version| *version == speaks).unwrap();
-    let interim = if speaks != Speaks::Http11 { &[][..] } else { wanted.interim };
+    let interim = if speaks == Speaks::Http10 { &[][..] } else { wanted.interim };
     let trailers = version.checked_sub(1).map_or(&[][..], |at| wanted.trailers[at]);
     let trailers: Vec<_> =
         trailers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

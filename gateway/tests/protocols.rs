@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use ployz_core::routing::{State, TcpRoute};
+use ployz_core::routing::{HttpRoute, State, TcpRoute};
 use ployz_gateway::Cause;
 use ployz_gateway::tls::{Certificates, Pair};
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -124,6 +124,8 @@ async fn cookies_that_http2_sends_one_by_one_are_one_list_for_a_backend() {
     let answer = sender.send_request(asked).await.unwrap();
     let text = String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
     assert!(text.contains("cookie: a=1; b=2; c=3; d=4\n"), "{text}");
+    assert!(text.starts_with("POST /\n") && text.contains("host: a.org\n"), "{text}");
+    assert!(text.contains("x-forwarded-host: a.org\n"), "{text}");
     running.gateway.stop().await;
 }
 
@@ -209,5 +211,29 @@ async fn tcp_route_copies_both_ways_and_ends_each_by_itself() {
         counters.refused(Cause::NoRoute) > 0
     })
     .await;
+    running.gateway.stop().await;
+}
+
+#[tokio::test]
+async fn errors_of_the_gateway_s_own_are_grpc_statuses_to_grpc_clients() {
+    use common::asking::{Ask, Speaks, ask};
+    let mut state = State::default();
+    put(&mut state, "web", vec![route("a.org", "/gone", 1)], vec![], &[HERE]);
+    put(&mut state, "none", vec![route("a.org", "/none", 1)], vec![], &[]);
+    let small = HttpRoute { max_body: Some(1), ..route("a.org", "/small", 1) };
+    put(&mut state, "small", vec![small], vec![], &[HERE]);
+    let running = start(&state);
+    for (path, wanted) in [("/unknown", "12"), ("/gone", "14"), ("/none", "14"), ("/small", "8")] {
+        let call = Ask {
+            length: true,
+            fields: vec![("content-type", "application/grpc"), ("te", "trailers")],
+            ..Ask::upload(path, &["abc"])
+        };
+        let got = ask(running.http, Speaks::Http2, &call).await;
+        assert_eq!((got.status, got.field("grpc-status")), (200, Some(wanted)), "{path}: {got:?}");
+        assert_eq!(got.field("content-type"), Some("application/grpc"));
+    }
+    // Who reads the log reads the codes of HTTP.
+    until("the log says so", || running.log.text().contains("\"status\":404")).await;
     running.gateway.stop().await;
 }

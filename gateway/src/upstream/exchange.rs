@@ -8,7 +8,7 @@ use super::body::{Body, Piece};
 use super::head::{self, Answer, Length};
 use super::patience::{self, Patience, Wait};
 use super::sending::Sending;
-use crate::downstream::conn;
+use crate::downstream::{Conn, conn};
 use crate::forward;
 use crate::request::Ctx;
 use bytes::{Bytes, BytesMut};
@@ -251,6 +251,7 @@ impl<'a> Exchange<'a> {
         forward::answer(&mut head, &self.ctx.id)?;
         self.session.set_read_timeout(None);
         self.session.write_response_header(Box::new(head), false).await.map_err(Error::into_down)?;
+        conn(self.session).into_iter().for_each(Conn::let_through);
         self.sending.tunnel();
         self.client = Client::Sends;
         self.answer = Progress::Body(Body::UntilClose);

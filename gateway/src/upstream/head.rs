@@ -39,6 +39,7 @@ pub(crate) fn outgoing(head: &mut RequestHeader, upgrades: bool, has_body: bool)
         head.remove_header(&name);
     }
     head.set_version(Version::HTTP_11);
+    name_host(head)?;
     if upgrades {
         head.insert_header(CONNECTION, "Upgrade")?;
         head.insert_header(UPGRADE, "websocket")?;
@@ -58,6 +59,17 @@ pub(crate) fn outgoing(head: &mut RequestHeader, upgrades: bool, has_body: bool)
         head.insert_header(CONTENT_LENGTH, "0")?;
     }
     Ok(Length::Known(0))
+}
+
+/// RFC 9112 section 3.2: a target that names the host, as one of HTTP/2 and one in absolute form do, becomes a path and a
+/// `Host` field.
+fn name_host(head: &mut RequestHeader) -> Result<()> {
+    let Some(authority) = head.uri.authority() else { return Ok(()) };
+    let host =
+        HeaderValue::from_str(authority.as_str()).or_err(InvalidHTTPHeader, "the host of a request")?;
+    let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
+    head.set_raw_path(target.as_bytes())?;
+    head.insert_header(HOST, host)
 }
 
 /// The bytes of a request's head.
@@ -193,8 +205,9 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 }
 
 /// A length as it must be written: digits and nothing else.
-fn digits(value: &HeaderValue) -> Option<u64> {
+pub(crate) fn digits(value: &HeaderValue) -> Option<u64> {
     let text = value.to_str().ok()?;
+    // The standard library takes a sign.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 

@@ -11,6 +11,7 @@ mod patience;
 mod pool;
 mod sending;
 
+pub(crate) use body::{Body, Malformed, Piece};
 pub(crate) use exchange::{Asked, Exchange, Outcome};
-pub(crate) use head::outgoing;
+pub(crate) use head::{digits, outgoing};
 pub(crate) use pool::{Pool, SWEEP};
