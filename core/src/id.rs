@@ -84,6 +84,15 @@ text_id!(
     |t| t.len() == 16 && is_hex(t)
 );
 
+text_id!(
+    /// An engine's id of an image: `sha256:` and 64 lower-case hexadecimal digits. It becomes part of a path of the
+    /// engine's API, so nothing else is one.
+    ImageId,
+    "image id",
+    "sha256: and 64 lower-case hexadecimal digits",
+    |t| t.strip_prefix("sha256:").is_some_and(|digits| digits.len() == 64 && is_hex(digits))
+);
+
 impl DeployId {
     /// The identifier made of 8 random bytes.
     pub fn from_bytes(bytes: [u8; 8]) -> Self {

@@ -24,7 +24,7 @@ fn away(machine: &str) -> ImagePushRow {
 fn report(machines: Vec<ImagePushRow>) -> ImagePushReport {
     ImagePushReport {
         image: "shop-web:43".parse().unwrap(),
-        id: format!("sha256:{}", "ab".repeat(32)),
+        id: format!("sha256:{}", "ab".repeat(32)).parse().unwrap(),
         size: 213_000_000,
         machines,
     }

@@ -386,7 +386,8 @@ fn a_probe_asks_for_what_the_plan_needs_and_names_what_is_missing() {
     let (network, node) = ("0".repeat(32).parse().unwrap(), "node-1".parse().unwrap());
     let asked = probe::question(&plan, &network, &node);
     assert_eq!((asked.starts, asked.images.len(), asked.publish.len(), asked.releases.len()), (2, 2, 1, 1));
-    let seen = ImageSeen { id: "sha256:1".into(), content: ImageContent("v1:a".into()) };
+    let seen =
+        ImageSeen { id: format!("sha256:{:0>64}", 1).parse().unwrap(), content: ImageContent("v1:a".into()) };
     let mut told = Probed {
         images: asked.images.iter().map(|image| (image.clone(), seen.clone())).collect(),
         taken: BTreeSet::new(),

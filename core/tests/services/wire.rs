@@ -101,8 +101,14 @@ fn golden_commands_and_answers() {
     }
     let answers = [
         DeployAnswer::Probed(Probed {
-            images: [(image, ImageSeen { id: "sha256:1".into(), content: ImageContent("v1:cd".into()) })]
-                .into(),
+            images: [(
+                image,
+                ImageSeen {
+                    id: format!("sha256:{:0>64}", 1).parse().unwrap(),
+                    content: ImageContent("v1:cd".into()),
+                },
+            )]
+            .into(),
             taken: [(Protocol::Udp, 53)].into(),
             free_addresses: 250,
             free_disk: Some(1 << 30),

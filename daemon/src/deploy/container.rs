@@ -104,7 +104,7 @@ async fn make(
         },
         service: service.clone(),
         address,
-        image_id,
+        image_id: image_id.to_string(),
         started_at: clock::now(),
         stopped_for: None,
         draining: false,

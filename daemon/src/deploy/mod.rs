@@ -16,6 +16,8 @@ mod lease;
 pub mod local;
 mod logs;
 pub mod participant;
+#[cfg(test)]
+mod path_tests;
 pub mod prune;
 pub mod records;
 pub mod run;

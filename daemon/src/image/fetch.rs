@@ -33,7 +33,9 @@ pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
     let room = mesh.transfers.asked.clone().try_acquire_owned();
     let (mesh, client) = (mesh.clone(), store.client().clone());
     tokio::spawn(async move {
-        let answer = match (serde_json::from_slice::<ImageCommand>(&payload), &room) {
+        let asked = serde_json::from_slice::<ImageCommand>(&payload);
+        audit(&reply, &asked);
+        let answer = match (asked, &room) {
             (Ok(command), Ok(_)) => answer(&mesh, command).await.unwrap_or_else(ImageAnswer::Failed),
             (Ok(_), Err(_)) => {
                 let what = "too much is asked of this machine at a time";
@@ -49,6 +51,21 @@ pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
         let _ = client.publish(reply, Bytes::from(text)).await;
         let _ = client.flush().await;
     });
+}
+
+/// What another machine asked for. Where it wants its answer is all that is known of it here: a machine listens only on
+/// inboxes of its own, and one that wants no answer may name another's.
+fn audit(reply: &Subject, asked: &serde_json::Result<ImageCommand>) {
+    let sender = reply.split('.').nth(1).and_then(|name| name.parse::<MachineId>().ok());
+    let answered_to = sender.as_ref().map(MachineId::as_str);
+    match asked {
+        Ok(command) => {
+            let ImageWanted { image, facts, .. } = command.wanted();
+            let (command, image_id) = (command.name(), facts.id.as_str());
+            tracing::info!(target: "audit", command, answered_to, %image, image_id, "image command");
+        }
+        Err(error) => tracing::warn!(target: "audit", answered_to, %error, "image command refused"),
+    }
 }
 
 async fn answer(mesh: &Arc<Mesh>, command: ImageCommand) -> Result<ImageAnswer> {
@@ -75,13 +92,22 @@ fn busy() -> DeployFailure {
 
 pub(super) async fn look(docker: &Docker, wanted: &ImageWanted) -> Result<ImageLook> {
     let named = docker.find_image(wanted.image.as_str()).await.map_err(failed)?;
-    let there = docker.find_image(&wanted.facts.id).await.map_err(failed)?;
-    let there = there.is_some_and(|found| found.facts.is(&wanted.facts));
-    Ok(ImageLook { named: named.map(|found| found.facts), there })
+    Ok(ImageLook { named: named.map(|found| found.facts), there: has(docker, wanted).await? })
 }
 
-async fn name(docker: &Docker, wanted: &ImageWanted) -> Result<()> {
-    docker.name_image(&wanted.facts.id, wanted.image.as_str()).await.map_err(failed)?;
+/// Whether the image itself is there: what has its id is what it is said to be.
+async fn has(docker: &Docker, wanted: &ImageWanted) -> Result<bool> {
+    let found = docker.find_image(wanted.facts.id.as_str()).await.map_err(failed)?;
+    Ok(found.is_some_and(|found| found.facts.is(&wanted.facts)))
+}
+
+/// A name that leads elsewhere is only moved when the image is there and the one that is meant.
+pub(super) async fn name(docker: &Docker, wanted: &ImageWanted) -> Result<()> {
+    if !has(docker, wanted).await? {
+        let what = format!("this machine's engine has no image {} with that content", wanted.facts.id);
+        return Err(DeployFailure::new(ErrorCode::ImageNotFound, what));
+    }
+    docker.name_image(&wanted.facts.id, &wanted.image).await.map_err(failed)?;
     verify(docker, wanted).await
 }
 

@@ -16,6 +16,7 @@ fn failed(error: DockerError) -> DeployFailure {
     let words = ployz_netns::chain(&error);
     let code = match &error {
         DockerError::Unavailable { .. } | DockerError::Late { .. } => ErrorCode::DockerUnavailable,
+        DockerError::Refused { .. } => ErrorCode::InvalidRequest,
         // Docker has no code of its own for it.
         _ if words.to_ascii_lowercase().contains("no space left") => ErrorCode::DiskFull,
         _ => ErrorCode::ImagePushFailed,

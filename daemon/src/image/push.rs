@@ -212,7 +212,7 @@ impl<'a> Push<'a> {
             _ => return Err(broken("it did not come for the image".into())),
         };
         let (reader, writer) = connection.into_split();
-        let body = self.docker.save(self.wanted.image.as_str());
+        let body = self.docker.save(&self.wanted.image).map_err(failed)?;
         let word = stream::send(reader, writer, body, &leg.sent).await.map_err(|error| match error {
             Broken::Body(error) => failed(error),
             error => broken(ployz_netns::chain(&error)),

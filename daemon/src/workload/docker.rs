@@ -1,9 +1,11 @@
-//! Docker Engine, one method a need, each with a deadline. The only module that speaks to it; bollard does not show.
+//! Docker Engine, one method a need, each with a deadline. What is said to it goes through `engine`; bollard does not show.
 //!
 //! Whatever changes a container first reads it and proves by its labels that it is this network's; the change then
 //! goes to the id that was read, so a name that moves on in between is harmless.
 
+use crate::workload::engine::Engine;
 use crate::workload::error::{DockerError, Result};
+use crate::workload::slot::Slot;
 use crate::workload::{body, read};
 use bollard::container::LogOutput;
 use bollard::models::EventMessage;
@@ -15,7 +17,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use ployz_core::adopt::Seen;
 use ployz_core::deploy::image::ImageParts;
-use ployz_core::id::NetworkId;
+use ployz_core::id::{ImageId, NetworkId};
 use ployz_core::live::ContainerLive;
 use ployz_core::live::container::owner;
 use ployz_core::spec::ContainerSpec;
@@ -27,7 +29,7 @@ use std::time::Duration;
 /// An engine that answered, and the network whose containers are ours.
 #[derive(Clone)]
 pub struct Docker {
-    pub(super) api: bollard::Docker,
+    pub(super) api: Engine,
     pub(super) network: NetworkId,
     version: String,
 }
@@ -96,14 +98,11 @@ pub struct Event {
 
 impl Docker {
     /// Connects, agrees on a version of the API and waits for an answer to a ping.
-    pub async fn connect(socket: &Path, network: &NetworkId) -> Result<Self> {
-        let socket = socket.display().to_string();
+    pub async fn connect(path: &Path, network: &NetworkId) -> Result<Self> {
+        let socket = path.display().to_string();
         let unavailable = |detail: String| DockerError::Unavailable { socket: socket.clone(), detail };
-        let headers = LONGEST.as_secs();
-        let api = bollard::Docker::connect_with_unix(&socket, headers, bollard::API_DEFAULT_VERSION);
-        let api = api.map_err(|error| unavailable(error.to_string()))?;
         let hello = async {
-            let api = api.negotiate_version().await?;
+            let api = Engine::connect(path, LONGEST).await?;
             api.ping().await?;
             let version = api.version().await?.version.unwrap_or_default();
             Ok::<_, bollard::errors::Error>((api, version))
@@ -148,7 +147,7 @@ impl Docker {
     pub async fn survey(&self) -> Result<Survey> {
         let filter = HashMap::from([("label", vec![self.own_label()])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filter).build();
-        let found = limited("list", "containers", LIST, self.api.list_containers(Some(options))).await?;
+        let found = limited("list", "containers", LIST, self.api.list_containers(options)).await?;
         let inspections = stream::iter(found).map(|summary| async move {
             let id = summary.id.unwrap_or_default();
             let seen = self.inspect(&id).await;
@@ -177,7 +176,7 @@ impl Docker {
 
     /// The same; what keeps the engine from an answer is an error.
     async fn look(&self, id: &str) -> Result<Seen<ContainerLive>> {
-        let found = limited("inspect", id, INSPECT, self.api.inspect_container(id, None)).await;
+        let found = limited("inspect", id, INSPECT, self.api.inspect_container(Slot::object(id)?)).await;
         match found.map(read::container) {
             Ok(live) => match self.foreign(&live) {
                 None => Ok(Seen::Present(live)),
@@ -208,14 +207,14 @@ impl Docker {
             }
         }
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let made = self.api.create_container(Some(options), body::create(spec));
+        let made = self.api.create_container(options, body::create(spec));
         limited("create container", &name, CHANGE, made).await.map(|made| made.id)
     }
 
     /// Starts a container of ours; one that runs is left as it is.
     pub async fn start(&self, id: &str) -> Result<()> {
         let id = self.own("start", id).await?.id;
-        limited("start container", &id, CHANGE, self.api.start_container(&id, None)).await
+        limited("start container", &id, CHANGE, self.api.start_container(Slot::object(&id)?)).await
     }
 
     /// Stops a container of ours; after `grace` it is killed. One that does not run is left as it is. Docker does not
@@ -225,8 +224,8 @@ impl Docker {
         let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::new().t(seconds).build();
         let limit = grace.saturating_add(CHANGE);
-        let api = self.api.clone().with_timeout(limit);
-        limited("stop container", &id, limit, api.stop_container(&id, Some(options))).await
+        let work = self.api.stop_container(Slot::object(&id)?, options, limit);
+        limited("stop container", &id, limit, work).await
     }
 
     /// Removes a container of ours with its anonymous volumes, stopped or not; one that is not there is no error.
@@ -237,7 +236,8 @@ impl Docker {
             Err(error) => return Err(error),
         };
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        match limited("remove container", &id, CHANGE, self.api.remove_container(&id, Some(options))).await {
+        let work = self.api.remove_container(Slot::object(&id)?, options);
+        match limited("remove container", &id, CHANGE, work).await {
             Err(DockerError::Missing { .. }) => Ok(()),
             other => other,
         }
@@ -259,7 +259,7 @@ impl Docker {
             .tail(&tail)
             .since(range.since.unwrap_or(0))
             .build();
-        let pieces = self.api.logs(&id, Some(options));
+        let pieces = self.api.logs(Slot::object(&id)?, options);
         Ok(pieces.map_ok(piece).map_err(move |error| DockerError::of("read the log of", &id, error)))
     }
 
@@ -272,16 +272,17 @@ impl Docker {
             attach_stderr: Some(true),
             ..Default::default()
         };
-        let made = self.api.create_exec(&id, config);
+        let made = self.api.create_exec(Slot::object(&id)?, config);
         limited("run a command in", &id, INSPECT, made).await.map(|made| made.id)
     }
 
     /// Runs a command that was prepared; returns its exit code. One that takes longer goes on: the engine has no way to
     /// end it.
     pub async fn run(&self, command: &str, limit: Duration) -> Result<i64> {
+        let command = Slot::object(command)?;
         let work = async {
             if let bollard::exec::StartExecResults::Attached { mut output, .. } =
-                self.api.start_exec(command, None).await?
+                self.api.start_exec(command).await?
             {
                 // Its end is the command's end; what it says is nobody's.
                 while let Some(said) = output.next().await {
@@ -295,7 +296,8 @@ impl Docker {
 
     /// Whether a command is still running.
     pub async fn goes_on(&self, command: &str) -> Result<bool> {
-        match limited("inspect", "a command", INSPECT, self.api.inspect_exec(command)).await {
+        let work = self.api.inspect_exec(Slot::object(command)?);
+        match limited("inspect", "a command", INSPECT, work).await {
             Ok(found) => Ok(found.running.unwrap_or(true)),
             Err(DockerError::Missing { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -304,7 +306,8 @@ impl Docker {
 
     /// The image behind a reference, `None` when this engine has none.
     pub async fn image(&self, reference: &str) -> Result<Option<Image>> {
-        match limited("inspect image", reference, INSPECT, self.api.inspect_image(reference)).await {
+        let work = self.api.inspect_image(Slot::image(reference)?);
+        match limited("inspect image", reference, INSPECT, work).await {
             Ok(found) => Ok(Some(Image {
                 id: found.id.unwrap_or_default(),
                 tags: found.repo_tags.unwrap_or_default(),
@@ -316,9 +319,10 @@ impl Docker {
     }
 
     /// The engine's id of an image and what it holds, `None` when this engine has none.
-    pub async fn image_parts(&self, reference: &str) -> Result<Option<(String, ImageParts)>> {
-        match limited("inspect image", reference, INSPECT, self.api.inspect_image(reference)).await {
-            Ok(found) => Ok(Some((found.id.clone().unwrap_or_default(), read::image(found)))),
+    pub async fn image_parts(&self, reference: &str) -> Result<Option<(ImageId, ImageParts)>> {
+        let work = self.api.inspect_image(Slot::image(reference)?);
+        match limited("inspect image", reference, INSPECT, work).await {
+            Ok(found) => Ok(Some((read::image_id(&found)?, read::image(found)))),
             Err(DockerError::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -334,7 +338,7 @@ impl Docker {
             ("event", EVENTS.map(str::to_owned).to_vec()),
         ]);
         let options = EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
-        let all = self.api.events(Some(options));
+        let all = self.api.events(options);
         all.map_ok(event).map_err(|error| DockerError::of("watch", "containers", error))
     }
 

@@ -1,5 +1,7 @@
 //! What can go wrong with Docker, told apart by what the caller can do about it.
 
+use crate::workload::engine::TooLong;
+use std::io;
 use std::time::Duration;
 
 /// A failed operation on the engine.
@@ -43,6 +45,14 @@ pub enum DockerError {
         /// How that is known.
         why: String,
     },
+    /// The engine was not asked: this text cannot be what it stands for, and would be another call.
+    #[error("{text:?} is no {what}")]
+    Refused {
+        /// What was wanted.
+        what: &'static str,
+        /// As given, cut where it is long.
+        text: String,
+    },
     /// The engine refused, or the exchange broke off.
     #[error("cannot {operation} {subject}")]
     Failed {
@@ -77,6 +87,7 @@ impl DockerError {
             bollard::errors::Error::DockerResponseServerError { status_code: 404, message } => {
                 Self::Missing { operation, subject, detail: message }
             }
+            source if is_too_long(&source) => Self::Odd { operation, subject, detail: TooLong.to_string() },
             source => Self::Failed { operation, subject, source },
         }
     }
@@ -110,6 +121,15 @@ impl DockerError {
             _ => None,
         }
     }
+}
+
+/// Whether the exchange was ended here because there was no end to the answer.
+fn is_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|error| {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        inner.is_some_and(|inner| inner.is::<TooLong>())
+    })
 }
 
 fn status(error: &bollard::errors::Error) -> Option<u16> {

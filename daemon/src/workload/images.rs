@@ -4,11 +4,14 @@
 use crate::workload::docker::{Docker, INSPECT, limited};
 use crate::workload::error::{DockerError, Result};
 use crate::workload::read;
+use crate::workload::slot::Slot;
 use bollard::query_parameters::{ImportImageOptionsBuilder, TagImageOptionsBuilder};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt};
 use ployz_core::deploy::image::content;
+use ployz_core::id::ImageId;
 use ployz_core::wire::v1::image::ImageFacts;
+use ployz_core::wire::v1::manifest::ImageRef;
 use std::time::Duration;
 
 /// An image as an engine has it.
@@ -23,9 +26,10 @@ pub struct Found {
 impl Docker {
     /// The image behind a name or an id; `None` when this engine has none.
     pub async fn find_image(&self, reference: &str) -> Result<Option<Found>> {
-        match limited("inspect image", reference, INSPECT, self.api.inspect_image(reference)).await {
+        let work = self.api.inspect_image(Slot::image(reference)?);
+        match limited("inspect image", reference, INSPECT, work).await {
             Ok(found) => {
-                let id = found.id.clone().unwrap_or_default();
+                let id = read::image_id(&found)?;
                 let created = found.created.clone().filter(|text| !text.is_empty());
                 let size = found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
                 let content = content(&read::image(found));
@@ -37,26 +41,29 @@ impl Docker {
     }
 
     /// Lets a name (`repository:tag`) lead to an image, wherever it led before.
-    pub async fn name_image(&self, id: &str, name: &str) -> Result<()> {
+    pub async fn name_image(&self, id: &ImageId, name: &ImageRef) -> Result<()> {
+        let name = name.as_str();
         // A colon before the last slash is the registry's port.
         let (repository, tag) = match name.rsplit_once(':') {
             Some((repository, tag)) if !tag.contains('/') => (repository, tag),
             _ => (name, "latest"),
         };
         let options = TagImageOptionsBuilder::new().repo(repository).tag(tag).build();
-        limited("name image", name, INSPECT, self.api.tag_image(id, Some(options))).await
+        let work = self.api.tag_image(Slot::image(id.as_str())?, options);
+        limited("name image", name, INSPECT, work).await
     }
 
     /// An image as a tar stream, as `docker save` writes it. A pause of [`PACKING`] ends it with an error.
-    pub fn save(&self, reference: &str) -> impl Stream<Item = Result<Bytes>> + Send + use<> {
-        let subject = reference.to_owned();
-        let pieces = tokio_stream::StreamExt::timeout(self.api.export_image(reference), PACKING);
-        pieces.map(move |piece| match piece {
+    pub fn save(&self, image: &ImageRef) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
+        let subject = image.to_string();
+        let pieces = self.api.export_image(Slot::image(image.as_str())?);
+        let pieces = tokio_stream::StreamExt::timeout(pieces, PACKING);
+        Ok(pieces.map(move |piece| match piece {
             Ok(piece) => piece.map_err(|error| DockerError::of("save image", &subject, error)),
             Err(_) => {
                 Err(DockerError::Late { operation: "save image", subject: subject.clone(), limit: PACKING })
             }
-        })
+        }))
     }
 
     /// Takes in images from a tar stream, as `docker load` reads it. An error of the stream ends it, and then nothing
@@ -75,8 +82,7 @@ impl Docker {
             std::task::Poll::Ready(None)
         });
         let options = ImportImageOptionsBuilder::new().quiet(true).build();
-        let api = self.api.clone().with_timeout(FOR_EVER);
-        let work = api.import_image_stream(options, tar.chain(last), None).try_for_each(|_| async { Ok(()) });
+        let work = self.api.import_image(options, tar.chain(last), FOR_EVER);
         let late = async {
             // The sender is dropped with the stream: at its end, or when nobody reads it any more.
             let _ = ended.await;

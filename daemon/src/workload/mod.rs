@@ -8,17 +8,21 @@
 
 mod body;
 pub mod docker;
+mod engine;
 pub mod error;
 pub mod images;
 pub mod network;
 mod read;
 pub mod readiness;
+mod slot;
 pub mod watch;
 
 #[cfg(test)]
 pub(crate) mod fake;
 #[cfg(test)]
 mod fake_images;
+#[cfg(test)]
+pub(crate) mod hostile;
 #[cfg(test)]
 mod tests;
 

@@ -5,6 +5,7 @@
 
 use crate::workload::docker::{Docker, limited};
 use crate::workload::error::{DockerError, Result};
+use crate::workload::slot::Slot;
 use bollard::models::{Ipam, IpamConfig, Network, NetworkCreateRequest};
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
 use ployz_core::address::NodeSubnet;
@@ -128,12 +129,11 @@ pub async fn remove(docker: &Docker) -> Result<bool> {
 async fn delete_unused(docker: &Docker, id: &str) -> Result<bool> {
     let filters = HashMap::from([("network", vec![id])]);
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-    let users =
-        limited("list users of network", NAME, LIMIT, docker.api.list_containers(Some(options))).await?;
+    let users = limited("list users of network", NAME, LIMIT, docker.api.list_containers(options)).await?;
     if !users.is_empty() {
         return Ok(false);
     }
-    match limited("remove network", NAME, LIMIT, docker.api.remove_network(id)).await {
+    match limited("remove network", NAME, LIMIT, docker.api.remove_network(Slot::object(id)?)).await {
         Ok(()) | Err(DockerError::Missing { .. }) => Ok(true),
         // Somebody was attached meanwhile.
         Err(error) if matches!(error.status(), Some(403 | 409)) => Ok(false),
@@ -145,7 +145,7 @@ async fn delete_unused(docker: &Docker, id: &str) -> Result<bool> {
 pub async fn inspect(docker: &Docker) -> Result<Seen<NetworkLive>> {
     let filters = HashMap::from([("name", vec![NAME])]);
     let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
-    let found = limited("list", "networks", LIMIT, docker.api.list_networks(Some(options))).await?;
+    let found = limited("list", "networks", LIMIT, docker.api.list_networks(options)).await?;
     // The filter finds every name that contains ours, and two networks may have one name.
     let named: Vec<Network> = found.into_iter().filter(|one| one.name.as_deref() == Some(NAME)).collect();
     let [one] = named.as_slice() else {

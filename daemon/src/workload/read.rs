@@ -3,11 +3,13 @@
 
 use crate::clock;
 use crate::workload::body::NANOS_A_MILLI;
+use crate::workload::error::{DockerError, Result};
 use bollard::models::{
     ContainerInspectResponse, ContainerState as Reported, ContainerStateStatusEnum as Status,
     EndpointSettings, HostConfig, ImageInspect, NetworkSettings, PortMap,
 };
 use ployz_core::deploy::image::ImageParts;
+use ployz_core::id::ImageId;
 use ployz_core::live::{ContainerLive, ContainerState};
 use ployz_core::spec::container::PublishedPort;
 use ployz_core::wire::v1::manifest::Protocol;
@@ -39,6 +41,15 @@ pub(super) fn container(found: ContainerInspectResponse) -> ContainerLive {
         started_at: started.map(|nanos| nanos / clock::NANOS),
         restarts: found.restart_count.and_then(positive).unwrap_or(0),
     }
+}
+
+/// The engine's id of an image.
+pub(super) fn image_id(found: &ImageInspect) -> Result<ImageId> {
+    let text = found.id.clone().unwrap_or_default();
+    text.parse().map_err(|error: ployz_core::id::InvalidId| {
+        let (operation, subject) = ("inspect", "an image".to_owned());
+        DockerError::Odd { operation, subject, detail: error.to_string() }
+    })
 }
 
 /// What an image holds.

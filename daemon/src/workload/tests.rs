@@ -404,3 +404,32 @@ async fn a_container_with_a_check_is_ready_when_it_answers() {
     cancel.cancel();
     task.await.unwrap();
 }
+
+#[tokio::test]
+async fn an_answer_without_end_is_not_collected() {
+    let fake = Fake::start("1.45");
+    let mut large = container("large", "prod.web-a");
+    large["Config"]["Labels"]["x"] = "a".repeat(9 << 20).into();
+    fake.put(large);
+    fake.put(container("small", "prod.web-b"));
+    let docker = docker(&fake).await;
+    let Seen::Unknown(why) = docker.inspect("large").await else { panic!("it was read whole") };
+    assert!(why.contains("longer than 8 MiB"), "{why}");
+    assert!(matches!(docker.inspect("small").await, Seen::Present(_)));
+}
+
+#[tokio::test]
+async fn what_would_be_another_call_is_not_asked() {
+    let fake = Fake::start("1.45");
+    let docker = docker(&fake).await;
+    fake.state.lock().unwrap().asked.clear();
+    for text in crate::workload::hostile::TEXTS.into_iter().filter(|text| *text != "foreign") {
+        assert!(docker.find_image(text).await.is_err(), "{text}");
+        assert!(docker.image_parts(text).await.is_err(), "{text}");
+        assert!(matches!(docker.inspect(text).await, Seen::Unknown(_)), "{text}");
+        assert!(docker.remove(text).await.is_err(), "{text}");
+        assert!(docker.run(text, Duration::from_secs(1)).await.is_err(), "{text}");
+        assert!(docker.goes_on(text).await.is_err(), "{text}");
+    }
+    assert_eq!(fake.asked(""), [] as [&str; 0]);
+}

@@ -6,7 +6,8 @@ use std::io::{self, Write};
 
 /// What a push would do.
 pub(super) fn preview(report: &ImagePushReport, out: &mut dyn Write) -> io::Result<()> {
-    let rows = [("image", report.image.to_string()), ("id", report.id.clone()), ("size", bytes(report.size))];
+    let rows =
+        [("image", report.image.to_string()), ("id", report.id.to_string()), ("size", bytes(report.size))];
     labelled(&rows, out)?;
     writeln!(out)?;
     if report.machines.is_empty() {

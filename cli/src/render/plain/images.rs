@@ -7,7 +7,11 @@ use std::io::{self, Write};
 
 pub(super) fn report(report: &ImagePushReport, out: &mut dyn Write) -> io::Result<()> {
     pairs(
-        &[("image", report.image.to_string()), ("id", report.id.clone()), ("size", report.size.to_string())],
+        &[
+            ("image", report.image.to_string()),
+            ("id", report.id.to_string()),
+            ("size", report.size.to_string()),
+        ],
         out,
     )?;
     report.machines.iter().try_for_each(|machine| write_row(machine, out))

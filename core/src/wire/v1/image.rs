@@ -4,7 +4,7 @@
 //! The machine that gets an image opens the connection to the one that has it and shows a ticket, which says at the
 //! other end what is to be sent. So the opening names no kind of transfer: whatever else is sent later needs no other.
 
-use crate::id::{MachineId, NetworkId};
+use crate::id::{ImageId, MachineId, NetworkId};
 use crate::wire::v1::deploy::{DeployFailure, ImageContent};
 use crate::wire::v1::manifest::ImageRef;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use std::fmt;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageFacts {
     /// The engine's id of it.
-    pub id: String,
+    pub id: ImageId,
     /// Fingerprint of layers and configuration, the same on every engine.
     pub content: ImageContent,
     /// When it was built, as the image itself says.
@@ -115,7 +115,7 @@ pub struct ImagePushReport {
     /// The image's name, with a tag.
     pub image: ImageRef,
     /// This machine's engine's id of it.
-    pub id: String,
+    pub id: ImageId,
     /// Bytes it takes here.
     pub size: u64,
     /// By name.
@@ -246,9 +246,14 @@ pub const TRANSFER_VERSION: u32 = 1;
 mod tests {
     use super::*;
 
+    /// An id that ends as said.
+    fn image_id(end: &str) -> ImageId {
+        format!("sha256:{end:0>64}").parse().unwrap()
+    }
+
     fn facts(id: &str, content: &str, created: Option<&str>) -> ImageFacts {
         ImageFacts {
-            id: id.into(),
+            id: image_id(id),
             content: ImageContent(content.into()),
             created: created.map(str::to_owned),
         }
@@ -256,26 +261,23 @@ mod tests {
 
     #[test]
     fn two_stores_may_name_one_image_but_a_rebuilt_one_is_another() {
-        let here = facts("sha256:1", "v1:a", Some("2026-01-01T00:00:00Z"));
-        assert!(here.is(&facts("sha256:1", "v1:a", Some("2026-01-01T00:00:00Z"))));
-        assert!(here.is(&facts("sha256:2", "v1:a", Some("2026-01-01T00:00:00Z"))), "another store");
-        assert!(!here.is(&facts("sha256:2", "v1:a", Some("2026-01-02T00:00:00Z"))), "labels may differ");
-        assert!(!here.is(&facts("sha256:2", "v1:b", Some("2026-01-01T00:00:00Z"))));
-        assert!(
-            !facts("sha256:1", "v1:a", None).is(&facts("sha256:2", "v1:a", None)),
-            "unknown is not equal"
-        );
+        let here = facts("1", "v1:a", Some("2026-01-01T00:00:00Z"));
+        assert!(here.is(&facts("1", "v1:a", Some("2026-01-01T00:00:00Z"))));
+        assert!(here.is(&facts("2", "v1:a", Some("2026-01-01T00:00:00Z"))), "another store");
+        assert!(!here.is(&facts("2", "v1:a", Some("2026-01-02T00:00:00Z"))), "labels may differ");
+        assert!(!here.is(&facts("2", "v1:b", Some("2026-01-01T00:00:00Z"))));
+        assert!(!facts("1", "v1:a", None).is(&facts("2", "v1:a", None)), "unknown is not equal");
     }
 
     #[test]
     fn a_look_says_what_is_to_be_done() {
-        let wanted = facts("sha256:1", "v1:a", None);
+        let wanted = facts("1", "v1:a", None);
         let look =
             |named: Option<&str>, there| ImageLook { named: named.map(|id| facts(id, id, None)), there };
-        assert_eq!(look(Some("sha256:1"), true).state(&wanted), ImageState::Present);
-        assert_eq!(look(Some("sha256:2"), true).state(&wanted), ImageState::Unnamed);
+        assert_eq!(look(Some("1"), true).state(&wanted), ImageState::Present);
+        assert_eq!(look(Some("2"), true).state(&wanted), ImageState::Unnamed);
         assert_eq!(look(None, true).state(&wanted), ImageState::Unnamed);
-        assert_eq!(look(Some("sha256:2"), false).state(&wanted), ImageState::Differs);
+        assert_eq!(look(Some("2"), false).state(&wanted), ImageState::Differs);
         assert_eq!(look(None, false).state(&wanted), ImageState::Missing);
     }
 
@@ -292,12 +294,37 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_could_leave_its_place_in_a_path_is_no_id() {
+        let good = serde_json::json!({"id": image_id("a"), "content": "v1:a"});
+        let of = |id: &str| {
+            let mut facts = good.clone();
+            facts["id"] = id.into();
+            serde_json::from_value::<ImageFacts>(facts)
+        };
+        assert!(of(image_id("a").as_str()).is_ok());
+        for bad in [
+            "",
+            "sha256:1",
+            "../containers/foreign/kill?x=",
+            "../volumes/prune?x=",
+            &format!("{}/../../containers/prune", image_id("a")),
+            &format!("{}?x=", image_id("a")),
+            &format!("sha256:{}", "A".repeat(64)),
+            &format!("sha256:{}", "%".repeat(64)),
+            &format!("sha512:{}", "a".repeat(64)),
+            &"a".repeat(64),
+        ] {
+            assert!(of(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_ticket_is_not_shown() {
         let fetch = ImageFetch {
             wanted: ImageWanted {
                 network: "0".repeat(32).parse().unwrap(),
                 image: "web:2".parse().unwrap(),
-                facts: facts("sha256:1", "v1:a", None),
+                facts: facts("1", "v1:a", None),
             },
             from: "n1".parse().unwrap(),
             port: 4319,

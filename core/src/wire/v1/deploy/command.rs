@@ -4,7 +4,7 @@
 //! told to remove an instance refuses to start it afterwards, and nothing is changed after a command's `not_after`, the
 //! end of its sender's lock: a coordinator that was asleep cannot bring back what another has undone.
 
-use crate::id::{DeployId, InstanceId, Namespace, NetworkId, ServiceName};
+use crate::id::{DeployId, ImageId, InstanceId, Namespace, NetworkId, ServiceName};
 use crate::spec::container::PublishedPort;
 use crate::wire::v1::deploy::record::DeployFailure;
 use crate::wire::v1::manifest::{ImageRef, Protocol, Service, Span};
@@ -121,7 +121,7 @@ pub struct Probed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSeen {
     /// The engine's id. Two engines may call one image by two ids (they store it differently).
-    pub id: String,
+    pub id: ImageId,
     /// What it holds, the same on every engine.
     pub content: ImageContent,
 }
