@@ -31,6 +31,12 @@ pub enum DiskError {
         #[source]
         source: io::Error,
     },
+    /// What is only made where there is nothing is there.
+    #[error("{} is there already, and is not replaced", path.display())]
+    Exists {
+        /// Which.
+        path: PathBuf,
+    },
     /// A file whose content is not what it should be.
     #[error("{} is damaged", path.display())]
     Damaged {
@@ -302,8 +308,13 @@ impl Disk {
     }
 
     /// Stores a new network with its first peers. The record makes it a network, so it is written last: whoever dies
-    /// in between leaves no network that knows nobody.
+    /// in between leaves no network that knows nobody. Where a record is, nothing is written: it is another network's.
     pub fn put_new(&self, file: &NetworkFile, peers: &PeersFile) -> Result<(), DiskError> {
+        let path = self.network_dir(&file.name).join(NETWORK);
+        // One that cannot be looked at is there.
+        if path.try_exists().unwrap_or(true) {
+            return Err(DiskError::Exists { path });
+        }
         make_dir(&self.network_dir(&file.name), 0o711)?;
         self.put_peers(&file.name, peers)?;
         self.put_network(file)

@@ -1,4 +1,5 @@
 //! Rules of membership and of paths, as functions of values and a clock that the caller hands in.
 
+pub mod admission;
 pub mod invite;
 pub mod path;

@@ -144,3 +144,15 @@ fn a_leftover_temporary_file_does_not_matter() {
     assert_eq!(disk.active().unwrap(), None);
     std::fs::remove_dir_all(root).unwrap();
 }
+
+#[test]
+fn a_new_network_replaces_no_other() {
+    let (disk, root) = disk("create-only");
+    let (file, peers) = (network("prod"), PeersFile::default());
+    disk.put_new(&file, &peers).unwrap();
+    let other = NetworkFile { id: NetworkId::from_bytes([8; 16]), ..network("prod") };
+    let known = PeersFile { machines: vec![other.machine.clone()], ..Default::default() };
+    assert!(matches!(disk.put_new(&other, &known), Err(DiskError::Exists { .. })));
+    assert_eq!((disk.network(&file.name).unwrap().unwrap(), disk.peers(&file.name).unwrap()), (file, peers));
+    std::fs::remove_dir_all(root).unwrap();
+}

@@ -13,13 +13,14 @@ use hyper::{Method, StatusCode};
 use ipnet::{IpNet, Ipv6Net};
 use ployz_core::address::{OverlayPrefix, candidates};
 use ployz_core::id::MachineId;
+use ployz_core::mesh::admission::{Promised, Refused};
 use ployz_core::mesh::invite::CONFIRM_GRACE;
 use ployz_core::spec::link::WG_DEVICE;
 use ployz_core::spec::wireguard::tunnel_mtu;
 use ployz_core::spec::{NodeSpec, PeerSpec, WireguardSpec};
 use ployz_core::wire::v1::api::{Envelope, ErrorCode};
 use ployz_core::wire::v1::join::{ConfirmRequest, PORT, RedeemRequest, RedeemResponse};
-use ployz_core::wire::v1::record::{StorageParticipation, Topology};
+use ployz_core::wire::v1::record::Topology;
 use ployz_core::wire::v1::token::Token;
 use ployz_netns::{namespace, underlay, wireguard};
 use serde::Serialize;
@@ -50,7 +51,7 @@ pub async fn redeem(
         let deadline = Instant::now() + REDEEM;
         let answer: RedeemResponse =
             post((to, &token.issuer_endpoints), "/v1/redeem", &request, deadline).await?;
-        keep(shared, token, keys, &answer)
+        keep(shared, token, &request, &answer)
     }
     .await;
     if result.is_err() {
@@ -79,6 +80,12 @@ pub async fn confirm(mesh: &Mesh) -> Result<NetworkFile> {
     let silence =
         |failure: Failure| Failure { unknown: failure.code == ErrorCode::IssuerUnreachable, ..failure };
     let answer: RedeemResponse = sent.map_err(silence)?;
+    let promised = Promised { network: &network.id, name: &network.name, plan: &network.plan, issuer };
+    let same = answer.network_id == network.id && answer.membership.public_key == network.machine.public_key;
+    if !same {
+        return Err(refused(Refused::Machine("key")));
+    }
+    promised.members(&network.machine, &answer.machines).map_err(refused)?;
     let _ = mesh.learn(|peers| peers.machines = answer.machines.clone())?;
     Ok(mesh.change_network(|network| network.lifecycle = Stored::Running)?)
 }
@@ -205,23 +212,19 @@ async fn request(shared: &Shared, token: &Token, keys: &Keys) -> Result<RedeemRe
 }
 
 /// Puts the membership on disk.
-fn keep(shared: &Shared, token: &Token, keys: &Keys, answer: &RedeemResponse) -> Result<NetworkFile> {
-    let prefix = OverlayPrefix::of(&answer.network_id);
-    let ours = answer.membership.public_key == keys.wireguard.public()
-        && answer.membership.fits(prefix, &answer.plan);
-    if answer.network_id != token.network_id || answer.plan != token.plan || !ours {
-        return Err(Failure::new(
-            ErrorCode::InvalidToken,
-            "the issuer's answer is for another network or machine",
-        ));
-    }
-    let founder = answer
-        .machines
-        .iter()
-        .find(|machine| machine.storage == StorageParticipation::Authority)
-        .ok_or_else(|| {
-        Failure::new(ErrorCode::StoreUnavailable, "the issuer does not know who holds the store")
-    })?;
+fn keep(
+    shared: &Shared,
+    token: &Token,
+    asked: &RedeemRequest,
+    answer: &RedeemResponse,
+) -> Result<NetworkFile> {
+    let promised = Promised {
+        network: &token.network_id,
+        name: &token.network_name,
+        plan: &token.plan,
+        issuer: token.issuer_overlay_ip,
+    };
+    let founder = promised.judge(asked, answer).map_err(refused)?;
     let file = NetworkFile {
         version: 1,
         id: answer.network_id.clone(),
@@ -230,7 +233,7 @@ fn keep(shared: &Shared, token: &Token, keys: &Keys, answer: &RedeemResponse) ->
         lifecycle: Stored::Joining {
             invite: token.invite_id.clone(),
             issuer: token.issuer_overlay_ip,
-            until: token.expires_at + CONFIRM_GRACE,
+            until: token.expires_at.saturating_add(CONFIRM_GRACE),
         },
         machine: answer.membership.clone(),
         founder: Founder { id: founder.id.clone(), overlay_ip: founder.overlay_ip },
@@ -240,6 +243,11 @@ fn keep(shared: &Shared, token: &Token, keys: &Keys, answer: &RedeemResponse) ->
     shared.disk.put_new(&file, &peers)?;
     shared.disk.set_active(Some(&file.name))?;
     Ok(file)
+}
+
+/// What an issuer said is not what this machine asked for.
+fn refused(why: Refused) -> Failure {
+    Failure::new(ErrorCode::InvalidToken, why.to_string())
 }
 
 /// Just enough of a record to build a spec from, before the issuer has given the real one.

@@ -131,12 +131,12 @@ async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
         if seen.caught() {
             let network = mesh.network();
             let own = network.machine.id.clone();
-            seen.machines.retain(|_, machine| {
-                let fits = machine.fits(network.prefix(), &network.plan);
+            seen.machines.retain(|key, machine| {
+                // Its name is a line of the store's configuration and a peer's: the key it is under is the only one.
+                let fits = machine.id.as_str() == key && machine.fits(network.prefix(), &network.plan);
                 if !fits {
                     tracing::warn!(
-                        "the record of {} claims addresses that are not its own: ignored",
-                        machine.id
+                        "the record {key} claims a name or addresses that are not its own: ignored"
                     );
                 }
                 fits
@@ -148,8 +148,12 @@ async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
             }
             mesh.learn(|peers| {
                 peers.machines = seen.machines.values().cloned().collect();
-                let kept = |invite: &&InviteRecord| invite.issuer == own && !invite.is_over(clock::now());
-                peers.invites = seen.invites.values().filter(kept).cloned().collect();
+                let own_open = |invite: &InviteRecord| invite.issuer == own && !invite.is_over(clock::now());
+                let kept = seen
+                    .invites
+                    .iter()
+                    .filter(|(key, invite)| invite.id.as_str() == *key && own_open(invite));
+                peers.invites = kept.map(|(_, invite)| invite.clone()).collect();
             })?;
             healthy(mesh);
         }
