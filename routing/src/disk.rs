@@ -90,7 +90,7 @@ pub(crate) fn load(path: &Path, network: &NetworkId) -> Result<Option<Kept>, Ref
         }
         state.apply(Event { key, value: Some(value) });
     }
-    let written = UNIX_EPOCH + Duration::from_secs(body.live);
+    let written = UNIX_EPOCH.checked_add(Duration::from_secs(body.live)).unwrap_or(UNIX_EPOCH);
     let live = meta.modified().map_or(written, |touched| touched.max(written)).min(SystemTime::now());
     Ok(Some(Kept { state, sequence: body.sequence, live }))
 }

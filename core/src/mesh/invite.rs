@@ -35,13 +35,24 @@ impl InviteRecord {
     /// back, so that whoever presents it just too late hears why it is refused.
     pub fn is_heard(&self, now: u64) -> bool {
         let until = match self.state {
-            InviteState::Active | InviteState::Redeemed { .. } => self.expires_at,
+            InviteState::Active | InviteState::Redeemed { .. } => self.ends(),
             InviteState::Consumed { at, .. } | InviteState::Revoked { at } => {
-                self.expires_at.min(at + LINGER)
+                self.ends().min(at.saturating_add(LINGER))
             }
             InviteState::Expired => return false,
         };
         now < until
+    }
+
+    /// When it can no longer be redeemed, Unix seconds: a record that claims a longer life than an invite may have ends with
+    /// the longest.
+    pub fn ends(&self) -> u64 {
+        self.expires_at.min(self.created_at.saturating_add(LONGEST_LIFE))
+    }
+
+    /// When a machine that redeemed it in time must be done.
+    fn closes(&self) -> u64 {
+        self.ends().saturating_add(CONFIRM_GRACE)
     }
 
     /// Nothing depends on it any more: not a machine being let in, not somebody to be told why not.
@@ -70,7 +81,7 @@ impl InviteRecord {
             InviteState::Consumed { .. } => Err(Refusal::Consumed),
             InviteState::Expired => Err(Refusal::Expired),
             InviteState::Redeemed { joiner } if joiner.public_key != *key => Err(Refusal::Consumed),
-            _ if now >= self.expires_at => Err(Refusal::Expired),
+            _ if now >= self.ends() => Err(Refusal::Expired),
             InviteState::Redeemed { .. } => Ok(Next::Already(self.state.clone())),
             InviteState::Active => Ok(Next::Write(InviteState::Redeemed { joiner: Box::new(joiner()) })),
         }
@@ -86,7 +97,7 @@ impl InviteRecord {
             InviteState::Revoked { .. } => Err(Refusal::Revoked),
             InviteState::Expired => Err(Refusal::Expired),
             InviteState::Redeemed { joiner } if joiner.public_key == *key => {
-                if now >= self.expires_at + CONFIRM_GRACE {
+                if now >= self.closes() {
                     return Err(Refusal::Expired);
                 }
                 Ok(Next::Write(InviteState::Consumed { joiner: joiner.clone(), at: now }))
@@ -107,8 +118,8 @@ impl InviteRecord {
     /// Time has passed: `Some` when the record must be closed and what was reserved given back.
     pub fn lapse(&self, now: u64) -> Option<InviteState> {
         let until = match self.state {
-            InviteState::Active => self.expires_at,
-            InviteState::Redeemed { .. } => self.expires_at + CONFIRM_GRACE,
+            InviteState::Active => self.ends(),
+            InviteState::Redeemed { .. } => self.closes(),
             _ => return None,
         };
         (now >= until).then_some(InviteState::Expired)
@@ -126,6 +137,9 @@ impl InviteRecord {
         }
     }
 }
+
+/// Seconds an invite may be good for, whoever made it: 30 days. `machine invite create` gives a week at most.
+pub const LONGEST_LIFE: u64 = 30 * 86_400;
 
 /// Seconds a closed invite is still answered for.
 pub const LINGER: u64 = 5;
@@ -211,6 +225,37 @@ mod tests {
         let next = record.revoke(601);
         write(&mut record, next);
         assert_eq!(record.confirm(&key(2), 602), Err(Refusal::Revoked));
+    }
+
+    #[test]
+    fn times_that_others_wrote_never_wrap_around() {
+        let joiner = || Box::new(machine(2));
+        let states = [
+            InviteState::Active,
+            InviteState::Redeemed { joiner: joiner() },
+            InviteState::Consumed { joiner: joiner(), at: u64::MAX },
+            InviteState::Revoked { at: u64::MAX },
+            InviteState::Expired,
+        ];
+        for state in states {
+            for (created_at, expires_at) in [(0, u64::MAX), (u64::MAX, u64::MAX), (u64::MAX, 0), (0, 0)] {
+                for now in [0, 1_800_000_000, u64::MAX] {
+                    let record = InviteRecord { created_at, expires_at, state: state.clone(), ..invite() };
+                    let _ =
+                        (record.is_heard(now), record.is_over(now), record.lapse(now), record.status(now));
+                    let _ = (record.confirm(&key(2), now), record.redeem(&key(2), now, || machine(2)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_invite_is_good_for_thirty_days_at_most() {
+        let record = InviteRecord { expires_at: u64::MAX, ..invite() };
+        assert!(record.redeem(&key(2), LONGEST_LIFE - 1, || machine(2)).is_ok());
+        assert_eq!(record.redeem(&key(2), LONGEST_LIFE, || machine(2)), Err(Refusal::Expired));
+        assert_eq!(record.lapse(LONGEST_LIFE), Some(InviteState::Expired));
+        assert!(!record.is_heard(LONGEST_LIFE));
     }
 
     proptest! {

@@ -7,6 +7,7 @@ use crate::failure::{Failure, Result};
 use crate::membership::join;
 use crate::mesh::Mesh;
 use ployz_core::config::Origin;
+use ployz_core::mesh::invite::LONGEST_LIFE;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::token::{BadToken, Token};
 use std::sync::Arc;
@@ -95,9 +96,7 @@ impl Daemon {
     }
 
     pub(super) async fn acceptable(&self, token: &Token) -> Result<()> {
-        if clock::now() >= token.expires_at {
-            return Err(Failure::new(ErrorCode::TokenExpired, "the token has expired"));
-        }
+        in_time(token.expires_at, clock::now())?;
         let config = &self.shared.around.config;
         let chosen = |key| config.origin(key).is_some_and(|origin| *origin != Origin::Default);
         if (chosen("cluster_cidr") || chosen("subnet_prefix_len")) && config.plan != token.plan {
@@ -118,6 +117,18 @@ impl Daemon {
     }
 }
 
+/// A token that is over, or good for longer than an invite may be, is not begun with.
+fn in_time(expires_at: u64, now: u64) -> Result<()> {
+    if now >= expires_at {
+        return Err(Failure::new(ErrorCode::TokenExpired, "the token has expired"));
+    }
+    if expires_at - now > LONGEST_LIFE.saturating_add(CLOCKS_APART) {
+        let what = "the token is good for more than 30 days: no invite is, or this machine's clock is wrong";
+        return Err(Failure::new(ErrorCode::InvalidToken, what));
+    }
+    Ok(())
+}
+
 fn read_token(text: &str) -> Result<Token> {
     Token::verify(text).map_err(|error: BadToken| {
         Failure::because(ErrorCode::InvalidToken, "the token is not valid", &error)
@@ -126,4 +137,23 @@ fn read_token(text: &str) -> Result<Token> {
 
 fn is_joining(file: &NetworkFile, token: &Token) -> bool {
     matches!(&file.lifecycle, Stored::Joining { invite, .. } if *invite == token.invite_id)
+}
+
+/// Seconds that two machines' clocks may differ by.
+const CLOCKS_APART: u64 = 3_600;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_good_for_thirty_days_at_most() {
+        let now = 1_800_000_000;
+        assert!(in_time(now + 600, now).is_ok() && in_time(now + LONGEST_LIFE, now).is_ok());
+        assert_eq!(in_time(now, now).unwrap_err().code, ErrorCode::TokenExpired);
+        for far in [now + 31 * 86_400, u64::MAX] {
+            assert_eq!(in_time(far, now).unwrap_err().code, ErrorCode::InvalidToken, "{far}");
+        }
+        assert_eq!(in_time(u64::MAX, u64::MAX).unwrap_err().code, ErrorCode::TokenExpired);
+    }
 }

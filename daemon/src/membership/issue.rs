@@ -46,7 +46,7 @@ pub fn draw(network: &NetworkFile, keys: &Keys, ttl_secs: u64) -> Result<(Invite
         issuer: network.machine.id.clone(),
         one_time_key: one_time_key.public(),
         created_at: now,
-        expires_at: now + ttl_secs,
+        expires_at: now.saturating_add(ttl_secs),
         state: InviteState::Active,
     };
     let token = Token {

@@ -145,7 +145,7 @@ fn peer_specs(network: &NetworkFile, peers: &PeersFile, now: u64) -> BTreeMap<Pu
     let mut specs = BTreeMap::new();
     for invite in peers.invites.iter().filter(|invite| invite.issuer == network.machine.id) {
         // One that is over is forgotten by `issue::tidy`, on disk first; this is for when nobody got to do that.
-        if now < invite.expires_at + 30 {
+        if now < invite.ends().saturating_add(FORGOTTEN_AFTER) {
             specs.insert(invite.one_time_key, one_time(network, invite));
         }
         if let Some(joiner) = invite.joiner() {
@@ -182,4 +182,6 @@ fn one_time(network: &NetworkFile, invite: &InviteRecord) -> PeerSpec {
 
 /// Name of the namespace.
 pub const NETNS: &str = "ployz";
+/// Seconds the one-time peer of an invite outlives it.
+const FORGOTTEN_AFTER: u64 = 30;
 const UAPI_DIR: &str = "/run/wireguard";
