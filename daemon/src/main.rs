@@ -3,6 +3,7 @@
 //! It is disposable: when it ends, however it ends, the data plane goes on.
 
 mod args;
+mod bounded;
 mod certificates;
 mod clock;
 mod daemon;

@@ -3,6 +3,7 @@
 //! Every value is read when it is asked for; nothing is counted here, so a scrape can neither slow nor grow the daemon.
 //! An address that cannot be had is tried again and again: it must not keep the daemon from its work.
 
+use crate::bounded::{self, Limits};
 use crate::clock;
 use crate::daemon::Daemon;
 use crate::mesh::{Mesh, ready};
@@ -30,10 +31,7 @@ pub async fn serve(at: SocketAddr, daemon: Arc<Daemon>) {
         let error = match tokio::net::TcpListener::bind(at).await {
             Ok(listener) => {
                 tracing::info!("metrics are served on http://{at}/metrics");
-                match axum::serve(listener, router.clone()).await {
-                    Ok(()) => return,
-                    Err(error) => error,
-                }
+                return bounded::serve(listener, router.clone(), LIMITS).await;
             }
             Err(error) => error,
         };
@@ -151,4 +149,12 @@ fn flag(value: bool) -> f64 {
     f64::from(u8::from(value))
 }
 
+/// All scrapers of a machine may come from one address, a proxy's.
+const LIMITS: Limits = Limits {
+    connections: 32,
+    per_source: 16,
+    reading: Duration::from_secs(5),
+    whole: Duration::from_secs(30),
+    body: 1024,
+};
 const AGAIN: Duration = Duration::from_secs(5);

@@ -1,13 +1,14 @@
 //! The membership listener on this machine's overlay address: made inside the namespace, made again when the
 //! namespace is.
 
+use crate::bounded::{self, Limits};
 use crate::membership::serve;
 use crate::mesh::{Mesh, desired};
 use crate::reach;
 use ployz_core::live::NsId;
 use ployz_core::wire::v1::join::PORT;
 use ployz_netns::namespace;
-use std::net::{SocketAddr, SocketAddrV6};
+use std::net::SocketAddrV6;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,12 +22,9 @@ pub async fn run(mesh: Arc<Mesh>) {
         let at = SocketAddrV6::new(mesh.network().machine.overlay_ip, PORT, 0, 0);
         match reach::listen(&namespace::path(desired::NETNS), at) {
             Ok(listener) => {
-                let service = serve::router(mesh.clone()).into_make_service_with_connect_info::<SocketAddr>();
                 // Dropping the server on a change of namespace cuts only requests that nobody could answer anyway.
                 tokio::select! {
-                    result = async { axum::serve(listener, service).await } => {
-                        tracing::warn!("membership listener ended: {result:?}");
-                    }
+                    () = bounded::serve(listener, serve::router(mesh.clone()), LIMITS) => {}
                     () = until_moved(&mesh, id) => {}
                 }
             }
@@ -50,4 +48,13 @@ pub async fn until_moved(mesh: &Mesh, id: NsId) {
     }
 }
 
+/// Every local user of a member reaches this port, and whoever holds a token. A redemption waits for the store and for the
+/// tunnel, ten seconds at most each.
+const LIMITS: Limits = Limits {
+    connections: 32,
+    per_source: 4,
+    reading: Duration::from_secs(5),
+    whole: Duration::from_secs(60),
+    body: 64 * 1024,
+};
 const AGAIN: Duration = Duration::from_millis(200);
