@@ -15,6 +15,7 @@ mod drift_network;
 mod drift_units;
 mod external_names;
 mod held;
+mod hostile_member;
 mod images;
 mod joins;
 mod killed;
@@ -178,6 +179,7 @@ const THEMES: &[&[Scenario]] = &[
     &deploy_away::SCENARIOS,
     &services_under_load::SCENARIOS,
     &store_away::SCENARIOS,
+    &hostile_member::SCENARIOS,
     &images::SCENARIOS,
     &containers::SCENARIOS,
     &deploy_failures::SCENARIOS,
