@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 /// Carries a request out.
 pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Envelope {
-    match dispatch(daemon, request, say).await {
+    match Box::pin(dispatch(daemon, request, say)).await {
         Ok(envelope) => envelope,
         Err(failure) => {
             tracing::info!(code = %failure.code, "refused: {failure}");
