@@ -8,6 +8,7 @@ mod services;
 use crate::args::{Command, Invite, Machine, Mesh, NameOrStdin, Service, Shell, Subject, Token};
 use crate::failure::Failure;
 use ployz_core::id::NetworkName;
+use ployz_core::text;
 use ployz_core::wire::v1::api::Request;
 use ployz_core::wire::v1::api_deploy::ServiceLogsRequest;
 use std::io::Read;
@@ -139,10 +140,12 @@ fn token(given: Token, stdin: &mut dyn Read) -> Result<String, Failure> {
 }
 
 fn read(stdin: &mut dyn Read, what: &str) -> Result<String, Failure> {
-    let mut text = String::new();
-    let unreadable = |error| Failure::Usage(format!("cannot read the {what} from standard input: {error}"));
-    stdin.take(MOST + 1).read_to_string(&mut text).map_err(unreadable)?;
-    match text.trim() {
+    let refused = |why: &str| Failure::Usage(format!("cannot read the {what} from standard input: {why}"));
+    let mut bytes = Vec::with_capacity(16 * 1024);
+    stdin.take(MOST + 1).read_to_end(&mut bytes).map_err(|error| refused(&error.to_string()))?;
+    let is = text::utf16(&bytes).unwrap_or("is not UTF-8 text");
+    let text = std::str::from_utf8(&bytes).map_err(|_| refused(&format!("it {is}")))?;
+    match text::without_mark(text).trim() {
         "" => Err(Failure::Usage(format!("no {what} on standard input: it is empty"))),
         _ if text.len() as u64 > MOST => {
             Err(Failure::Usage(format!("what is on standard input is too long for a {what}")))

@@ -3,6 +3,7 @@
 //! Reading files and the environment is the caller's; this module parses, merges and judges.
 
 use crate::address::{AddressPlan, InvalidPlan};
+use crate::text::without_mark;
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -118,6 +119,7 @@ enum Kind {
 impl Layer {
     /// The values of a TOML file.
     pub fn from_toml(file: &str, text: &str) -> Result<Self, BadConfig> {
+        let text = without_mark(text);
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| BadConfig {
             place: error
                 .span()
@@ -432,6 +434,13 @@ mod tests {
         assert_eq!(config.gateway_listen_addr.to_string(), "0.0.0.0:80");
         assert_eq!(config.gateway_https_listen_addr, None);
         assert_eq!(config.origin("region"), Some(&Origin::Default));
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_line_ends_of_windows_change_nothing() {
+        let config = file("\u{feff}region = \"eu\"\r\naz = \"a\"\r\n").unwrap();
+        assert_eq!((config.region.as_deref(), config.az.as_deref()), (Some("eu"), Some("a")));
+        assert_eq!(config.origin("region").unwrap().to_string(), "file config.toml:1");
     }
 
     #[test]

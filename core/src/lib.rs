@@ -13,5 +13,5 @@ pub mod live;
 pub mod mesh;
 pub mod routing;
 pub mod spec;
-mod text;
+pub mod text;
 pub mod wire;

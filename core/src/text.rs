@@ -1,4 +1,22 @@
-//! A text that is checked once, when it is parsed.
+//! Texts as they come in: the byte order mark that some editors put first, and types whose text is checked once, when it
+//! is parsed.
+
+/// The text without a byte order mark at its beginning (RFC 3629 section 6). Editors on Windows write one, and no parser of
+/// ours knows it.
+pub fn without_mark(text: &str) -> &str {
+    text.strip_prefix(MARK).unwrap_or(text)
+}
+
+/// PEM without byte order marks: files that each have one are joined with `cat`, so it can stand before any of the blocks.
+pub fn pem(text: &str) -> String {
+    text.replace(MARK, "")
+}
+
+/// What these bytes are in, if it is UTF-16 with a byte order mark: what `>` of a Windows shell writes.
+pub fn utf16(bytes: &[u8]) -> Option<&'static str> {
+    let marked = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
+    marked.then_some("is UTF-16: save it as UTF-8")
+}
 
 /// Declares a type around a text, with what every such type has. `$parse` gives the text as it is kept, or the error.
 macro_rules! checked_text {
@@ -45,3 +63,5 @@ macro_rules! checked_text {
 }
 
 pub(crate) use checked_text;
+
+const MARK: char = '\u{feff}';

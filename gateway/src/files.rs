@@ -103,6 +103,22 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_and_line_ends_of_windows_are_no_part_of_a_pair() {
+        let dir = std::env::temp_dir().join(format!("ployz-gateway-marks-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        put(&dir, "static", 2120);
+        let pair = ["crt", "key"].map(|end| dir.join(format!("static.{end}")));
+        for path in &pair {
+            let text = std::fs::read_to_string(path).unwrap().replace('\n', "\r\n");
+            std::fs::write(path, format!("\u{feff}{text}")).unwrap();
+        }
+        let [chain, key] = pair;
+        let (named, otherwise) = Files::new(Some(dir.clone()), Some((chain, key))).read();
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert_eq!((names(&named), otherwise.is_some()), (vec!["static"], true));
+    }
+
+    #[test]
     fn what_cannot_be_used_is_skipped_and_what_was_read_before_is_kept() {
         let dir = std::env::temp_dir().join(format!("ployz-gateway-files-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();

@@ -6,12 +6,14 @@
 use arc_swap::ArcSwap;
 use ployz_core::wire::v1::certificate::CertificateFacts;
 use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, version};
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,6 +89,15 @@ impl Names {
     }
 }
 
+/// A PEM file from behind the byte order mark, where it has one.
+fn opened(path: &Path) -> Result<BufReader<File>, pem::Error> {
+    let mut text = BufReader::new(File::open(path).map_err(pem::Error::Io)?);
+    if text.fill_buf().map_err(pem::Error::Io)?.starts_with("\u{feff}".as_bytes()) {
+        text.consume("\u{feff}".len());
+    }
+    Ok(text)
+}
+
 impl Pair {
     /// From the text of two PEM files.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, BadCertificate> {
@@ -104,9 +115,10 @@ impl Pair {
             move |cause| BadCertificate::File { what, path, cause }
         };
         let certificates: Result<Vec<_>, _> =
-            CertificateDer::pem_file_iter(chain).and_then(|found| found.collect());
+            opened(chain).and_then(|text| CertificateDer::pem_reader_iter(text).collect());
         let certificates = certificates.map_err(file("certificate", chain))?;
-        let key = PrivateKeyDer::from_pem_file(key).map_err(file("private key", key))?;
+        let read = opened(key).and_then(PrivateKeyDer::from_pem_reader);
+        let key = read.map_err(file("private key", key))?;
         Self::new(certificates, key)
     }
 

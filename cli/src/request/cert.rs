@@ -2,6 +2,7 @@
 
 use crate::args::Cert;
 use crate::failure::Failure;
+use ployz_core::text::utf16;
 use ployz_core::wire::v1::api::Request;
 use ployz_core::wire::v1::certificate::{CertificateImport, CertificateRequest, KeyText, MOST_BYTES};
 use std::fs::File;
@@ -39,6 +40,7 @@ fn text(from: &mut dyn Read, what: &str, name: &str) -> Result<String, Failure> 
     if bytes.len() > MOST_BYTES {
         return Err(refused("it is too long"));
     }
-    let text = String::from_utf8(bytes).map_err(|_| refused("it is not text in PEM"))?;
+    let is = utf16(&bytes).unwrap_or("is not text in PEM");
+    let text = String::from_utf8(bytes).map_err(|_| refused(&format!("it {is}")))?;
     if text.trim().is_empty() { Err(refused("it is empty")) } else { Ok(text) }
 }

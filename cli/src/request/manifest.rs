@@ -2,6 +2,7 @@
 //! here, before the daemon is asked, so that a refusal can name file, line and key.
 
 use crate::failure::Failure;
+use ployz_core::text;
 use ployz_core::wire::v1::manifest::{BadManifest, MAX_BYTES, Manifest, Problem};
 use std::fs::File;
 use std::io::{self, Read};
@@ -51,7 +52,8 @@ fn bytes(path: &Path, stdin: &mut dyn Read) -> io::Result<Vec<u8>> {
 fn not_text(file: &str, error: &std::string::FromUtf8Error) -> BadManifest {
     let good = error.utf8_error().valid_up_to();
     let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
-    let problem = Problem::Syntax("is not UTF-8 text".into());
+    let what = text::utf16(error.as_bytes()).unwrap_or("is not UTF-8 text");
+    let problem = Problem::Syntax(what.into());
     BadManifest { file: file.to_owned(), line: Some(line), path: String::new(), problem }
 }
 

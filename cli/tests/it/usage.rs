@@ -80,6 +80,29 @@ fn a_private_key_comes_from_a_file_or_from_standard_input_and_is_never_printed_b
 }
 
 #[test]
+fn a_byte_order_mark_and_line_ends_of_windows_are_no_part_of_what_is_read() {
+    let token = json!({"command": "mesh-join", "token": "eyJhbGciOiJ.c2ln"});
+    assert_eq!(request(&["mesh", "join", "--token-stdin"], "\u{feff}eyJhbGciOiJ.c2ln\r\n"), token);
+    let named = json!({"command": "mesh-init", "network": "prod"});
+    assert_eq!(request(&["mesh", "init", "--name-stdin"], "\u{feff}prod\r\n"), named);
+    let manifest = "\u{feff}{\"version\": 1,\r\n\"namespace\": \"shop\"}\r\n";
+    let asked = request(&["deploy", "-f", "-"], manifest);
+    assert_eq!(asked["manifest"]["namespace"], "shop", "{asked}");
+    let flags = ["deploy", "service", "web", "--image", "web", "--namespace", "shop", "--env-stdin"];
+    let asked = request(&flags, "\u{feff}A=1\r\nB=2\r\n");
+    assert_eq!(asked["manifest"]["services"][0]["env"], json!({"A": "1", "B": "2"}), "{asked}");
+}
+
+#[test]
+fn text_in_utf_16_is_named_as_such() {
+    let stage = Stage::new();
+    let path = stage.path().join("shop.toml");
+    std::fs::write(&path, b"\xff\xfev\0e\0r\0").unwrap();
+    let run = refused(&["deploy", "-f", path.to_str().unwrap()], "");
+    assert!(run.err.contains("shop.toml:1: is UTF-16: save it as UTF-8"), "{run:?}");
+}
+
+#[test]
 fn names_and_numbers_are_checked_here() {
     for name in ["", "-a", "a-", "A", "a_b", "../x", &"x".repeat(64)] {
         for verb in ["create", "status", "start", "init", "destroy"] {

@@ -149,6 +149,18 @@ fn flags_are_refused_by_their_names() {
 }
 
 #[test]
+fn a_byte_order_mark_and_line_ends_of_windows_change_nothing() {
+    let wanted = Manifest::from_document("deploy.toml", SHOP).unwrap();
+    let json = serde_json::to_string_pretty(&wanted).unwrap();
+    for text in [SHOP, &json] {
+        let windows = format!("\u{feff}{}", text.replace('\n', "\r\n"));
+        assert_eq!(Manifest::from_document("deploy", &windows).unwrap(), wanted, "{windows}");
+    }
+    let bad = format!("\u{feff}{}", SHOP.replace("replicas", "replcas").replace('\n', "\r\n"));
+    assert!(refused(&bad).starts_with("deploy.toml:21: services[0].placement.replcas:"), "{}", refused(&bad));
+}
+
+#[test]
 fn a_record_of_a_newer_version_can_be_read() {
     let service = json!({"name": "web", "image": "nginx", "invented_later": {"x": 1}});
     assert!(serde_json::from_value::<Service>(service.clone()).is_ok());

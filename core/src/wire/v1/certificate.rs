@@ -3,6 +3,7 @@
 //! A record holds a private key. It is never part of an answer, a log line or an error.
 
 use crate::id::{MachineId, hex};
+use crate::text::pem;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -122,7 +123,8 @@ impl KeyText {
 
 impl From<String> for KeyText {
     fn from(text: String) -> Self {
-        Self(Zeroizing::new(text))
+        let text = Zeroizing::new(text);
+        Self(Zeroizing::new(pem(&text)))
     }
 }
 
@@ -144,6 +146,7 @@ impl CertificateFacts {
         if chain.len() > MOST_BYTES {
             return Err(BadChain::Size(chain.len()));
         }
+        let chain = pem(chain);
         let blocks = Pem::iter_from_buffer(chain.as_bytes());
         let blocks: Vec<Pem> = blocks.collect::<Result<_, _>>().map_err(|_| BadChain::None)?;
         let blocks: Vec<Pem> = blocks.into_iter().filter(|block| block.label == "CERTIFICATE").collect();
@@ -200,6 +203,7 @@ impl CertificateFacts {
 /// The certificates of a PEM text without whatever else is in the file, a private key for example.
 pub fn only_certificates(text: &str) -> String {
     let mut inside = false;
+    let text = pem(text);
     let lines = text.lines().map(str::trim).filter(|line| {
         let begins = *line == "-----BEGIN CERTIFICATE-----";
         let kept = inside || begins;
@@ -248,7 +252,7 @@ mod tests {
             .unwrap()
     }
 
-    fn pem(params: rcgen::CertificateParams) -> String {
+    fn made_pem(params: rcgen::CertificateParams) -> String {
         let key = rcgen::KeyPair::generate().unwrap();
         params.self_signed(&key).unwrap().pem()
     }
@@ -258,7 +262,7 @@ mod tests {
         let mut params = made(&["B.org", "*.b.org", "192.0.2.1", "b.org"]);
         params.not_before = rcgen::date_time_ymd(2024, 1, 1);
         params.not_after = rcgen::date_time_ymd(2025, 1, 1);
-        let facts = CertificateFacts::of_pem(&pem(params)).unwrap();
+        let facts = CertificateFacts::of_pem(&made_pem(params)).unwrap();
         assert_eq!(facts.names, ["b.org", "*.b.org"]);
         assert_eq!((facts.not_before, facts.not_after), (1_704_067_200, 1_735_689_600));
         assert_eq!(facts.fingerprint.len(), 64);
@@ -277,7 +281,7 @@ mod tests {
         let issuer = rcgen::Issuer::new(root, key);
         let leaf = made(&["a.org"]).signed_by(&rcgen::KeyPair::generate().unwrap(), &issuer).unwrap().pem();
         assert_eq!(CertificateFacts::of_pem(&format!("{leaf}{root_text}")).unwrap().name(), "a.org");
-        let swapped = CertificateFacts::of_pem(&format!("{leaf}{}", pem(made(&["x.org"]))));
+        let swapped = CertificateFacts::of_pem(&format!("{leaf}{}", made_pem(made(&["x.org"]))));
         assert_eq!(swapped, Err(BadChain::Order(2)));
         assert_eq!(CertificateFacts::of_pem(&root_text), Err(BadChain::NoNames));
     }
@@ -290,6 +294,18 @@ mod tests {
         assert!(matches!(CertificateFacts::of_pem(junk), Err(BadChain::Unreadable { number: 1, .. })));
         let large = "x".repeat(MOST_BYTES + 1);
         assert_eq!(CertificateFacts::of_pem(&large), Err(BadChain::Size(large.len())));
+    }
+
+    #[test]
+    fn byte_order_marks_and_line_ends_of_windows_are_no_part_of_a_chain() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let chain = made(&["a.org"]).self_signed(&key).unwrap().pem();
+        let windows = |text: &str| format!("\u{feff}{}", text.replace('\n', "\r\n"));
+        // Two files, each with its mark, joined by `cat`: the certificate is the second block.
+        let joined = format!("{}{}", windows(&key.serialize_pem()), windows(&chain));
+        assert_eq!(CertificateFacts::of_pem(&joined), CertificateFacts::of_pem(&chain));
+        assert_eq!(only_certificates(&joined), only_certificates(&chain));
+        assert!(KeyText::from(joined).expose().starts_with("-----BEGIN"));
     }
 
     #[test]

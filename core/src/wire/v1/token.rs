@@ -7,6 +7,7 @@
 use crate::address::AddressPlan;
 use crate::id::{InviteId, MachineId, NetworkId, NetworkName};
 use crate::key::{PrivateKey, PublicKey, stored};
+use crate::text::without_mark;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
@@ -70,7 +71,7 @@ impl Token {
     /// Reads and verifies a signed text. Surrounding white space is allowed.
     pub fn verify(text: &str) -> Result<Self, BadToken> {
         let (body, signature) =
-            text.trim().split_once('.').ok_or(BadToken::Malformed("no signature part"))?;
+            without_mark(text).trim().split_once('.').ok_or(BadToken::Malformed("no signature part"))?;
         let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map(Zeroizing::new);
         let json = decode(body).map_err(|_| BadToken::Malformed("the first part is not base64url"))?;
         let signature =
@@ -139,7 +140,7 @@ mod tests {
         let (token, key) = token();
         let text = token.sign(&key);
         assert!(text.starts_with("eyJ"));
-        let back = Token::verify(&format!("  {}\n", text.as_str())).ok().unwrap();
+        let back = Token::verify(&format!("\u{feff}  {}\r\n", text.as_str())).ok().unwrap();
         assert_eq!(back.issuer_endpoints, token.issuer_endpoints);
         assert!(back.one_time_key.as_bytes() == token.one_time_key.as_bytes());
     }

@@ -19,6 +19,7 @@ pub use value::{
 
 use crate::adopt::identity::Identity;
 use crate::id::{MachineId, Namespace, ServiceName};
+use crate::text::without_mark;
 use read::{Item, Source};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -294,7 +295,7 @@ impl Manifest {
 
     /// The manifest of a text in whichever of the two it is written in: JSON begins with a brace, TOML cannot.
     pub fn from_document(file: &str, text: &str) -> Result<Self, BadManifest> {
-        let json = text.trim_start().starts_with('{');
+        let json = without_mark(text).trim_start().starts_with('{');
         if json { Self::from_json(file, text) } else { Self::from_toml(file, text) }
     }
 
@@ -318,7 +319,7 @@ impl Manifest {
         if text.len() > MAX_BYTES {
             return Err(bad(None, Problem::TooLong(text.len())));
         }
-        let node = parse(text).map_err(|error| bad(error.line, Problem::Syntax(error.what)))?;
+        let node = parse(without_mark(text)).map_err(|error| bad(error.line, Problem::Syntax(error.what)))?;
         Self::from_node(file, &node)
     }
 
