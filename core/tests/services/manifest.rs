@@ -161,6 +161,63 @@ fn a_byte_order_mark_and_line_ends_of_windows_change_nothing() {
 }
 
 #[test]
+fn the_words_of_other_formats_lead_to_ours() {
+    for (document, want) in [
+        (json!({"environment": {"A": "1"}}), "environment: unknown key; did you mean env? It is a table"),
+        (json!({"healthcheck": {}}), "healthcheck: unknown key; did you mean readiness?"),
+        (json!({"depends_on": ["db"]}), "depends_on: unknown key; take it out: services start in any order"),
+        (json!({"dependsOn": ["db"]}), "dependsOn: unknown key; take it out: services start in any order"),
+        (json!({"replicas": 3}), "replicas: unknown key; did you mean placement?"),
+        (json!({"count": 3}), "count: unknown key; did you mean placement?"),
+        (json!({"deploy": {}}), "deploy: unknown key; did you mean placement (how many, where), rollout"),
+        (json!({"expose": [80]}), "expose: unknown key; did you mean ports?"),
+        (json!({"networks": ["x"]}), "networks: unknown key; take it out"),
+        (json!({"labels": {}}), "labels: unknown key; containers take no labels of your own"),
+        (json!({"build": "."}), "build: unknown key; images are not built here"),
+        (json!({"privileged": true}), "privileged: unknown key; not supported"),
+        (json!({"x-common": {}}), "x-common: unknown key; take it out: there are no extension fields"),
+        (json!({"livenessProbe": {}}), "livenessProbe: unknown key; did you mean readiness?"),
+        (json!({"stopGracePeriod": "1s"}), "stopGracePeriod: unknown key; did you mean stop_grace_period?"),
+        (json!({"Image": "a"}), "Image: unknown key; did you mean image?"),
+        (
+            json!({"ports": ["8080:80"]}),
+            "ports[0]: must be a table, not a string: { port = 80, publish = 8080 }",
+        ),
+        (json!({"ports": [80]}), "ports[0]: must be a table, not an integer: { port = 80 }"),
+        (
+            json!({"ports": [{"containerPort": 80}]}),
+            "ports[0].containerPort: unknown key; did you mean port?",
+        ),
+        (json!({"ports": [{"published": 80}]}), "ports[0].published: unknown key; did you mean publish?"),
+        (
+            json!({"command": "serve"}),
+            "command: must be a list, not a string: program and arguments one by one",
+        ),
+        (json!({"env": ["A=1"]}), "env: must be a table, not a list: KEY = \"value\" pairs"),
+        (json!({"volumes": ["data:/x"]}), "volumes[0]: must be a table, not a string: { source = "),
+        (json!({"restart": false}), "restart: must be a string, not a boolean: one of unless-stopped"),
+        (json!({"readiness": {"test": ["CMD"]}}), "readiness.test: unknown key; did you mean command?"),
+        (
+            json!({"readiness": {"start_period": "5s"}}),
+            "readiness.start_period: unknown key; did you mean deadline?",
+        ),
+        (json!({"rollout": {"failure_action": "x"}}), "rollout.failure_action: unknown key; take it out"),
+        (json!({"resources": {"limits": {}}}), "resources.limits: unknown key; write cpus and memory here"),
+    ] {
+        let mut service = json!({"name": "web", "image": "nginx"});
+        service.as_object_mut().unwrap().extend(document.as_object().unwrap().clone());
+        let text = json!({"version": 1, "namespace": "shop", "services": [service]}).to_string();
+        let said = Manifest::from_json("m", &text).unwrap_err().to_string();
+        assert!(said.starts_with(&format!("m:1: services[0].{want}")), "{said}");
+    }
+    let compose = "version = 1\nnamespace = \"shop\"\n[services.web]\nimage = \"nginx\"\n";
+    let want = "deploy.toml:3: services: must be a list, not a table: each service is one [[services]] with its name in it";
+    assert_eq!(refused(compose), want);
+    let kubernetes = refused("apiVersion = \"v1\"\nkind = \"Pod\"\n");
+    assert!(kubernetes.contains("this is no Kubernetes object"), "{kubernetes}");
+}
+
+#[test]
 fn a_record_of_a_newer_version_can_be_read() {
     let service = json!({"name": "web", "image": "nginx", "invented_later": {"x": 1}});
     assert!(serde_json::from_value::<Service>(service.clone()).is_ok());

@@ -5,6 +5,7 @@
 //! `deploy`'s. `docs/manifest.schema.json` says the same to editors; a test compares the two.
 
 mod flags;
+mod foreign;
 mod read;
 mod service;
 mod tree;

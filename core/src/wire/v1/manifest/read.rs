@@ -2,6 +2,7 @@
 //!
 //! It knows types, not meanings; those are the newtypes' (`value`) and the rules' (`service`).
 
+use crate::wire::v1::manifest::foreign;
 use crate::wire::v1::manifest::tree::{Node, Tree};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,16 +38,24 @@ pub enum Problem {
         /// All known keys of this table.
         known: &'static [&'static str],
     },
+    /// A key of another format, such as Compose's, that has another name here or none.
+    #[error("unknown key; {advice}")]
+    ForeignKey {
+        /// What to write in its place, or why there is nothing.
+        advice: &'static str,
+    },
     /// A key that must be there.
     #[error("is missing")]
     Missing,
     /// A value of another type.
-    #[error("must be {want}, not {have}")]
+    #[error("must be {want}, not {have}{}", example(advice))]
     Type {
         /// The type wanted.
         want: &'static str,
         /// The type found.
         have: &'static str,
+        /// How it is written here, where another format has that type.
+        advice: Option<&'static str>,
     },
     /// A value that cannot be.
     #[error("{0}")]
@@ -94,7 +103,8 @@ impl<'a> Item<'a> {
     }
 
     fn wrong(&self, want: &'static str) -> BadManifest {
-        self.bad(Problem::Type { want, have: self.value.kind() })
+        let advice = foreign::shape(&self.path, self.value);
+        self.bad(Problem::Type { want, have: self.value.kind(), advice })
     }
 
     fn child(&self, step: &str, node: &'a Node) -> Self {
@@ -164,8 +174,11 @@ impl<'a> Item<'a> {
         let Tree::Table(entries) = self.value else { return Err(self.wrong("a table")) };
         let strange = entries.iter().find(|(key, _)| !known.contains(&key.as_str()));
         if let (Some((key, node)), true) = (strange, self.source.strict) {
-            let near = nearest(key, known);
-            return Err(self.child(key, node).bad(Problem::UnknownKey { near, known }));
+            let problem = match foreign::advice(&self.path, key) {
+                Some(advice) => Problem::ForeignKey { advice },
+                None => Problem::UnknownKey { near: nearest(key, known), known },
+            };
+            return Err(self.child(key, node).bad(problem));
         }
         Ok(Table { at: self, entries })
     }
@@ -234,8 +247,17 @@ impl fmt::Display for BadManifest {
 }
 
 fn nearest(key: &str, known: &'static [&'static str]) -> Option<&'static str> {
-    let (distance, near) = known.iter().map(|near| (strsim::damerau_levenshtein(near, key), *near)).min()?;
+    let word = foreign::plain(key);
+    let far = |near: &str| match foreign::plain(near) == word {
+        true => 0,
+        false => strsim::damerau_levenshtein(near, key),
+    };
+    let (distance, near) = known.iter().map(|near| (far(near), *near)).min()?;
     (distance <= key.len().div_ceil(3).min(4)).then_some(near)
+}
+
+fn example(advice: &Option<&'static str>) -> String {
+    advice.map(|advice| format!(": {advice}")).unwrap_or_default()
 }
 
 fn advice(near: &Option<&'static str>, known: &[&str]) -> String {
