@@ -1,7 +1,7 @@
 //! Manifests from text: lines, suggestions, meaning, and that nothing but a valid one gets through.
 
 use ployz_core::wire::v1::manifest::{
-    BadManifest, Manifest, Mode, Order, Problem, Restart, Service, ServiceFlags,
+    BadManifest, Check, Manifest, Mode, Order, Problem, Restart, Service, ServiceFlags,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -218,6 +218,15 @@ fn the_words_of_other_formats_lead_to_ours() {
 }
 
 #[test]
+fn a_check_without_the_newer_keys_is_written_as_ever() {
+    let old = json!({"name": "web", "image": "nginx", "ports": [{"name": "http", "port": 80, "protocol": "tcp"}],
+        "readiness": {"kind": "http", "port": 80, "path": "/up", "interval": "2s", "timeout": "2s", "threshold": 1,
+            "deadline": "1m"}});
+    let service: Service = serde_json::from_value(old.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&service).unwrap()["readiness"], old["readiness"]);
+}
+
+#[test]
 fn a_record_of_a_newer_version_can_be_read() {
     let service = json!({"name": "web", "image": "nginx", "invented_later": {"x": 1}});
     assert!(serde_json::from_value::<Service>(service.clone()).is_ok());
@@ -286,6 +295,23 @@ proptest! {
             prop_assert_eq!(&Manifest::from_json("f", &written).unwrap(), &manifest);
             let toml = toml::to_string(&manifest).unwrap();
             prop_assert_eq!(&Manifest::from_toml("f", &toml).unwrap(), &manifest);
+        }
+    }
+
+    #[test]
+    fn no_value_of_a_header_gets_a_line_break_into_a_request(name in "[ -~\\r\\n\u{e9}]{1,8}", value in "[ -~\\r\\n\\x00\u{e9}]{0,12}") {
+        let document = json!({"version": 1, "namespace": "shop", "services": [{"name": "web", "image": "nginx",
+            "ports": [{"port": 80}], "readiness": {"kind": "http", "headers": {name: value}}}]});
+        if let Ok(manifest) = Manifest::from_json("f", &document.to_string()) {
+            let Some(Check::Http(check)) = manifest.services[0].readiness.as_ref().map(|r| &r.check) else {
+                panic!("no check")
+            };
+            for (name, value) in &check.headers {
+                prop_assert!(!name.as_str().contains([' ', ':', '\r', '\n']), "{:?}", name);
+                prop_assert!(value.bytes().all(|b| (b' '..=b'~').contains(&b)), "{:?}", value);
+            }
+            let again: Manifest = serde_json::from_value(serde_json::to_value(&manifest).unwrap()).unwrap();
+            prop_assert_eq!(again, manifest);
         }
     }
 

@@ -10,6 +10,7 @@ mod body;
 pub mod docker;
 mod engine;
 pub mod error;
+mod http_check;
 pub mod images;
 pub mod network;
 mod read;

@@ -2,10 +2,7 @@
 
 use crate::workload::docker::Docker;
 use crate::workload::error::DockerError;
-use http_body_util::Empty;
-use hyper::body::Bytes;
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use crate::workload::http_check;
 use ployz_core::wire::v1::manifest::{Check, Readiness};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -105,7 +102,10 @@ pub async fn ask(
 ) -> Answer {
     match check {
         Check::Tcp { port } => within(limit, async { connect(address, *port).await.map(drop) }).await,
-        Check::Http { port, path } => within(limit, http(address, *port, path.as_str())).await,
+        Check::Http(check) => {
+            let asked = async { http_check::ask(connect(address, check.port).await?, address, check).await };
+            within(limit, asked).await
+        }
         Check::Exec { command } => run(docker, id, command, limit, under_way).await,
     }
 }
@@ -154,35 +154,6 @@ fn late(limit: Duration) -> Answer {
 
 async fn connect(address: IpAddr, port: u16) -> Result<TcpStream, String> {
     TcpStream::connect((address, port)).await.map_err(|error| format!("port {port}: {error}"))
-}
-
-async fn http(address: IpAddr, port: u16, path: &str) -> Result<(), String> {
-    let stream = connect(address, port).await?;
-    let words = |error: hyper::Error| format!("port {port}: {}", ployz_netns::chain(&error));
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(words)?;
-    let request = Request::get(path)
-        .header("host", format!("{address}:{port}"))
-        .header("user-agent", "ployz-readiness")
-        .header("connection", "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| format!("{path}: {error}"))?;
-    // Driven here and not by a task: when the question is given up, so is the connection. The body is not read.
-    let mut answer = std::pin::pin!(sender.send_request(request));
-    let answer = tokio::select! {
-        answer = &mut answer => answer,
-        // The end of the connection and the answer may come in one poll.
-        end = connection => match end {
-            Ok(()) => answer.await,
-            Err(error) => Err(error),
-        },
-    };
-    let status = answer.map_err(words)?.status();
-    if status.is_success() || status.is_redirection() { Ok(()) } else { Err(refusal(path, status)) }
-}
-
-fn refusal(path: &str, status: StatusCode) -> String {
-    format!("GET {path}: {status}")
 }
 
 const FAILURES: u32 = 3;

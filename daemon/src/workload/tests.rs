@@ -13,7 +13,7 @@ use ployz_core::address::AddressPlan;
 use ployz_core::adopt::Seen;
 use ployz_core::live::{ContainerLive, ContainerState};
 use ployz_core::spec::container::BRIDGE;
-use ployz_core::wire::v1::manifest::{Check, Readiness, Span};
+use ployz_core::wire::v1::manifest::{Check, HttpCheck, Readiness, Service, Span};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -234,7 +234,7 @@ async fn http_and_tcp_are_asked_with_a_deadline() {
     let at = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
     let limit = Duration::from_millis(500);
-    let http = |path: &str| Check::Http { port: at.port(), path: path.parse().unwrap() };
+    let http = |path: &str| Check::Http(HttpCheck::plain(at.port(), path.parse().unwrap()));
     let way = UnderWay::default();
     let ask = async |check: &Check| readiness::ask(&docker, "ours", at.ip(), check, limit, &way).await;
     assert_eq!(ask(&http("/up")).await, Answer::Yes);
@@ -242,6 +242,110 @@ async fn http_and_tcp_are_asked_with_a_deadline() {
     assert_eq!(ask(&http("/down")).await, Answer::No("GET /down: 503 Service Unavailable".into()));
     assert_eq!(ask(&http("/slow")).await, Answer::No("no answer within 500ms".into()));
     assert!(matches!(ask(&Check::Tcp { port: 1 }).await, Answer::No(_)));
+}
+
+/// The check of a service whose readiness is this, at this port.
+fn checked(port: u16, readiness: serde_json::Value) -> Check {
+    let mut wanted = json!({"kind": "http", "port": port});
+    wanted.as_object_mut().unwrap().extend(readiness.as_object().unwrap().clone());
+    let service = json!({"name": "web", "image": "web", "ports": [{"port": port}], "readiness": wanted});
+    serde_json::from_value::<Service>(service).unwrap().readiness.unwrap().check
+}
+
+/// An application that answers 200 only to what it wants to be asked, and with a redirect elsewhere.
+fn choosy() -> axum::Router {
+    let choose = |request: axum::extract::Request| async move {
+        let said =
+            |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let right = said("host") == "shop.example.org" && said("x-probe") == "yes";
+        if right { axum::http::StatusCode::NO_CONTENT } else { axum::http::StatusCode::BAD_REQUEST }
+    };
+    let moved = || async { (axum::http::StatusCode::FOUND, [("location", "http://192.0.2.1/")]) };
+    let head = |method: axum::http::Method| async move {
+        if method == "HEAD" { axum::http::StatusCode::OK } else { axum::http::StatusCode::METHOD_NOT_ALLOWED }
+    };
+    axum::Router::new()
+        .route("/up", axum::routing::get(choose))
+        .route("/moved", axum::routing::get(moved))
+        .route("/head", axum::routing::any(head))
+}
+
+#[tokio::test]
+async fn an_http_check_asks_as_it_is_written_and_takes_the_statuses_it_names() {
+    let fake = Fake::start("1.45");
+    let docker = docker(&fake).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, choosy()).await });
+    let (way, limit) = (UnderWay::default(), Duration::from_secs(5));
+    let ask = async |readiness: serde_json::Value| {
+        let check = checked(at.port(), readiness);
+        readiness::ask(&docker, "ours", at.ip(), &check, limit, &way).await
+    };
+    let no = |why: &str| Answer::No(why.to_owned());
+    let right = json!({"path": "/up", "host": "shop.example.org", "headers": {"X-Probe": "yes"}});
+    assert_eq!(ask(right.clone()).await, Answer::Yes);
+    assert_eq!(ask(json!({"path": "/up"})).await, no("GET /up: 400 Bad Request"));
+    let mut narrow = right;
+    narrow["statuses"] = json!([200, "301-399"]);
+    assert_eq!(ask(narrow).await, no("GET /up: 204 No Content, not 200, 301-399"));
+    // Not followed: where it leads there is nothing.
+    assert_eq!(ask(json!({"path": "/moved"})).await, Answer::Yes);
+    assert_eq!(
+        ask(json!({"path": "/moved", "statuses": ["200-299"]})).await,
+        no("GET /moved: 302 Found, not 200-299")
+    );
+    assert_eq!(ask(json!({"path": "/head", "method": "HEAD"})).await, Answer::Yes);
+    assert_eq!(ask(json!({"path": "/head"})).await, no("GET /head: 405 Method Not Allowed"));
+    let tls = ask(json!({"path": "/up", "scheme": "https"})).await;
+    assert!(
+        matches!(&tls, Answer::No(why) if why.starts_with(&format!("port {}: TLS: ", at.port()))),
+        "{tls:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_https_check_takes_a_self_signed_certificate_and_asks_for_its_host() {
+    use rustls::crypto::ring;
+    let made = rcgen::generate_simple_self_signed(["inside.example.org".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let (names, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(tls) = acceptor.accept(stream).await else { continue };
+            names.send(tls.get_ref().1.server_name().map(str::to_owned)).unwrap();
+            let service = hyper_util::service::TowerToHyperService::new(choosy());
+            let io = hyper_util::rt::TokioIo::new(tls);
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+        }
+    });
+    let fake = Fake::start("1.45");
+    let docker = docker(&fake).await;
+    let (way, limit) = (UnderWay::default(), Duration::from_secs(5));
+    for (host, status, name) in [
+        (Some("shop.example.org"), 204, Some("shop.example.org")),
+        (Some("shop.example.org:8443"), 400, Some("shop.example.org")),
+        (None, 400, None),
+    ] {
+        let mut wanted =
+            json!({"path": "/up", "scheme": "https", "headers": {"X-Probe": "yes"}, "statuses": [status]});
+        if let Some(host) = host {
+            wanted["host"] = json!(host);
+        }
+        let check = checked(at.port(), wanted);
+        let answer = readiness::ask(&docker, "ours", at.ip(), &check, limit, &way).await;
+        assert_eq!(answer, Answer::Yes, "{host:?}");
+        assert_eq!(asked.recv().await.unwrap().as_deref(), name);
+    }
 }
 
 #[tokio::test]

@@ -6,16 +6,18 @@
 
 mod flags;
 mod foreign;
+mod probe;
 mod read;
 mod service;
 mod tree;
 mod value;
 
 pub use flags::ServiceFlags;
+pub use probe::{HttpCheck, Method, Scheme, Statuses};
 pub use read::{BadManifest, MAX_BYTES, Problem};
 pub use value::{
-    Bytes, Cpus, EnvName, FileMode, FileOwner, HostPattern, ImageRef, InvalidValue, MountPath, PathPrefix,
-    PortName, Span, VolumeName,
+    Bytes, Cpus, EnvName, FileMode, FileOwner, HeaderName, HostHeader, HostPattern, ImageRef, InvalidValue,
+    MountPath, PathPrefix, PortName, Span, VolumeName,
 };
 
 use crate::adopt::identity::Identity;
@@ -192,13 +194,8 @@ pub struct Readiness {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Check {
-    /// `GET`; 200 to 399 is yes.
-    Http {
-        /// Port in the container.
-        port: u16,
-        /// Path.
-        path: PathPrefix,
-    },
+    /// A request; an answer with one of its statuses is yes.
+    Http(HttpCheck),
     /// A connection that is taken is yes.
     Tcp {
         /// Port in the container.
@@ -394,6 +391,8 @@ macro_rules! words {
         }
     };
 }
+pub(self) use words;
+
 words!(Protocol: Tcp = "tcp", Udp = "udp");
 words!(Order: StartFirst = "start-first", StopFirst = "stop-first");
 words!(Restart: UnlessStopped = "unless-stopped", Always = "always", OnFailure = "on-failure", No = "no");

@@ -1,12 +1,13 @@
 //! From a tree to a manifest: the keys, their defaults, and the rules between values.
 
 use crate::id::{MachineId, Namespace};
+use crate::wire::v1::manifest::probe::HTTP_CHECK;
 use crate::wire::v1::manifest::read::{BadManifest, Item, Table};
 use crate::wire::v1::manifest::tree::Tree;
 use crate::wire::v1::manifest::{
-    Bytes, Check, Cpus, EnvName, HttpRoute, MAX_REPLICAS, MIN_MEMORY, Manifest, Mode, Mount, Order,
-    PathPrefix, Placement, Port, PortName, Protocol, Readiness, Resources, Restart, Rollout, Route, Service,
-    Span, TcpRoute, VERSION, Volume, VolumeName,
+    Bytes, Check, Cpus, EnvName, HttpCheck, HttpRoute, MAX_REPLICAS, MIN_MEMORY, Manifest, Mode, Mount,
+    Order, PathPrefix, Placement, Port, PortName, Protocol, Readiness, Resources, Restart, Rollout, Route,
+    Service, Span, TcpRoute, VERSION, Volume, VolumeName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -216,15 +217,16 @@ fn readiness(item: &Item<'_>, ports: &[Port]) -> Result<Readiness, BadManifest> 
     let check = match kind.text()? {
         "http" => {
             forbid(&["command"])?;
-            let path = table.or("path", root_path(), Item::parse)?;
-            Check::Http { port: target(&table, ports)?, path }
+            Check::Http(HttpCheck::read(&table, target(&table, ports)?)?)
         }
         "tcp" => {
-            forbid(&["command", "path"])?;
+            forbid(&["command"])?;
+            forbid(HTTP_CHECK)?;
             Check::Tcp { port: target(&table, ports)? }
         }
         "exec" => {
-            forbid(&["port", "path"])?;
+            forbid(&["port"])?;
+            forbid(HTTP_CHECK)?;
             let item = table.need("command")?;
             let command = arguments(&item)?;
             if command.is_empty() {
@@ -416,7 +418,20 @@ const SERVICE: &[&str] = &[
 ];
 const ROUTE: &[&str] = &["host", "path", "port", "https_only", "timeout", "max_body", "rate_limit", "listen"];
 const HTTP_ONLY: &[&str] = &["path", "https_only", "timeout", "max_body", "rate_limit"];
-const READINESS: &[&str] =
-    &["kind", "port", "path", "command", "interval", "timeout", "threshold", "deadline"];
+const READINESS: &[&str] = &[
+    "kind",
+    "port",
+    "path",
+    "method",
+    "scheme",
+    "host",
+    "headers",
+    "statuses",
+    "command",
+    "interval",
+    "timeout",
+    "threshold",
+    "deadline",
+];
 const RESERVED: &[&str] = &["machine", "instance"];
 const STOP_GRACE: Span = Span::from_secs(10);

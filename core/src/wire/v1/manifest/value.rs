@@ -50,6 +50,18 @@ text_value!(
     host
 );
 text_value!(
+    /// Host header of a request, in lower case: a name or an address, with a port or without.
+    HostHeader,
+    "a host: a name or an address, with a port or without, such as shop.example.org or [::1]:8443",
+    host_header
+);
+text_value!(
+    /// Name of a header that may be set, in lower case.
+    HeaderName,
+    "a header that can be set: letters, digits and -, and none that says how the request is sent (Host is the key host)",
+    header_name
+);
+text_value!(
     /// Path prefix of a route, matched by whole segments.
     PathPrefix,
     "a path: it begins with / and has no query, no empty or dot segment and nothing that must be escaped",
@@ -324,6 +336,30 @@ fn host(text: &str) -> Option<String> {
     fits.then(|| text.to_owned())
 }
 
+fn host_header(text: &str) -> Option<String> {
+    let text = text.to_ascii_lowercase();
+    // A colon inside brackets is the address's.
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text.as_str(), None),
+    };
+    let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let fits = match address {
+        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => host.len() <= 253 && host.split('.').all(is_host_label),
+    };
+    let port = port.is_none_or(|port| is_number(port) && port.parse::<u16>().is_ok_and(|port| port > 0));
+    (fits && port).then_some(text)
+}
+
+/// A token of RFC 9110 section 5.6.2 that a request does not need for itself.
+fn header_name(text: &str) -> Option<String> {
+    let name = text.to_ascii_lowercase();
+    let inner = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    let fits = (1..=128).contains(&name.len()) && name.bytes().all(inner);
+    (fits && !OWN_HEADERS.contains(&name.as_str())).then_some(name)
+}
+
 fn is_host_label(label: &str) -> bool {
     label.len() <= 63 && is_label(label)
 }
@@ -361,3 +397,17 @@ fn is_number(text: &str) -> bool {
 
 /// A day: nothing in a manifest waits longer.
 const MAX_SPAN: u64 = 24 * 3_600_000;
+
+/// What says where a request goes, how long it is, and what becomes of the connection.
+const OWN_HEADERS: &[&str] = &[
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
