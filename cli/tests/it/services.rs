@@ -146,7 +146,8 @@ fn service_inspect() {
         "command": ["serve", "--name", "the web", ""], "env": {"KEY": "secret"},
         "ports": [{"port": 80, "name": "http"}, {"port": 53, "protocol": "udp", "publish": 5353}],
         "routes": [{"host": "shop.example.org", "path": "/api"}],
-        "placement": {"replicas": 2, "labels": {"disk": "ssd"}}, "readiness": {"kind": "http", "path": "/healthz"},
+        "placement": {"replicas": 2, "labels": {"disk": "ssd"}}, "readiness": {"kind": "http", "path": "/healthz",
+            "host": "up.example.org", "scheme": "https", "headers": {"Authorization": "hidden"}, "statuses": ["200-299"]},
         "resources": {"cpus": 0.5, "memory": "256M"}}]}"#;
     let service = Manifest::from_json("web", text).unwrap().services.remove(0);
     let slots = [(0, placed("node-1", "web-0-bbbbb")), (1, placed("node-2", "web-1-bbbbb"))];

@@ -120,10 +120,10 @@ namespace = "shop"
 [[services]]
 name = "web"
 image = "lab/busybox"
-command = ["sh", "-c", "mkdir -p /www/cgi-bin && printf '#!/bin/sh\necho; echo host $(hostname); echo for $HTTP_X_FORWARDED_FOR\n' >/www/cgi-bin/who && chmod +x /www/cgi-bin/who && exec httpd -f -p 8080 -h /www"]
+command = ["sh", "-c", "mkdir -p /www/cgi-bin && printf '#!/bin/sh\necho; echo host $(hostname); echo for $HTTP_X_FORWARDED_FOR\n' >/www/cgi-bin/who && printf '#!/bin/sh\n[ \"$HTTP_HOST $HTTP_X_PROBE\" = \"up.example.org yes\" ] && s=202 || s=503\nprintf \"HTTP/1.0 $s OK\\\\r\\\\n\\\\r\\\\n\"\n' >/www/cgi-bin/up && chmod +x /www/cgi-bin/who /www/cgi-bin/up && exec httpd -f -p 8080 -h /www"]
 stop_grace_period = "1s"
 ports = [{ port = 8080, name = "http" }]
 routes = [{ host = "shop.example.org", port = "http" }]
 placement = { replicas = 3 }
-readiness = { kind = "http", port = "http", path = "/cgi-bin/who", interval = "300ms" }
+readiness = { kind = "http", port = "http", path = "/cgi-bin/up", interval = "300ms", host = "up.example.org", headers = { X-Probe = "yes" }, statuses = [202] }
 "#;

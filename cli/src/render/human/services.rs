@@ -4,7 +4,7 @@ use super::super::text::{clean, labelled, list, or_dash, readiness, table, time,
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api_deploy::{DeployReport, InstanceRow, ServiceDetail, ServiceList, ServiceRow};
 use ployz_core::wire::v1::deploy::{Action, Preview, ReadinessState, ServiceChange};
-use ployz_core::wire::v1::manifest::{Check, Mode, Port, Route, Service};
+use ployz_core::wire::v1::manifest::{Check, HttpCheck, Mode, Port, Route, Scheme, Service};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
@@ -147,10 +147,29 @@ fn route(route: &Route) -> String {
 
 fn check(check: &Check) -> String {
     match check {
-        Check::Http { port, path } => format!("GET {path} at {port}"),
+        Check::Http(check) => http_check(check),
         Check::Tcp { port } => format!("connection to {port}"),
         Check::Exec { command } => words(command),
     }
+}
+
+/// Values of headers are left out: they may be passwords.
+fn http_check(check: &HttpCheck) -> String {
+    let mut text = format!("{} {} at {}", check.method, check.path, check.port);
+    if check.scheme == Scheme::Https {
+        text += " over TLS";
+    }
+    if let Some(host) = &check.host {
+        text += &format!(", host {host}");
+    }
+    if !check.headers.is_empty() {
+        let names: Vec<&str> = check.headers.keys().map(|name| name.as_str()).collect();
+        text += &format!(", headers {}", names.join(" "));
+    }
+    if !check.statuses.are_usual() {
+        text += &format!(", answered {}", check.statuses);
+    }
+    text
 }
 
 /// Arguments in one line, or `-`; one that would look like two, or like none, stands in quotes.
