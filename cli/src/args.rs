@@ -13,6 +13,7 @@ pub(crate) use services::{Deploy, DeployVerb, Logs, Named, OneService, Service};
 use crate::complete::{invite_ids, network_names};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
+use ployz_core::address::NamedEndpoint;
 use ployz_core::adopt::Component;
 use ployz_core::id::{InviteId, NetworkName};
 use std::path::PathBuf;
@@ -104,9 +105,9 @@ pub(crate) enum Mesh {
     List,
     /// Show one network: overlay address, lifecycle, subnet and every peer
     Status {
-        /// The network
+        /// The network [default: the running one, or the only one of this machine]
         #[arg(add = ArgValueCompleter::new(network_names))]
-        network: NetworkName,
+        network: Option<NetworkName>,
     },
     /// Make a network's record, keys and subnet; start nothing
     Create {
@@ -120,9 +121,9 @@ pub(crate) enum Mesh {
     },
     /// Start a network that was created or stopped
     Start {
-        /// The network
+        /// The network [default: the only one of this machine]
         #[arg(add = ArgValueCompleter::new(network_names))]
-        network: NetworkName,
+        network: Option<NetworkName>,
     },
     /// Stop the running network; refused while workloads of this machine depend on it
     Stop {
@@ -196,6 +197,10 @@ pub(crate) enum Invite {
         #[arg(long, value_name = "SECONDS", default_value_t = 600)]
         #[arg(value_parser = clap::value_parser!(u64).range(1..=604_800))]
         ttl_secs: u64,
+        /// Address of this machine that the new one can dial, before those found: behind a translated address, or a
+        /// unique local one. May be given more than once
+        #[arg(long, value_name = "ADDRESS[:PORT]")]
+        endpoint: Vec<NamedEndpoint>,
         /// Network that is not running yet (on its founder); the running one otherwise
         #[arg(long, value_name = "NETWORK", add = ArgValueCompleter::new(network_names))]
         network: Option<NetworkName>,
@@ -272,7 +277,7 @@ const JOIN_HELP: &str = "On a member:  ployzctl machine invite create
 Here:         ployzctl mesh join --token-stdin   (paste the token, then Enter and Ctrl-D)";
 
 const DESTROY_HELP: &str = "All machines first agree and are then cleared. If one of them cannot be reached, nothing \
-is removed anywhere; `--local` clears this machine alone.";
+is removed anywhere; `--local` clears this machine alone. The name must be given, also where there is only one network.";
 
 const INVITE_HELP: &str = "The token is the only thing on standard output's last line, so it can be piped:
   ployzctl machine invite create --plain | ssh root@new-machine ployzctl mesh join --token-stdin";

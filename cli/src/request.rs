@@ -108,7 +108,9 @@ fn of_mesh(mesh: Mesh, stdin: &mut dyn Read) -> Result<Request, Failure> {
 fn of_machine(machine: Machine) -> Request {
     match machine {
         Machine::Ls => Request::MachineList,
-        Machine::Invite(Invite::Create { ttl_secs, network }) => Request::InviteCreate { ttl_secs, network },
+        Machine::Invite(Invite::Create { ttl_secs, endpoint: endpoints, network }) => {
+            Request::InviteCreate { ttl_secs, endpoints, network }
+        }
         Machine::Invite(Invite::List { network }) => Request::InviteList { network },
         Machine::Invite(Invite::Revoke { invite, network }) => Request::InviteRevoke { invite, network },
     }

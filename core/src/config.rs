@@ -2,7 +2,9 @@
 //!
 //! Reading files and the environment is the caller's; this module parses, merges and judges.
 
-use crate::address::{AddressPlan, InvalidPlan};
+mod foreign;
+
+use crate::address::{AddressPlan, InvalidPlan, NamedEndpoint};
 use crate::text::without_mark;
 use ipnet::Ipv4Net;
 use std::collections::BTreeMap;
@@ -25,6 +27,8 @@ pub struct Config {
     pub plan: AddressPlan,
     /// Underlay UDP port.
     pub wireguard_listen_port: u16,
+    /// Endpoints offered to peers before those that are found on the machine.
+    pub advertise_endpoints: Vec<NamedEndpoint>,
     /// Who runs the tunnel.
     pub wireguard_backend: BackendChoice,
     /// HTTP listener of the gateway.
@@ -114,6 +118,8 @@ enum Kind {
     Text,
     Number,
     Float,
+    /// Kept as one text with commas, as an environment variable has it.
+    List,
 }
 
 impl Layer {
@@ -180,6 +186,10 @@ impl Layer {
             (Kind::Number, toml::Value::Integer(number)) => number.to_string(),
             (Kind::Float, toml::Value::Float(number)) => number.to_string(),
             (Kind::Float, toml::Value::Integer(number)) => number.to_string(),
+            (Kind::List, toml::Value::String(text)) => text.clone(),
+            (Kind::List, toml::Value::Array(items)) if items.iter().all(toml::Value::is_str) => {
+                items.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(", ")
+            }
             (kind, other) => {
                 let what = format!("{name} must be {}, not {}", kind.article(), other.type_str());
                 return Err(BadConfig { place, what });
@@ -215,6 +225,7 @@ impl Config {
             az: merged.label("az")?,
             plan,
             wireguard_listen_port: merged.port("wireguard_listen_port")?,
+            advertise_endpoints: merged.endpoints("advertise_endpoints")?,
             wireguard_backend: merged.choice(
                 "wireguard_backend",
                 &[
@@ -293,6 +304,12 @@ impl Merged<'_> {
             .transpose()
     }
 
+    fn endpoints(&self, name: &str) -> Result<Vec<NamedEndpoint>, BadConfig> {
+        let text = self.optional(name).unwrap_or_default();
+        let named = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+        named.map(|one| one.parse().map_err(|error| self.bad(name, format!("{error}")))).collect()
+    }
+
     fn path(&self, name: &str) -> Result<PathBuf, BadConfig> {
         let path = PathBuf::from(self.get(name).0);
         if path.is_absolute() {
@@ -342,6 +359,7 @@ impl Kind {
             Self::Text => "a string",
             Self::Number => "an integer",
             Self::Float => "a number",
+            Self::List => "a list of strings",
         }
     }
 }
@@ -358,6 +376,9 @@ impl fmt::Display for Origin {
 }
 
 fn unknown_key(name: &str) -> String {
+    if let Some(advice) = foreign::advice(name) {
+        return format!("unknown key {name}; {advice}");
+    }
     let known = KEYS.iter().map(|key| key.name);
     let near = known.map(|key| (strsim::damerau_levenshtein(key, name), key)).min();
     match near {
@@ -392,7 +413,7 @@ const fn key(name: &'static str, default: &'static str, kind: Kind) -> Key {
     Key { name, default, kind }
 }
 
-const KEYS: [Key; 19] = [
+const KEYS: [Key; 20] = [
     key("data_dir", "/var/lib/ployz", Kind::Text),
     key("socket", "/run/ployz/ployzd.sock", Kind::Text),
     key("region", "", Kind::Text),
@@ -400,6 +421,7 @@ const KEYS: [Key; 19] = [
     key("cluster_cidr", "10.101.0.0/16", Kind::Text),
     key("subnet_prefix_len", "24", Kind::Number),
     key("wireguard_listen_port", "51820", Kind::Number),
+    key("advertise_endpoints", "", Kind::List),
     key("wireguard_backend", "auto", Kind::Text),
     key("gateway_listen_addr", "0.0.0.0:80", Kind::Text),
     key("gateway_https_listen_addr", "", Kind::Text),
@@ -444,6 +466,21 @@ mod tests {
     }
 
     #[test]
+    fn endpoints_named_by_hand_are_a_list_or_a_text_with_commas() {
+        let named = |config: Config| {
+            config.advertise_endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        let list = file("advertise_endpoints = [\"203.0.113.7\", \"[fd12::1]:4000\"]").unwrap();
+        assert_eq!(named(list), "203.0.113.7 [fd12::1]:4000");
+        let variable = ("PLOYZ_ADVERTISE_ENDPOINTS".to_owned(), "203.0.113.7,fd12::1".to_owned());
+        assert_eq!(
+            named(Config::resolve(&[Layer::from_environment([variable])]).unwrap()),
+            "203.0.113.7 fd12::1"
+        );
+        assert_eq!(named(file("").unwrap()), "");
+    }
+
+    #[test]
     fn later_layers_win_and_are_named() {
         let toml =
             Layer::from_toml("c.toml", "region = \"eu\"\nzfs_transfer_port = 1\naz = \"a\"\n").unwrap();
@@ -482,6 +519,26 @@ mod tests {
             (
                 "wireguard_listen_port = 70000",
                 "config.toml:1: wireguard_listen_port: \"70000\" is not a port from 1 to 65535",
+            ),
+            (
+                "advertise_endpoints = [\"203.0.113.7\", \"n1.example.org\"]",
+                "config.toml:1: advertise_endpoints: \"n1.example.org\" is not an address that other machines can dial, such as 203.0.113.7, 203.0.113.7:51820 or [2001:db8::7]:51820",
+            ),
+            (
+                "advertise_endpoints = [1]",
+                "config.toml:1: advertise_endpoints must be a list of strings, not array",
+            ),
+            (
+                "gateway_tls_cert_path = \"/etc/cert.pem\"",
+                "config.toml:1: unknown key gateway_tls_cert_path; it is an environment variable of ployzd, PLOYZ_GATEWAY_TLS_CERT_PATH, set with `systemctl edit ployzd`; or `ployzctl cert import` for all machines at once",
+            ),
+            (
+                "public_ip = \"203.0.113.7\"",
+                "config.toml:1: unknown key public_ip; did you mean advertise_endpoints?",
+            ),
+            (
+                "log_level = \"debug\"",
+                "config.toml:1: unknown key log_level; it is an environment variable of ployzd, PLOYZ_LOG",
             ),
             ("data_dir = \"x\"", "config.toml:1: data_dir: x is not an absolute path"),
             (

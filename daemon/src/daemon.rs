@@ -5,7 +5,7 @@ mod found;
 mod invite;
 mod joining;
 
-pub use found::{backend, hostname, membership};
+pub use found::{backend, hostname, membership, named_first};
 
 use crate::clock;
 use crate::disk::{Keys, NetworkFile, Stored};
@@ -51,6 +51,24 @@ impl Daemon {
     pub fn running(&self) -> Result<Arc<Mesh>> {
         self.current()
             .ok_or_else(|| Failure::new(ErrorCode::NoRunningNetwork, "no network is running on this machine"))
+    }
+
+    /// The network an operator means: the one named, else the running one, else the only one of this machine.
+    pub fn meant(&self, named: Option<NetworkName>) -> Result<NetworkName> {
+        if let Some(name) = named.or_else(|| self.current().map(|mesh| mesh.network().name)) {
+            return Ok(name);
+        }
+        let networks = self.shared.disk.networks()?;
+        match networks.as_slice() {
+            [only] => Ok(only.clone()),
+            [] => Err(Failure::new(ErrorCode::NoRunningNetwork, "there is no network on this machine")),
+            several => {
+                let names = several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let message = format!("none of this machine's networks runs, and there are several: {names}");
+                let hint = "name the one that is meant".to_owned();
+                Err(Failure { hint: Some(hint), ..Failure::new(ErrorCode::NoRunningNetwork, message) })
+            }
+        }
     }
 
     /// At the daemon's start: takes up what should be running. Trouble is logged, never fatal: the data plane is

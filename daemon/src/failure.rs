@@ -1,6 +1,6 @@
 //! An error as an operator sees it: a stable code, what failed, why, and what to do.
 
-use ployz_core::wire::v1::api::{Envelope, ErrorCode, Payload};
+use ployz_core::wire::v1::api::{Asked, Envelope, ErrorCode, Payload};
 use std::io;
 
 /// A refused or failed request.
@@ -47,12 +47,10 @@ impl Failure {
         self
     }
 
-    /// The answer.
-    pub fn envelope(self) -> Envelope {
+    /// The answer to the one who asked for this.
+    pub fn envelope(self, asked: Asked) -> Envelope {
         let mut envelope = Envelope::error(self.code, self.message, self.causes);
-        if self.hint.is_some() {
-            envelope.hint = self.hint;
-        }
+        envelope.hint = Some(self.hint.unwrap_or_else(|| self.code.hint_at(asked).to_owned()));
         envelope.payload = self.payload.map(|payload| *payload);
         envelope
     }

@@ -28,7 +28,8 @@ pub(crate) fn write(payload: &Payload, out: &mut dyn Write, notes: &mut dyn Writ
         Payload::MeshReady(ready) => write_ready(ready, out),
         Payload::MeshSelfRecord { record } => write_record(record, out),
         Payload::MachineList { rows } => write_machines(rows, out),
-        Payload::MachineInviteCreate { token, invite_id, expires_at } => {
+        Payload::MachineInviteCreate { token, invite_id, expires_at, warnings } => {
+            warnings.iter().try_for_each(|warning| writeln!(notes, "warning: {}", clean(warning)))?;
             writeln!(notes, "Invite {invite_id} lets one machine in, once, until {}.", time(*expires_at))?;
             writeln!(notes, "Run `ployzctl mesh join --token-stdin` there and paste this token:")?;
             notes.flush()?;

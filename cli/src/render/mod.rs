@@ -44,6 +44,11 @@ pub(crate) fn write(
                 if let Payload::ServiceLogs(found) = payload {
                     notes.write_all(logs::missing(&found.missing).as_bytes())?;
                 }
+                // The token must be alone on standard output.
+                if let Payload::MachineInviteCreate { warnings, .. } = payload {
+                    let mut lines = warnings.iter();
+                    lines.try_for_each(|line| writeln!(notes, "warning: {}", text::clean(line)))?;
+                }
                 plain::write(payload, out)
             }
             None => writeln!(out, "{}", text::clean(&answer.envelope.message)),

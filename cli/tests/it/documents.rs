@@ -3,7 +3,7 @@
 
 use crate::stage::same_as;
 use ployz_core::config::{Config, Layer, Origin};
-use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::api::{Asked, ErrorCode};
 use ployz_core::wire::v1::manifest::Manifest;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,24 @@ fn every_error_code_is_in_the_table() {
     for code in ErrorCode::ALL {
         table += &format!("| `{code}` | {} |\n", code.hint().replace('|', "\\|"));
     }
+    for (asked, title) in [(Asked::Join, "`mesh join`"), (Asked::Found, "`mesh create`, `mesh init`")] {
+        table += &format!("\nAt {title}:\n\n| code | what to do |\n|---|---|\n");
+        let own = |code: &&ErrorCode| code.hint_at(asked) != code.hint();
+        for code in ErrorCode::ALL.iter().filter(own) {
+            table += &format!("| `{code}` | {} |\n", code.hint_at(asked).replace('|', "\\|"));
+        }
+    }
     same_as(&path, &format!("{before}{BEGIN}{table}{END}{after}"));
+}
+
+#[test]
+fn the_static_pair_of_the_gateway_is_named_where_an_operator_looks() {
+    for path in ["packaging/config.toml", "docs/deploy.md"] {
+        let text = std::fs::read_to_string(project(path)).unwrap();
+        for variable in ["PLOYZ_GATEWAY_TLS_CERT_PATH", "PLOYZ_GATEWAY_TLS_KEY_PATH"] {
+            assert!(text.contains(variable), "{path} does not mention {variable}");
+        }
+    }
 }
 
 /// The packaged file with every key switched on.

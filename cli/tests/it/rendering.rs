@@ -234,12 +234,17 @@ fn mesh_status() {
         "mesh status prod",
         mesh(vec![peer("node-2", 2, true), peer("node-3", 3, false)]),
     );
-    session("mesh-status-alone.txt", "mesh status prod", mesh(Vec::new()));
+    session("mesh-status-alone.txt", "mesh status", mesh(Vec::new()));
 }
 
 #[test]
 fn a_change_is_told_before_its_result() {
     session("mesh-init.txt", "mesh init prod", mesh(Vec::new()));
+}
+
+#[test]
+fn a_machine_that_joined_sees_whom_it_joined() {
+    session("mesh-join.txt", "mesh join --token eyJ2IjoxfQ.c2ln", mesh(vec![peer("node-1", 1, true)]));
 }
 
 #[test]
@@ -264,8 +269,15 @@ fn machine_list() {
 fn invites() {
     let token = "eyJ2IjoxfQ.c2lnbmF0dXJl".to_owned();
     let invite_id: ployz_core::id::InviteId = "00112233445566ff".parse().unwrap();
-    let made = Payload::MachineInviteCreate { token, invite_id: invite_id.clone(), expires_at: NOON };
-    session("machine-invite-create.txt", "machine invite create", made);
+    let made = |warnings| Payload::MachineInviteCreate {
+        token: token.clone(),
+        invite_id: invite_id.clone(),
+        expires_at: NOON,
+        warnings,
+    };
+    session("machine-invite-create.txt", "machine invite create", made(Vec::new()));
+    let line = "machine invite create --endpoint fd12::1";
+    session("machine-invite-create-warning.txt", line, made(vec!["only the token names an address".into()]));
     let row = |status: &str, consumed_by: Option<&str>| InviteRow {
         invite_id: invite_id.clone(),
         expires_at: NOON,
@@ -285,6 +297,7 @@ fn a_token_is_alone_on_standard_output() {
         token: "eyJ2IjoxfQ.c2ln".into(),
         invite_id: "00112233445566ff".parse().unwrap(),
         expires_at: NOON,
+        warnings: Vec::new(),
     };
     let human = once(Script::payload(invite.clone()), &["machine", "invite", "create"], "");
     assert_eq!(human.out, "eyJ2IjoxfQ.c2ln\n");

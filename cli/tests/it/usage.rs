@@ -109,6 +109,11 @@ fn names_and_numbers_are_checked_here() {
             refused(&["mesh", verb, "--", name], "");
         }
     }
+    // What removes is named, whatever else could be understood.
+    refused(&["mesh", "destroy"], "");
+    for endpoint in ["n1.example.org", "127.0.0.1", "203.0.113.7:0"] {
+        refused(&["machine", "invite", "create", "--endpoint", endpoint], "");
+    }
     assert!(refused(&["mesh", "create", "A"], "").err.contains("1-63 characters of [a-z0-9-]"));
     for ttl in ["0", "604801", "-1", "soon"] {
         refused(&["machine", "invite", "create", &format!("--ttl-secs={ttl}")], "");
@@ -145,6 +150,13 @@ fn each_command_asks_for_what_it_says() {
         ("mesh list", "", json!({"command": "mesh-list"})),
         ("network list", "", json!({"command": "mesh-list"})),
         ("mesh status prod", "", json!({"command": "mesh-status", "network": "prod"})),
+        ("mesh status", "", json!({"command": "mesh-status"})),
+        ("mesh start", "", json!({"command": "mesh-start"})),
+        (
+            "machine invite create --endpoint 203.0.113.7 --endpoint [fd12::1]:4000",
+            "",
+            json!({"command": "invite-create", "ttl_secs": 600, "endpoints": ["203.0.113.7", "[fd12::1]:4000"]}),
+        ),
         ("mesh create prod", "", json!({"command": "mesh-create", "network": "prod"})),
         ("mesh init prod", "", json!({"command": "mesh-init", "network": "prod"})),
         ("mesh init --name-stdin", "prod\n", json!({"command": "mesh-init", "network": "prod"})),

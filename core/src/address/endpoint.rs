@@ -55,6 +55,37 @@ pub fn candidates(
     found.into_iter().map(|(_, endpoint)| endpoint).collect()
 }
 
+/// What is offered: the endpoints an operator named, then those that were found.
+pub fn offered(named: impl IntoIterator<Item = SocketAddr>, found: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut all: Vec<SocketAddr> = Vec::new();
+    for endpoint in named.into_iter().chain(found.iter().copied()) {
+        if !all.contains(&endpoint) {
+            all.push(endpoint);
+        }
+    }
+    all.truncate(MAX_CANDIDATES);
+    all
+}
+
+/// Why an address is not offered, where an operator may wonder: `None` for those that are, and for loopback, link-local
+/// and links that lead into containers or tunnels.
+pub fn why_not(seen: &Observed) -> Option<&'static str> {
+    let ours = HELPER_NAMES.iter().any(|prefix| seen.interface.starts_with(prefix));
+    let unique_local = matches!(canonical(seen.address), IpAddr::V6(v6) if is_unique_local(v6));
+    let ordinary = unique_local || classify(&seen.address).is_some();
+    if ours || !ordinary {
+        None
+    } else if !seen.up {
+        Some("its link is down")
+    } else if unique_local {
+        Some("a unique local address (ULA), which only its own site can reach")
+    } else if seen.mtu < MIN_UNDERLAY_MTU {
+        Some("the MTU of its link is too small for the tunnel")
+    } else {
+        None
+    }
+}
+
 /// The class of an address, or `None` when it must not be offered at all.
 pub fn classify(address: &IpAddr) -> Option<Candidate> {
     match canonical(*address) {
@@ -84,13 +115,17 @@ fn classify_v4(v4: Ipv4Addr) -> Option<Candidate> {
 
 fn classify_v6(v6: Ipv6Addr) -> Option<Candidate> {
     let first = v6.segments()[0];
-    let unique_local = first & 0xfe00 == 0xfc00;
     let link_local = first & 0xffc0 == 0xfe80;
-    if v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || unique_local || link_local {
+    if v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || is_unique_local(v6) || link_local {
         None
     } else {
         Some(Candidate::Public)
     }
+}
+
+/// RFC 4193.
+fn is_unique_local(v6: Ipv6Addr) -> bool {
+    v6.segments()[0] & 0xfe00 == 0xfc00
 }
 
 fn usable_link(seen: &Observed) -> bool {
@@ -207,6 +242,30 @@ mod tests {
             seen("eth4", None, 1500, "10.101.0.1"),
         ];
         assert_eq!(offered(&local, &[]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_an_operator_named_comes_first_and_once() {
+        let read =
+            |texts: &[&str]| -> Vec<SocketAddr> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let found = read(&["10.0.0.2:51820", "192.168.1.2:51820"]);
+        let named = read(&["[fd12::1]:51820", "192.168.1.2:51820"]);
+        let want = read(&["[fd12::1]:51820", "192.168.1.2:51820", "10.0.0.2:51820"]);
+        assert_eq!(super::offered(named, &found), want);
+        let many = (1..=20).map(|port| SocketAddr::from(([10, 0, 0, 2], port)));
+        assert_eq!(super::offered(many, &found).len(), MAX_CANDIDATES);
+    }
+
+    #[test]
+    fn an_address_that_is_left_out_has_a_reason() {
+        let why = |interface, mtu, address| why_not(&seen(interface, None, mtu, address));
+        assert!(why("eth0", 1500, "fd12::1").unwrap().contains("ULA"));
+        assert!(why("eth0", 1280, "10.0.0.2").unwrap().contains("MTU"));
+        for (interface, address) in
+            [("eth0", "10.0.0.2"), ("lo", "::1"), ("eth0", "fe80::1"), ("docker0", "fd12::1")]
+        {
+            assert_eq!(why(interface, 1500, address), None, "{address}");
+        }
     }
 
     #[test]

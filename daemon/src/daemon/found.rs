@@ -5,7 +5,7 @@ use crate::clock;
 use crate::disk::{Backend, Founder, Keys, NetworkFile, PeersFile, Stored};
 use crate::failure::{Failure, Result};
 use crate::random;
-use ployz_core::address::{NodeSubnet, OverlayPrefix, candidates};
+use ployz_core::address::{NodeSubnet, OverlayPrefix, candidates, offered};
 use ployz_core::config::{BackendChoice, Config};
 use ployz_core::id::{MachineId, NetworkId, NetworkName};
 use ployz_core::wire::v1::api::ErrorCode;
@@ -100,13 +100,20 @@ impl Daemon {
             IpAddr::V4(ip) => cidr.contains(ip),
             IpAddr::V6(ip) => prefix.contains(ip),
         };
-        Ok(candidates(&seen, &[], self.shared.around.config.wireguard_listen_port, overlay))
+        let config = &self.shared.around.config;
+        Ok(named_first(config, &candidates(&seen, &[], config.wireguard_listen_port, overlay)))
     }
 
     pub(super) fn topology(&self) -> Topology {
         let config = &self.shared.around.config;
         Topology { region: config.region.clone(), availability_zone: config.az.clone() }
     }
+}
+
+/// What this machine offers: the endpoints of its configuration, then those that were found.
+pub fn named_first(config: &Config, found: &[std::net::SocketAddr]) -> Vec<std::net::SocketAddr> {
+    let named = config.advertise_endpoints.iter().map(|named| named.at(config.wireguard_listen_port));
+    offered(named, found)
 }
 
 /// The machine's record as its keys give it.

@@ -3,22 +3,38 @@
 use super::Daemon;
 use crate::failure::{Failure, Result};
 use crate::membership::{draft, issue};
+use ployz_core::address::{NamedEndpoint, Observed, why_not};
 use ployz_core::id::{InviteId, NetworkName};
 use ployz_core::wire::v1::api::{ErrorCode, InviteRow};
+use ployz_netns::underlay;
+use std::net::SocketAddr;
 use tokio::sync::MutexGuard;
 
 impl Daemon {
     /// `machine invite create`.
-    pub async fn invite(&self, ttl_secs: u64, network: Option<NetworkName>) -> Result<issue::Made> {
+    pub async fn invite(
+        &self,
+        ttl_secs: u64,
+        endpoints: &[NamedEndpoint],
+        network: Option<NetworkName>,
+    ) -> Result<issue::Made> {
         if !(1..=MAX_TTL).contains(&ttl_secs) {
             let message = format!("ttl_secs must be from 1 to {MAX_TTL}, not {ttl_secs}");
             return Err(Failure::new(ErrorCode::InvalidArgument, message));
         }
-        let Some((name, _alone)) = self.not_running(network).await else {
-            return issue::create(&self.running()?, ttl_secs).await;
+        let port = self.shared.around.config.wireguard_listen_port;
+        let endpoints: Vec<SocketAddr> = endpoints.iter().map(|named| named.at(port)).collect();
+        let made = match self.not_running(network).await {
+            None => issue::create(&self.running()?, ttl_secs, &endpoints).await,
+            Some((name, _alone)) => {
+                let (network, keys) = self.load(&name)?;
+                draft::create(&self.shared.disk, &network, &keys, ttl_secs, &endpoints)
+            }
         };
-        let (network, keys) = self.load(&name)?;
-        draft::create(&self.shared.disk, &network, &keys, ttl_secs)
+        match made {
+            Err(failure) if failure.code == ErrorCode::NoEndpoint => Err(failure.with(left_out().await)),
+            made => made,
+        }
     }
 
     /// `machine invite list`.
@@ -45,6 +61,18 @@ impl Daemon {
         let runs = self.current().is_some_and(|mesh| mesh.network().name == name);
         (!runs).then_some((name, alone))
     }
+}
+
+/// The addresses of this machine that are not offered, each with why.
+async fn left_out() -> Vec<String> {
+    let seen = match underlay::observe().await {
+        Ok(seen) => seen,
+        Err(error) => return vec![ployz_netns::chain(&error)],
+    };
+    let reason = |seen: &Observed| {
+        why_not(seen).map(|why| format!("{} of {} is not offered: {why}", seen.address, seen.interface))
+    };
+    seen.iter().filter_map(reason).collect()
 }
 
 /// A week.

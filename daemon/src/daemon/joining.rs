@@ -4,7 +4,7 @@ use super::{Daemon, Say};
 use crate::clock;
 use crate::disk::{Keys, NetworkFile, Stored};
 use crate::failure::{Failure, Result};
-use crate::membership::join;
+use crate::membership::{dial, join};
 use crate::mesh::Mesh;
 use ployz_core::config::Origin;
 use ployz_core::mesh::invite::LONGEST_LIFE;
@@ -20,9 +20,12 @@ impl Daemon {
         self.nothing_running()?;
         let token = read_token(text)?;
         self.acceptable(&token).await?;
-        let keys = join::keys_for(&self.shared, &token)?;
         // An earlier attempt with this token may have got further than its answer.
         let earlier = self.shared.disk.network(&token.network_name)?.filter(|file| is_joining(file, &token));
+        if earlier.is_none() {
+            dial::check(&token.issuer_endpoints)?;
+        }
+        let keys = join::keys_for(&self.shared, &token)?;
         let network = match earlier {
             Some(file) => file,
             None => self.redeem(&token, &keys, say).await?,
@@ -37,6 +40,7 @@ impl Daemon {
                 if let Err(failure) = self.until_usable(&mesh).await {
                     tracing::warn!("joined, but {failure}");
                 }
+                until_heard(&mesh).await;
                 Ok(network)
             }
             Err(failure) if join::is_final(&failure) => match self.undo_join(&mesh).await {
@@ -129,6 +133,18 @@ fn in_time(expires_at: u64, now: u64) -> Result<()> {
     Ok(())
 }
 
+/// Until a peer has answered a probe, so that the answer to `mesh join` does not call one lost that was never asked.
+async fn until_heard(mesh: &Mesh) {
+    let heard = || {
+        let machines = mesh.peers.borrow().machines.clone();
+        machines.iter().any(|machine| mesh.path(&machine.public_key).reachable(mesh.millis()))
+    };
+    let deadline = tokio::time::Instant::now() + HEARD;
+    while !heard() && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 fn read_token(text: &str) -> Result<Token> {
     Token::verify(text).map_err(|error: BadToken| {
         Failure::because(ErrorCode::InvalidToken, "the token is not valid", &error)
@@ -139,6 +155,8 @@ fn is_joining(file: &NetworkFile, token: &Token) -> bool {
     matches!(&file.lifecycle, Stored::Joining { invite, .. } if *invite == token.invite_id)
 }
 
+/// Probes are sent every second.
+const HEARD: Duration = Duration::from_secs(3);
 /// Seconds that two machines' clocks may differ by.
 const CLOCKS_APART: u64 = 3_600;
 

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use ployz_core::spec::TunnelBackend;
 use ployz_core::spec::wireguard::tunnel_mtu;
 use ployz_core::wire::v1::doctor::Check;
+use std::net::SocketAddr;
 
 pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
     let mut checks = Vec::new();
@@ -15,6 +16,7 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
     checks.push(backend(running));
     checks.push(port(running.spec.wireguard.listen_port));
     checks.push(mtu(running, ground.shared.around.underlay_mtu));
+    checks.push(judge_endpoints(&running.file.machine.endpoints));
     checks.extend(peers(running).await);
     checks
 }
@@ -53,6 +55,15 @@ fn judge_mtu(underlay: u32, tunnel: u32) -> Check {
         return Check::fail("mtu", seen, advice);
     }
     Check::ok("mtu", seen)
+}
+
+fn judge_endpoints(endpoints: &[SocketAddr]) -> Check {
+    if endpoints.is_empty() {
+        let advice = "name one that peers can dial: advertise_endpoints in config.toml, then `systemctl restart ployzd`";
+        return Check::warn("endpoints", "this machine has no address to offer to its peers", advice);
+    }
+    let offered = endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Check::ok("endpoints", format!("peers are offered {offered}"))
 }
 
 async fn peers(running: &Running) -> Vec<Check> {

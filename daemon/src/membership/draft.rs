@@ -10,19 +10,26 @@ use crate::membership::store::{Store, StoreError};
 use crate::mesh::Mesh;
 use ployz_core::id::InviteId;
 use ployz_core::wire::v1::api::{ErrorCode, InviteRow};
+use std::net::SocketAddr;
 
 /// A fresh invite. The record is on disk before the token is out.
-pub fn create(disk: &Disk, network: &NetworkFile, keys: &Keys, ttl_secs: u64) -> Result<Made> {
+pub fn create(
+    disk: &Disk,
+    network: &NetworkFile,
+    keys: &Keys,
+    ttl_secs: u64,
+    endpoints: &[SocketAddr],
+) -> Result<Made> {
     founder_only(network)?;
-    let (record, token) = issue::draw(network, keys, ttl_secs)?;
-    let (id, expires_at) = (record.id.clone(), record.expires_at);
+    let (record, token) = issue::draw(network, keys, ttl_secs, endpoints)?;
+    let made = Made::new(&record, token, network);
     let mut peers = disk.peers(&network.name)?;
     let now = clock::now();
     peers.drafts.retain(|draft| draft.expires_at > now);
     peers.drafts.push(record);
     disk.put_peers(&network.name, &peers)?;
-    tracing::info!("audit: invite {id} created, expires at {expires_at}");
-    Ok((token, id, expires_at))
+    tracing::info!("audit: invite {} created, expires at {}", made.invite_id, made.expires_at);
+    Ok(made)
 }
 
 /// The invites that wait for the store, oldest first.

@@ -8,7 +8,7 @@ use crate::membership::store::{Store, StoreError, Stored};
 use crate::mesh::Mesh;
 use crate::nats::config::is_user_key;
 use ed25519_dalek::SigningKey;
-use ployz_core::address::NodeSubnet;
+use ployz_core::address::{NodeSubnet, offered};
 use ployz_core::id::{InviteId, MachineId};
 use ployz_core::key::PrivateKey;
 use ployz_core::mesh::invite::{Next, Refusal};
@@ -19,26 +19,55 @@ use ployz_core::wire::v1::record::{
     SubnetLock,
 };
 use ployz_core::wire::v1::token::{Token, verifying_key};
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
-/// A token, its invite and when it expires (Unix seconds).
-pub type Made = (Zeroizing<String>, InviteId, u64);
+/// A token and its invite.
+pub struct Made {
+    /// The token.
+    pub token: Zeroizing<String>,
+    /// Its invite.
+    pub invite_id: InviteId,
+    /// Unix seconds.
+    pub expires_at: u64,
+    /// What the operator should know about it.
+    pub warnings: Vec<String>,
+}
 
-/// A fresh invite: its token, id and expiry.
-pub async fn create(mesh: &Arc<Mesh>, ttl_secs: u64) -> Result<Made> {
+impl Made {
+    /// From what [`draw`] gave. Endpoints that only the token has are forgotten by both sides once they are in.
+    pub fn new(record: &InviteRecord, token: Zeroizing<String>, network: &NetworkFile) -> Self {
+        let only_there = network.machine.endpoints.is_empty();
+        let warnings = if only_there { vec![ONLY_IN_THE_TOKEN.to_owned()] } else { Vec::new() };
+        Self { token, invite_id: record.id.clone(), expires_at: record.expires_at, warnings }
+    }
+}
+
+/// A fresh invite; its token names these endpoints before the machine's own.
+pub async fn create(mesh: &Arc<Mesh>, ttl_secs: u64, endpoints: &[SocketAddr]) -> Result<Made> {
     let store = store(mesh)?;
-    let (record, token) = draw(&mesh.network(), &mesh.keys, ttl_secs)?;
+    let network = mesh.network();
+    let (record, token) = draw(&network, &mesh.keys, ttl_secs, endpoints)?;
     store.create_invite(&record).await?;
     take_in(mesh, &record).await?;
     tracing::info!("audit: invite {} created, expires at {}", record.id, record.expires_at);
-    Ok((token, record.id, record.expires_at))
+    Ok(Made::new(&record, token, &network))
 }
 
-/// An invite that is nowhere yet, and its token.
-pub fn draw(network: &NetworkFile, keys: &Keys, ttl_secs: u64) -> Result<(InviteRecord, Zeroizing<String>)> {
+/// An invite that is nowhere yet, and its token. Refused when the token would name no address: it could not be used.
+pub fn draw(
+    network: &NetworkFile,
+    keys: &Keys,
+    ttl_secs: u64,
+    endpoints: &[SocketAddr],
+) -> Result<(InviteRecord, Zeroizing<String>)> {
+    let issuer_endpoints = offered(endpoints.iter().copied(), &network.machine.endpoints);
+    if issuer_endpoints.is_empty() {
+        let message = "this machine has no address that another could dial, so a token would lead nowhere";
+        return Err(Failure::new(ErrorCode::NoEndpoint, message));
+    }
     let one_time_key = PrivateKey::from_random(crate::random::bytes());
     let now = clock::now();
     let record = InviteRecord {
@@ -58,7 +87,7 @@ pub fn draw(network: &NetworkFile, keys: &Keys, ttl_secs: u64) -> Result<(Invite
         issuer: network.machine.id.clone(),
         issuer_public_key: network.machine.public_key,
         issuer_overlay_ip: network.machine.overlay_ip,
-        issuer_endpoints: network.machine.endpoints.clone(),
+        issuer_endpoints,
         issuer_verify_key: network.machine.verify_key.clone(),
         one_time_key,
         expires_at: record.expires_at,
@@ -421,6 +450,8 @@ fn signing_key(keys: &Keys) -> Result<SigningKey> {
         .ok_or_else(damaged)
 }
 
+const ONLY_IN_THE_TOKEN: &str = "only the token names an address of this machine: once both were restarted, they find each \
+other no more; name it in advertise_endpoints in config.toml, then `systemctl restart ployzd`";
 const CAS_TRIES: usize = 20;
 /// How long the watch may take to bring what was just written.
 const NEWS: Duration = Duration::from_secs(5);

@@ -206,7 +206,10 @@ async fn request(shared: &Shared, token: &Token, keys: &Keys) -> Result<RedeemRe
         public_key: keys.wireguard.public(),
         nats_key: random::nats_key(keys).ok_or_else(damaged)?,
         verify_key: random::verify_key(keys).ok_or_else(damaged)?,
-        endpoints: candidates(&seen, &[], config.wireguard_listen_port, overlay),
+        endpoints: crate::daemon::named_first(
+            config,
+            &candidates(&seen, &[], config.wireguard_listen_port, overlay),
+        ),
         topology: Topology { region: config.region.clone(), availability_zone: config.az.clone() },
     })
 }
@@ -327,7 +330,11 @@ fn parse<T: DeserializeOwned>(status: StatusCode, body: &Bytes) -> Result<T> {
         Failure::new(ErrorCode::InvalidRequest, format!("the issuer answered {status} without saying why"))
     })?;
     let code = ErrorCode::ALL.iter().find(|code| code.as_str() == envelope.code).copied();
-    Err(Failure::new(code.unwrap_or(ErrorCode::IoError), envelope.message).with(envelope.causes))
+    let code = code.unwrap_or(ErrorCode::IoError);
+    // What these are to be mended at is not this machine.
+    let there = matches!(code, ErrorCode::IoError | ErrorCode::DiskFull);
+    let hint = there.then(|| format!("on the issuing machine: {}", code.hint()));
+    Err(Failure { hint, ..Failure::new(code, envelope.message).with(envelope.causes) })
 }
 
 /// Points the peer with this overlay address at another of its candidates; a single one is left alone.

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use ployz_core::spec::link::WG_DEVICE;
+use ployz_core::wire::v1::api::Asked;
 use ployz_core::wire::v1::join::{ConfirmRequest, ObservedResponse, RedeemRequest};
 use ployz_netns::{namespace, wireguard};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -63,5 +64,5 @@ fn source(from: SocketAddr) -> Ipv6Addr {
 
 fn refused(failure: Failure) -> Response {
     tracing::warn!("refused: {failure}");
-    (StatusCode::CONFLICT, Json(failure.envelope())).into_response()
+    (StatusCode::CONFLICT, Json(failure.envelope(Asked::Join))).into_response()
 }

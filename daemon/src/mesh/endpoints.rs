@@ -56,12 +56,10 @@ async fn current(mesh: &Mesh, reflected: &[SocketAddr]) -> ployz_netns::Result<V
         IpAddr::V4(ip) => v4.contains(ip),
         IpAddr::V6(ip) => v6.contains(ip),
     };
-    Ok(candidates(
-        &underlay::observe().await?,
-        reflected,
-        mesh.shared.around.config.wireguard_listen_port,
-        overlay,
-    ))
+    let config = &mesh.shared.around.config;
+    let seen = underlay::observe().await?;
+    let found = candidates(&seen, reflected, config.wireguard_listen_port, overlay);
+    Ok(crate::daemon::named_first(config, &found))
 }
 
 async fn ask_peers(mesh: &Arc<Mesh>) {

@@ -8,27 +8,30 @@ use crate::disk::{NetworkFile, Stored};
 use crate::doctor;
 use crate::failure::{Failure, Result};
 use crate::image;
+use crate::membership::issue;
 use crate::mesh::{Mesh, desired, ready};
 use ployz_core::adopt::Component;
 use ployz_core::id::NetworkName;
 use ployz_core::spec::link::WG_DEVICE;
 use ployz_core::wire::v1::api::{
-    ComponentStatus, ControlPlaneStatus, Envelope, ErrorCode, Explain, MeshStatus, NetworkSummary, Payload,
-    PeerStatus, Phase, Request, Status,
+    Asked, ComponentStatus, ControlPlaneStatus, Envelope, ErrorCode, Explain, MeshStatus, NetworkSummary,
+    Payload, PeerStatus, Phase, Request, Status,
 };
 use ployz_core::wire::v1::api_deploy::{DeployReport, DeployState};
 use ployz_core::wire::v1::image::ImagePushReport;
+use ployz_core::wire::v1::record::MachineMembership;
 use ployz_netns::{namespace, wireguard};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Carries a request out.
 pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Envelope {
+    let asked = Asked::of(&request);
     match Box::pin(dispatch(daemon, request, say)).await {
         Ok(envelope) => envelope,
         Err(failure) => {
             tracing::info!(code = %failure.code, "refused: {failure}");
-            failure.envelope()
+            failure.envelope(asked)
         }
     }
 }
@@ -51,7 +54,7 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             };
             done(message, Some(Payload::MeshList { networks }))
         }
-        Request::MeshStatus { network } => mesh_status(daemon, &network).await,
+        Request::MeshStatus { network } => mesh_status(daemon, &daemon.meant(network)?).await,
         Request::MeshCreate { network } => {
             let file = daemon.create(&network).await?;
             done(
@@ -64,6 +67,7 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             done(format!("network {network} is running"), Some(now(daemon, &file).await))
         }
         Request::MeshStart { network } => {
+            let network = daemon.meant(network)?;
             let file = daemon.start(&network, say).await?;
             done(format!("network {network} is running"), Some(now(daemon, &file).await))
         }
@@ -72,10 +76,9 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
         }
         Request::MeshJoin { token } => {
             let file = daemon.join(&token, say).await?;
-            done(
-                format!("joined network {} as {}", file.name, file.machine.id),
-                Some(brief(&file, "running")),
-            )
+            let hidden = if file.machine.endpoints.is_empty() { HIDDEN } else { "" };
+            let message = format!("joined network {} as {}{hidden}", file.name, file.machine.id);
+            done(message, Some(now(daemon, &file).await))
         }
         Request::MeshReady => {
             let ready = ready::check(&*daemon.running()?);
@@ -95,12 +98,13 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             rows.sort_by(|a, b| a.id.cmp(&b.id));
             done(format!("{} machines", rows.len()), Some(Payload::MachineList { rows }))
         }
-        Request::InviteCreate { ttl_secs, network } => {
-            let (token, invite_id, expires_at) = daemon.invite(ttl_secs, network).await?;
+        Request::InviteCreate { ttl_secs, endpoints, network } => {
+            let made = daemon.invite(ttl_secs, &endpoints, network).await?;
+            let issue::Made { token, invite_id, expires_at, warnings } = made;
             let token = token.to_string();
             done(
                 format!("invite {invite_id} created"),
-                Some(Payload::MachineInviteCreate { token, invite_id, expires_at }),
+                Some(Payload::MachineInviteCreate { token, invite_id, expires_at, warnings }),
             )
         }
         Request::InviteList { network } => {
@@ -260,10 +264,13 @@ async fn mesh_status(daemon: &Daemon, name: &NetworkName) -> Result<Envelope> {
     let mesh = daemon.current().filter(|mesh| mesh.network().name == *name);
     let status = match mesh {
         Some(mesh) => running_status(&mesh).await,
-        None => file_status(
-            &file,
-            if matches!(file.lifecycle, Stored::Joining { .. }) { "joining" } else { "stopped" },
-        ),
+        None => {
+            let lifecycle =
+                if matches!(file.lifecycle, Stored::Joining { .. }) { "joining" } else { "stopped" };
+            let known = daemon.shared.disk.peers(name)?.machines;
+            let peers = known.iter().filter(|machine| machine.id != file.machine.id).map(last_known);
+            MeshStatus { peers: peers.collect(), ..file_status(&file, lifecycle) }
+        }
     };
     Ok(Envelope::ok(format!("network {name} is {}", status.lifecycle), Some(Payload::MeshStatus(status))))
 }
@@ -298,6 +305,23 @@ pub async fn running_status(mesh: &Mesh) -> MeshStatus {
     MeshStatus { peers: peers.collect(), ..file_status(&file, &mesh.phase.borrow().to_string()) }
 }
 
+/// A member of a network that does not run here, as the disk has it.
+fn last_known(machine: &MachineMembership) -> PeerStatus {
+    PeerStatus {
+        id: machine.id.clone(),
+        public_key: machine.public_key,
+        overlay_ip: machine.overlay_ip,
+        subnet: machine.subnet.to_string(),
+        endpoint: None,
+        candidates: machine.endpoints.clone(),
+        handshake_age_secs: None,
+        rx_bytes: 0,
+        tx_bytes: 0,
+        rtt_ms: None,
+        reachable: false,
+    }
+}
+
 fn file_status(file: &NetworkFile, lifecycle: &str) -> MeshStatus {
     MeshStatus {
         network: file.name.clone(),
@@ -321,3 +345,6 @@ async fn now(daemon: &Daemon, file: &NetworkFile) -> Payload {
 fn brief(file: &NetworkFile, lifecycle: &str) -> Payload {
     Payload::MeshStatus(file_status(file, lifecycle))
 }
+
+const HIDDEN: &str = "; it has no address that others could dial, so only machines it dials itself reach it \
+(advertise_endpoints in config.toml names one)";

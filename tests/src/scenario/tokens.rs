@@ -7,10 +7,11 @@ use super::product::{self, NETWORK, join_refused};
 use super::{Ctx, Need, Scenario};
 use crate::lab::Node;
 
-pub(super) const SCENARIOS: [Scenario; 3] = [
+pub(super) const SCENARIOS: [Scenario; 4] = [
     scenario("tokens-refused", 3, refused),
     scenario("tokens-for-another-network", 2, elsewhere),
     scenario("tokens-of-a-created-network", 2, created),
+    scenario("tokens-over-unique-local-addresses", 2, unique_local),
 ];
 
 const fn scenario(name: &'static str, nodes: usize, run: fn(&mut Ctx) -> Result<()>) -> Scenario {
@@ -84,11 +85,18 @@ fn created(ctx: &mut Ctx) -> Result<()> {
 
     n1.sh(&format!("ployzctl -q mesh start {NETWORK}"))?;
     product::ready(ctx, 1)?;
-    product::join_with(n2, &token)?;
+    let joined = n2.sh(&format!("echo {token} | ployzctl mesh join --token-stdin"))?;
+    let row = joined.lines().find(|line| line.starts_with("n1 ")).with_context(|| joined.clone())?;
+    ensure!(row.ends_with("yes") && !joined.contains("no peers"), "{joined}");
     product::meets(ctx, 2, 1)?;
+    ensure!(n2.sh("ployzctl mesh status")?.contains("n1 "), "the running network needs no name");
     let rows = listed()?;
     ensure!(rows.lines().count() == 1 && rows.ends_with("\tconsumed"), "{rows}");
-    Ok(())
+    n2.sh("ployzctl mesh stop")?;
+    let stopped = n2.sh("ployzctl mesh status")?;
+    ensure!(stopped.contains("stopped") && stopped.contains("n1 "), "{stopped}");
+    n2.sh("ployzctl -q mesh start")?;
+    product::meets(ctx, 2, 1)
 }
 
 fn elsewhere(ctx: &mut Ctx) -> Result<()> {
@@ -112,7 +120,10 @@ fn elsewhere(ctx: &mut Ctx) -> Result<()> {
     }
     n2.sh("ip addr add 10.101.77.1/32 dev lo")?;
     let told = join_refused(n2, &token, "ADDRESS_CONFLICT")?;
-    ensure!(told.contains("10.101.77.1"), "{told}");
+    ensure!(
+        told.contains("10.101.77.1") && told.contains("cannot be changed by a machine that joins"),
+        "{told}"
+    );
     n2.sh("ip addr del 10.101.77.1/32 dev lo")?;
     product::gone(ctx, n2)?;
 
@@ -122,6 +133,48 @@ fn elsewhere(ctx: &mut Ctx) -> Result<()> {
     ensure!(product::addresses(n2)?[1] == "10.101.1.2");
     let again = product::token(ctx)?;
     join_refused(n2, &again, "NETWORK_ALREADY_RUNNING").map(drop)
+}
+
+/// Machines with nothing but unique local addresses: no token without an address, one by hand, and from then on by the
+/// configuration.
+fn unique_local(ctx: &mut Ctx) -> Result<()> {
+    let (n1, n2) = (ctx.node(1), ctx.node(2));
+    let only_ipv6 = |node: &Node| node.sh(&format!("ip addr del {}/24 dev eth0", node.ip(1))).map(drop);
+    only_ipv6(n1)?;
+    only_ipv6(n2)?;
+    product::init(ctx)?;
+    let told = product::refused(n1, "ployzctl machine invite create", "NO_ENDPOINT")?;
+    ensure!(told.contains("fd77::11 of eth0") && told.contains("--endpoint"), "{told}");
+    ensure!(n1.sh("ployzctl doctor --plain")?.contains("endpoints\twarn"), "doctor says so");
+    let made = n1.run("ployzctl machine invite create --plain --endpoint fd77::11")?;
+    ensure!(made.ok() && made.stderr.contains("advertise_endpoints"), "{}", product::told(&made));
+    let token = made.stdout.trim();
+
+    // A machine without a way to the only address: said at once, and nothing is left of it.
+    n2.sh("ip -6 addr del fd77::12/64 dev eth0; ip -6 route flush fd77::/64; true")?;
+    let told = join_refused(n2, token, "ISSUER_UNREACHABLE")?;
+    ensure!(told.contains("no route to any address") && told.contains("[fd77::11]:51820"), "{told}");
+    product::gone(ctx, n2)?;
+    n2.sh("ip -6 addr add fd77::12/64 dev eth0 nodad")?;
+    let joined = n2.sh(&format!("echo {token} | ployzctl mesh join --token-stdin"))?;
+    ensure!(joined.contains("no address that others could dial"), "{joined}");
+    product::meets(ctx, 2, 1)?;
+
+    n1.sh("cp -p /etc/ployz/config.toml /run/config; echo 'advertise_endpoints = [\"fd77::11\"]' >>/etc/ployz/config.toml")?;
+    n1.sh("systemctl restart ployzd")?;
+    ctx.wait(60, "n2 to know the address of the configuration", || {
+        let status = product::json(n2, "mesh status")?;
+        ensure!(status["peers"][0]["candidates"][0] == "[fd77::11]:51820", "{status}");
+        Ok(Some(()))
+    })?;
+    let made = n1.run("ployzctl machine invite create --plain")?;
+    ensure!(made.ok() && made.stderr.is_empty(), "{}", product::told(&made));
+    n2.sh(&format!("ployzctl -q mesh destroy {NETWORK} --local"))?;
+    n1.sh(&format!("ployzctl -q mesh destroy {NETWORK} --local; cp -p /run/config /etc/ployz/config.toml"))?;
+    for node in [n1, n2] {
+        node.sh(&format!("ip addr add {}/24 dev eth0", node.ip(1)))?;
+    }
+    Ok(())
 }
 
 /// The founder knows nobody but itself.

@@ -3,6 +3,7 @@
 //! `POST /v1/call` takes a [`Request`] and streams newline-delimited [`Event`]s, the last of which is the result.
 //! `GET /v1/{status,ready,networks,machines,self-record}` are for `curl`; they answer with one [`Envelope`].
 
+use crate::address::NamedEndpoint;
 use crate::adopt::{Component, Plan};
 use crate::id::{InviteId, MachineId, NetworkName};
 use crate::key::PublicKey;
@@ -12,7 +13,7 @@ use crate::wire::v1::api_deploy::{
 };
 use crate::wire::v1::certificate::{CertificateImport, CertificateRequest, CertificateRow};
 use crate::wire::v1::doctor::Doctor;
-pub use crate::wire::v1::error::ErrorCode;
+pub use crate::wire::v1::error::{Asked, ErrorCode};
 use crate::wire::v1::image::{ImagePushReport, ImagePushRequest};
 use crate::wire::v1::record::MachineMembership;
 use serde::{Deserialize, Serialize};
@@ -39,8 +40,9 @@ pub enum Request {
     MeshList,
     /// One network in detail.
     MeshStatus {
-        /// Which.
-        network: NetworkName,
+        /// Which; `None` = the running one, or the only one of this machine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        network: Option<NetworkName>,
     },
     /// Makes a network's record, keys and subnet; starts nothing.
     MeshCreate {
@@ -54,8 +56,9 @@ pub enum Request {
     },
     /// Starts an existing network.
     MeshStart {
-        /// Which.
-        network: NetworkName,
+        /// Which; `None` = the only one of this machine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        network: Option<NetworkName>,
     },
     /// Stops the active network.
     MeshStop {
@@ -84,6 +87,9 @@ pub enum Request {
     InviteCreate {
         /// Seconds until it expires.
         ttl_secs: u64,
+        /// Endpoints of this machine for the token, before its own.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        endpoints: Vec<NamedEndpoint>,
         /// Of which network; `None` = the running one. Only its founder answers for one that is not running.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         network: Option<NetworkName>,
@@ -198,6 +204,9 @@ pub enum Payload {
         invite_id: InviteId,
         /// Unix seconds.
         expires_at: u64,
+        /// What the operator should know about it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
     },
     /// [`Request::InviteList`].
     MachineInviteList {

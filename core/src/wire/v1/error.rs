@@ -1,5 +1,9 @@
 //! Stable error codes of the operator API, each with what to do.
+//!
+//! A hint is for the one who reads it, on the machine where it is read: what a member can do, a machine that joins often
+//! cannot. Where that differs, [`ErrorCode::hint_at`] has the better one.
 
+use crate::wire::v1::api::Request;
 use std::fmt;
 
 macro_rules! error_codes {
@@ -30,17 +34,17 @@ error_codes! {
     /// Needs a running network.
     NoRunningNetwork = "NO_RUNNING_NETWORK", "`ployzctl mesh start <network>`, `mesh init <network>` or `mesh join --token-stdin`";
     /// Not a token, or tampered with.
-    InvalidToken = "INVALID_TOKEN", "copy the whole token again, or make a new one with `ployzctl machine invite create`";
+    InvalidToken = "INVALID_TOKEN", "copy the whole token again, or make a new one with `ployzctl machine invite create` on a member";
     /// Too late.
-    TokenExpired = "TOKEN_EXPIRED", "make a new one with `ployzctl machine invite create`";
+    TokenExpired = "TOKEN_EXPIRED", "make a new one with `ployzctl machine invite create` on a member";
     /// Already used.
-    TokenConsumed = "TOKEN_CONSUMED", "a token serves one machine once: make a new one with `ployzctl machine invite create`";
+    TokenConsumed = "TOKEN_CONSUMED", "a token serves one machine once: make a new one with `ployzctl machine invite create` on a member";
     /// Taken back.
-    TokenRevoked = "TOKEN_REVOKED", "make a new one with `ployzctl machine invite create`";
+    TokenRevoked = "TOKEN_REVOKED", "make a new one with `ployzctl machine invite create` on a member";
     /// No slice left.
     SubnetExhausted = "SUBNET_EXHAUSTED", "every node subnet of cluster_cidr is taken: remove a machine, or found a network with a wider cluster_cidr";
     /// Configured and cluster range differ.
-    CidrMismatch = "CIDR_MISMATCH", "set cluster_cidr and subnet_prefix_len in config.toml to the network's, or leave them out";
+    CidrMismatch = "CIDR_MISMATCH", "set cluster_cidr and subnet_prefix_len in config.toml to the network's, or leave them out; then `systemctl restart ployzd`";
     /// Destroy needs every peer.
     MeshDestroyPeersUnreachable = "MESH_DESTROY_PEERS_UNREACHABLE", "bring the named machines up, or remove only this machine's part with `--local`";
     /// A peer failed after it had agreed.
@@ -62,7 +66,9 @@ error_codes! {
     /// A value that cannot be.
     InvalidArgument = "INVALID_ARGUMENT", "see `--help`";
     /// Overlay range collides with the host's own addresses.
-    AddressConflict = "ADDRESS_CONFLICT", "set another cluster_cidr in config.toml";
+    AddressConflict = "ADDRESS_CONFLICT", "set another cluster_cidr in config.toml, then `systemctl restart ployzd`";
+    /// No address that another machine could dial.
+    NoEndpoint = "NO_ENDPOINT", "name an address that the new machine can dial: `ployzctl machine invite create --endpoint ADDRESS`; for all tokens and peers, advertise_endpoints in config.toml and `systemctl restart ployzd`";
     /// Refused by an inspection.
     ComponentHeld = "COMPONENT_HELD", "`ployzctl explain` names what is in the way; it was not touched";
     /// ployzctl could not talk to ployzd (never sent by ployzd itself).
@@ -127,8 +133,111 @@ error_codes! {
     IoError = "IO_ERROR", "`journalctl -u ployzd` has the details";
 }
 
+/// What the one who reads a hint has asked for, where that changes what can be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// `mesh join`: this machine is no member, and the network's settings are not its own.
+    Join,
+    /// `mesh create` or `mesh init`: there is no network yet to look at.
+    Found,
+    /// Anything else.
+    Other,
+}
+
+impl Asked {
+    /// Of a request.
+    pub fn of(request: &Request) -> Self {
+        match request {
+            Request::MeshJoin { .. } => Self::Join,
+            Request::MeshCreate { .. } | Request::MeshInit { .. } => Self::Found,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl ErrorCode {
+    /// What the one who asked for this can do.
+    pub fn hint_at(self, asked: Asked) -> &'static str {
+        let own = match asked {
+            Asked::Join => self.hint_of_joiner(),
+            Asked::Found => self.hint_of_founder(),
+            Asked::Other => None,
+        };
+        own.unwrap_or_else(|| self.hint())
+    }
+
+    fn hint_of_joiner(self) -> Option<&'static str> {
+        Some(match self {
+            Self::AddressConflict => {
+                "the range is the network's and cannot be changed by a machine that joins: take the address or route that is in the way off this machine, or join another network, founded with another cluster_cidr"
+            }
+            Self::NetworkAlreadyExists => {
+                "this machine has a network of that name: `ployzctl mesh start <network>` if it is the one, else `ployzctl mesh destroy <network> --local`, then join"
+            }
+            Self::SubnetExhausted => {
+                "the network is full, which only its members can change: one of them has to be removed before another machine fits"
+            }
+            Self::StoreUnavailable => {
+                "the issuing machine cannot reach the network's store: `ployzctl mesh status` there shows which peer is away; the same token can be used again until it expires"
+            }
+            Self::InviteNotFound => {
+                "the network does not know the token's invite any more: make a new one with `ployzctl machine invite create` on a member"
+            }
+            Self::InvalidArgument => {
+                "another member has this machine's name: give this one another (`hostnamectl hostname <name>`), then join"
+            }
+            Self::NoEndpoint => {
+                "make a token that names an address this machine can dial, on a member: `ployzctl machine invite create --endpoint ADDRESS`"
+            }
+            Self::InvalidRequest => {
+                "this machine's ployzd and that of the issuing machine differ in version: upgrade both"
+            }
+            _ => return None,
+        })
+    }
+
+    fn hint_of_founder(self) -> Option<&'static str> {
+        Some(match self {
+            Self::StoreUnavailable => {
+                "this machine's own NATS did not come up: `journalctl -u ployz-nats` has the details"
+            }
+            Self::NetworkStartFailed => {
+                "the causes say what did not come up; `journalctl -u ployzd` has the details"
+            }
+            Self::SubnetExhausted => {
+                "set a wider cluster_cidr or a larger subnet_prefix_len in config.toml, then `systemctl restart ployzd`"
+            }
+            _ => return None,
+        })
+    }
+}
+
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_joins_is_not_sent_to_what_only_members_can_do() {
+        let members_only =
+            ["`ployzctl machine invite list`", "`ployzctl mesh status` shows", "set another cluster_cidr"];
+        for code in ErrorCode::ALL {
+            let hint = code.hint_at(Asked::Join);
+            assert!(!members_only.iter().any(|advice| hint.contains(advice)), "{code}: {hint}");
+            let makes_one = hint.contains("invite create");
+            assert!(!makes_one || hint.contains("on a member"), "{code}: {hint}");
+        }
+        assert!(
+            ErrorCode::AddressConflict
+                .hint_at(Asked::Join)
+                .contains("cannot be changed by a machine that joins")
+        );
+        assert!(ErrorCode::AddressConflict.hint_at(Asked::Found).contains("set another cluster_cidr"));
+        assert_eq!(ErrorCode::DiskFull.hint_at(Asked::Join), ErrorCode::DiskFull.hint());
     }
 }
