@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 /// Refuses when not one of these can be dialled from here.
 pub fn check(endpoints: &[SocketAddr]) -> Result<()> {
-    judge(endpoints, |to| route(to))
+    judge(endpoints, route)
 }
 
 fn judge(endpoints: &[SocketAddr], route: impl Fn(SocketAddr) -> io::Result<()>) -> Result<()> {

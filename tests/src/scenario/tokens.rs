@@ -143,8 +143,8 @@ fn unique_local(ctx: &mut Ctx) -> Result<()> {
     only_ipv6(n1)?;
     only_ipv6(n2)?;
     product::init(ctx)?;
-    let told = product::refused(n1, "ployzctl machine invite create", "NO_ENDPOINT")?;
-    ensure!(told.contains("fd77::11 of eth0") && told.contains("--endpoint"), "{told}");
+    let said = product::refused(n1, "ployzctl machine invite create", "NO_ENDPOINT")?;
+    ensure!(said.contains("fd77::11 of eth0") && said.contains("--endpoint"), "{said}");
     ensure!(n1.sh("ployzctl doctor --plain")?.contains("endpoints\twarn"), "doctor says so");
     let made = n1.run("ployzctl machine invite create --plain --endpoint fd77::11")?;
     ensure!(made.ok() && made.stderr.contains("advertise_endpoints"), "{}", product::told(&made));
@@ -152,8 +152,8 @@ fn unique_local(ctx: &mut Ctx) -> Result<()> {
 
     // A machine without a way to the only address: said at once, and nothing is left of it.
     n2.sh("ip -6 addr del fd77::12/64 dev eth0; ip -6 route flush fd77::/64; true")?;
-    let told = join_refused(n2, token, "ISSUER_UNREACHABLE")?;
-    ensure!(told.contains("no route to any address") && told.contains("[fd77::11]:51820"), "{told}");
+    let said = join_refused(n2, token, "ISSUER_UNREACHABLE")?;
+    ensure!(said.contains("no route to any address") && said.contains("[fd77::11]:51820"), "{said}");
     product::gone(ctx, n2)?;
     n2.sh("ip -6 addr add fd77::12/64 dev eth0 nodad")?;
     let joined = n2.sh(&format!("echo {token} | ployzctl mesh join --token-stdin"))?;

@@ -12,7 +12,7 @@ pub(super) fn advice(path: &str, key: &str) -> Option<&'static str> {
         rows.find(|(_, words, _)| words.contains(&word.as_str())).map(|(_, _, advice)| *advice)
     };
     // Extension fields of Compose, which hold whatever their author likes.
-    let extension = (key.starts_with("x-")).then_some("take it out: there are no extension fields");
+    let extension = key.starts_with("x-").then_some("take it out: there are no extension fields");
     of(place).or_else(|| of(Place::Any)).or(extension)
 }
 

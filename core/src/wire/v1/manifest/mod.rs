@@ -391,7 +391,7 @@ macro_rules! words {
         }
     };
 }
-pub(self) use words;
+use words;
 
 words!(Protocol: Tcp = "tcp", Udp = "udp");
 words!(Order: StartFirst = "start-first", StopFirst = "stop-first");
