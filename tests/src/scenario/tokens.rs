@@ -145,7 +145,7 @@ fn unique_local(ctx: &mut Ctx) -> Result<()> {
     product::init(ctx)?;
     let said = product::refused(n1, "ployzctl machine invite create", "NO_ENDPOINT")?;
     ensure!(said.contains("fd77::11 of eth0") && said.contains("--endpoint"), "{said}");
-    ensure!(n1.sh("ployzctl doctor --plain")?.contains("endpoints\twarn"), "doctor says so");
+    ensure!(n1.run("ployzctl doctor --plain")?.stdout.contains("endpoints\twarn"), "doctor says so");
     let made = n1.run("ployzctl machine invite create --plain --endpoint fd77::11")?;
     ensure!(made.ok() && made.stderr.contains("advertise_endpoints"), "{}", product::told(&made));
     let token = made.stdout.trim();
