@@ -11,6 +11,7 @@ pub mod id;
 pub mod key;
 pub mod live;
 pub mod mesh;
+pub mod resolv;
 pub mod routing;
 pub mod spec;
 pub mod text;

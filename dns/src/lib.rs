@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod forward;
 pub mod metrics;
+pub mod outside;
 pub mod realm;
 pub mod serve;
 pub mod settings;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use ployz_core::address::OverlayPrefix;
 use ployz_dns::answer::Answerer;
-use ployz_dns::forward::{Forwarder, resolvers};
+use ployz_dns::forward::{Forwarder, local, resolvers};
 use ployz_dns::metrics;
 use ployz_dns::realm::Realm;
 use ployz_dns::serve::{self, Server};
@@ -127,27 +127,36 @@ async fn follow_resolvers(
     }
 }
 
-/// Reads the list and takes it over. One that is empty or unreadable changes nothing: unknown is not absent.
+/// Reads the list and takes it over. One that is empty or unreadable takes nothing away: unknown is not absent. Where none was
+/// known yet, one that names none means the resolver on this machine.
 async fn set_upstreams(settings: &Settings, realm: &Realm, forwarder: &Forwarder) {
     let (source, ours) = (settings.source(), realm.clone());
+    let local = local(&source);
     let read = tokio::task::spawn_blocking(move || {
         resolvers(&source, |ip| match ip {
             IpAddr::V4(ip) => ours.cluster.contains(&ip),
             IpAddr::V6(ip) => ours.overlay.contains(&ip),
         })
     });
-    let found = read.await.unwrap_or_default();
+    let found = read.await.ok().flatten();
     let before = forwarder.upstreams();
-    if !before.iter().map(|upstream| &upstream.address).eq(&found) && !found.is_empty() {
+    let found = match found {
+        Some(found) if found.is_empty() && before.is_empty() => {
+            tracing::warn!(
+                "no resolver is named: names of others are asked for at this machine's own, port 53"
+            );
+            local.into_iter().collect()
+        }
+        None if before.is_empty() => {
+            tracing::warn!("the list of resolvers cannot be read: names of others cannot be answered");
+            return;
+        }
+        found => found.unwrap_or_default(),
+    };
+    if !found.is_empty() && !before.iter().map(|upstream| &upstream.address).eq(&found) {
         let shown: Vec<String> = found.iter().map(ToString::to_string).collect();
         tracing::info!("forwarding to {}", shown.join(", "));
-        // As long as the namespace's way out is IPv4 (decision 0005), resolvers that have only IPv6 are never heard.
-        for address in found.iter().filter(|address| !address.has_route()) {
-            tracing::warn!("there is no route to {address} from here: it is asked in vain");
-        }
         forwarder.set_upstreams(found);
-    } else if before.is_empty() && found.is_empty() {
-        tracing::warn!("no resolver can be reached from here: names of others cannot be answered");
     }
 }
 

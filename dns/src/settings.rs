@@ -42,6 +42,14 @@ pub struct Settings {
         default_value = "/etc/resolv.conf,/run/systemd/resolve/resolv.conf"
     )]
     pub resolv_conf: Vec<PathBuf>,
+    /// Socket of ployz-sockets, which opens sockets to those resolvers that only the host's namespace reaches
+    #[arg(
+        long,
+        env = "PLOYZ_DNS_SOCKETS",
+        value_name = "SOCKET",
+        default_value = "/run/ployzd-sockets.sock"
+    )]
+    pub sockets: PathBuf,
     /// Client address of this machine's NATS server
     #[arg(long, env = "PLOYZ_DNS_NATS", value_name = "ADDRESS")]
     pub nats: SocketAddr,
@@ -60,7 +68,7 @@ impl Settings {
     /// Where the resolvers come from.
     pub fn source(&self) -> Source {
         if self.upstreams.is_empty() {
-            Source::Files(self.resolv_conf.clone())
+            Source::Files { paths: self.resolv_conf.clone(), opener: self.sockets.clone() }
         } else {
             Source::Given(self.upstreams.clone())
         }
@@ -93,7 +101,9 @@ mod tests {
 
     #[test]
     fn upstreams_that_are_given_replace_those_of_the_host() {
-        assert_eq!(parse(&[]).unwrap().source(), Source::default());
+        let paths = ployz_core::resolv::FILES.map(PathBuf::from).to_vec();
+        let of_host = Source::Files { paths, opener: "/run/ployzd-sockets.sock".into() };
+        assert_eq!(parse(&[]).unwrap().source(), of_host);
         let given = parse(&["--upstream=9.9.9.9,unix:/run/x.sock"]).unwrap().source();
         let expected = ["9.9.9.9", "unix:/run/x.sock"].map(|text| text.parse().unwrap());
         assert_eq!(given, Source::Given(expected.into()));

@@ -3,6 +3,10 @@
 //! What we say ourselves is written with hickory's types; what an upstream said is checked here and handed on byte for byte
 //! (RFC 3597: types nobody here knows must survive). RFC 1035 section 4 is the format.
 
+mod joined;
+
+pub use joined::joined;
+
 /// Length of a header.
 pub const HEADER: usize = 12;
 /// What we say we take over UDP, and at most send (DNS flag day 2020: no fragmentation).
@@ -40,6 +44,8 @@ pub mod rcode {
     pub const NOTIMP: u16 = 4;
     /// Not served to this asker, or not this question.
     pub const REFUSED: u16 = 5;
+    /// A version of EDNS that is not known (RFC 6891 section 9).
+    pub const BADVERS: u16 = 16;
 }
 
 /// A message that breaks the format, or is not an answer to the question.
@@ -54,6 +60,9 @@ pub enum Malformed {
     /// RFC 6891 section 6.1.1: it is one of the additional records.
     #[error("has an OPT record among its answers")]
     Misplaced,
+    /// A name that is made of itself: a pointer that does not lead backwards (RFC 1035 section 4.1.4).
+    #[error("has a name with a pointer that leads nowhere")]
+    Pointer,
     /// Another id, another question, or not a response at all.
     #[error("is not the answer to what was asked")]
     Stranger,
@@ -72,6 +81,10 @@ pub struct Response {
     pub smallest_ttl: Option<u32>,
     /// For how long "there is none" holds (RFC 2308 section 5), when it is one and says so.
     pub negative_ttl: Option<u32>,
+    /// Whether it says nothing of what was asked: it names others to ask (RFC 2308 section 2.2), or answers about another name.
+    pub beside: bool,
+    /// The name that its aliases lead to, when it says nothing of that: neither records nor that there are none.
+    pub leads_to: Option<Vec<u8>>,
     /// The message without its OPT record.
     pub message: Vec<u8>,
 }
@@ -144,64 +157,94 @@ pub fn append_opt(message: &mut Vec<u8>, dnssec_ok: bool) {
     put(message, 10, records + 1);
 }
 
+/// Whether this is a response to the query with this id and question, whatever else is wrong with it. Anything else is a
+/// stranger's and says nothing about who was asked.
+pub fn answers(message: &[u8], id: u16, question: &[u8]) -> bool {
+    let end = HEADER + question.len();
+    let asked = |end| in_lower_case(&message[HEADER..end]) == in_lower_case(question);
+    is_response(message, id) && word(message, 4) == Ok(1) && question_end(message) == Ok(end) && asked(end)
+}
+
+/// An error that does not repeat the question; the code says which. Nothing else is believed without the question: an error
+/// is all that who guesses an id and a port wins by it.
+pub fn bare_error(message: &[u8], id: u16, question: &[u8]) -> Option<Response> {
+    let code = word(message, 2).ok()? & 0xf;
+    let error = !matches!(code, rcode::NOERROR | rcode::NXDOMAIN);
+    let bare = is_response(message, id) && word(message, 4) == Ok(0) && error;
+    bare.then(|| without_question(id, flag::QR | code, question))
+}
+
+fn is_response(message: &[u8], id: u16) -> bool {
+    message.len() >= HEADER
+        && word(message, 0) == Ok(id)
+        && word(message, 2).is_ok_and(|flags| flags & flag::QR != 0 && flags & OPCODE == 0)
+}
+
 /// Reads the response to a query with this id and question.
 pub fn response(message: &[u8], id: u16, question: &[u8]) -> Result<Response, Malformed> {
     let flags = word(message, 2)?;
-    if word(message, 0)? != id || flags & flag::QR == 0 || flags & 0x7800 != 0 {
+    if word(message, 0)? != id || flags & flag::QR == 0 || flags & OPCODE != 0 {
         return Err(Malformed::Stranger);
     }
     // Who could not read the query cannot repeat its question.
     if word(message, 4)? == 0 && matches!(flags & 0xf, rcode::FORMERR | rcode::NOTIMP) {
-        return Ok(not_understood(id, flags, question));
+        return Ok(without_question(id, flags, question));
     }
     let end = if word(message, 4)? == 1 { question_end(message)? } else { return Err(Malformed::Stranger) };
-    if in_lower_case(&message[HEADER..end]) != in_lower_case(question) {
+    let asked = in_lower_case(question);
+    if in_lower_case(&message[HEADER..end]) != asked {
         return Err(Malformed::Stranger);
     }
-    let mut found = Response {
-        rcode: flags & 0xf,
-        truncated: flags & flag::TC != 0,
-        ttls: Vec::new(),
-        smallest_ttl: None,
-        negative_ttl: None,
-        message: Vec::new(),
-    };
+    let mut found = Response { truncated: flags & flag::TC != 0, ..Response::empty(flags & 0xf) };
     if found.truncated {
         return Ok(found);
     }
     let counts = [word(message, 6)?, word(message, 8)?, word(message, 10)?];
-    let asked = word(question, question.len() - 4)?;
-    let kept = found.records(message, end, counts, asked)?;
+    let kept = found.records(message, end, counts, &asked)?;
     found.message = message[..kept.1].to_vec();
     put(&mut found.message, 10, kept.0);
     Ok(found)
 }
 
 /// As if the question had been repeated.
-fn not_understood(id: u16, flags: u16, question: &[u8]) -> Response {
+fn without_question(id: u16, flags: u16, question: &[u8]) -> Response {
     let mut message = header(id, flags & !flag::TC);
     put(&mut message, 4, 1);
     message.extend_from_slice(question);
-    let rcode = flags & 0xf;
-    Response { rcode, truncated: false, ttls: Vec::new(), smallest_ttl: None, negative_ttl: None, message }
+    Response { message, ..Response::empty(flags & 0xf) }
 }
 
 impl Response {
-    /// Reads all records; how many additional ones to keep and where they end.
+    fn empty(rcode: u16) -> Self {
+        Self {
+            rcode,
+            truncated: false,
+            ttls: Vec::new(),
+            smallest_ttl: None,
+            negative_ttl: None,
+            beside: false,
+            leads_to: None,
+            message: Vec::new(),
+        }
+    }
+
+    /// Reads all records; how many additional ones to keep and where they end. `question`: in lower case.
     fn records(
         &mut self,
         message: &[u8],
         from: usize,
         counts: [u16; 3],
-        asked: u16,
+        question: &[u8],
     ) -> Result<(u16, usize), Malformed> {
-        let mut at = from;
-        let mut kept = None;
-        let mut answered = false;
+        let asked = word(question, question.len() - TYPE_AND_CLASS)?;
+        let name = &question[..question.len() - TYPE_AND_CLASS];
+        let (mut at, mut kept) = (from, None);
+        let (mut answered, mut of_name, mut soa, mut others) = (false, false, false, false);
+        let (mut owner, mut last) = (Vec::with_capacity(NAME_LONGEST), name.to_vec());
         for (section, count) in counts.into_iter().enumerate() {
             for index in 0..count {
                 let start = at;
-                let fixed = skip_name(message, at)?;
+                let fixed = read_name(message, at, &mut owner)?;
                 let (kind, length) = (word(message, fixed)?, usize::from(word(message, fixed + 8)?));
                 let ttl = u32::from(word(message, fixed + 4)?) << 16 | u32::from(word(message, fixed + 6)?);
                 at = fixed + 10 + length;
@@ -220,11 +263,18 @@ impl Response {
                 if kept.is_some() {
                     continue;
                 }
+                of_name |= section == 0 && (owner == name || (kind == DNAME && name.ends_with(&owner)));
+                let alias = section == 0 && kind == CNAME && owner == last;
+                names_within(message, kind, fixed + 10, at, &mut owner)?;
+                if alias {
+                    last.clone_from(&owner);
+                }
                 // RFC 2181 section 8: a set top bit means zero.
                 let ttl = if ttl > i32::MAX as u32 { 0 } else { ttl };
                 self.ttls.push(u16::try_from(fixed + 4).map_err(|_| Malformed::Short)?);
                 self.smallest_ttl = Some(self.smallest_ttl.map_or(ttl, |least| least.min(ttl)));
                 answered |= section == 0 && (kind == asked || asked == ANY);
+                (soa, others) = (soa | (section == 1 && kind == SOA), others | (section == 1 && kind == NS));
                 if section == 1 && kind == SOA && length >= 20 {
                     let minimum = at - 4;
                     let minimum =
@@ -236,6 +286,10 @@ impl Response {
         if answered {
             self.negative_ttl = None;
         }
+        let referral = self.rcode == rcode::NOERROR && counts[0] == 0 && others && !soa;
+        self.beside = referral || (counts[0] > 0 && !of_name);
+        let half = self.rcode == rcode::NOERROR && !answered && !soa && asked != CNAME;
+        self.leads_to = (half && last != name).then_some(last);
         Ok(kept.unwrap_or((counts[2], at)))
     }
 
@@ -268,10 +322,75 @@ pub fn skip_name(message: &[u8], mut at: usize) -> Result<usize, Malformed> {
     }
 }
 
+/// Reads the name that starts at `at` whole and in lower case into `name`; where it ends. Every pointer must lead before all that
+/// was read of the name, so that it ends, whatever an upstream has written.
+fn read_name(message: &[u8], at: usize, name: &mut Vec<u8>) -> Result<usize, Malformed> {
+    name.clear();
+    let (mut place, mut first, mut end) = (at, at, None);
+    loop {
+        let length = usize::from(*message.get(place).ok_or(Malformed::Short)?);
+        match length {
+            0 => {
+                name.push(0);
+                return Ok(end.unwrap_or(place + 1));
+            }
+            1..=63 if name.len() + length + 1 < NAME_LONGEST => {
+                let label = message.get(place..=place + length).ok_or(Malformed::Short)?;
+                name.extend(label.iter().map(u8::to_ascii_lowercase));
+                place += 1 + length;
+            }
+            192.. => {
+                end.get_or_insert(place + 2);
+                place = usize::from(word(message, place)? & 0x3fff);
+                if place >= first || place < HEADER {
+                    return Err(Malformed::Pointer);
+                }
+                first = place;
+            }
+            _ => return Err(Malformed::Name),
+        }
+    }
+}
+
+/// Checks the names inside a record of the types that may have compressed ones (RFC 3597 section 4), SRV and DNAME with them.
+fn names_within(
+    message: &[u8],
+    kind: u16,
+    from: usize,
+    to: usize,
+    name: &mut Vec<u8>,
+) -> Result<(), Malformed> {
+    let (skipped, count, rest) = match kind {
+        NS | CNAME | PTR | DNAME => (0, 1, 0),
+        MX => (2, 1, 0),
+        SRV => (6, 1, 0),
+        SOA => (0, 2, 20),
+        _ => return Ok(()),
+    };
+    // An update or a negative of some servers has empty ones; they say nothing and harm nothing.
+    if from == to {
+        return Ok(());
+    }
+    let mut at = from + skipped;
+    for _ in 0..count {
+        at = read_name(message, at, name)?;
+    }
+    if at + rest == to { Ok(()) } else { Err(Malformed::Short) }
+}
+
 /// Octets of a question after its name.
-const TYPE_AND_CLASS: usize = 4;
-const OPT: u16 = 41;
+pub const TYPE_AND_CLASS: usize = 4;
+/// Octets of a name, its end counted (RFC 1035 section 2.3.4).
+const NAME_LONGEST: usize = 255;
+const OPCODE: u16 = 0x7800;
+const NS: u16 = 2;
+const CNAME: u16 = 5;
 const SOA: u16 = 6;
+const PTR: u16 = 12;
+const MX: u16 = 15;
+const SRV: u16 = 33;
+const DNAME: u16 = 39;
+const OPT: u16 = 41;
 const ANY: u16 = 255;
 /// Seconds. A name that appears must not stay hidden for hours.
 const NEGATIVE_MOST: u32 = 300;

@@ -5,11 +5,13 @@
 //! when nobody answers, kept past its time.
 
 mod cache;
+mod exchange;
+mod plain;
 mod resolvers;
 mod upstream;
 
 pub use cache::Entry;
-pub use resolvers::{Source, resolvers};
+pub use resolvers::{Source, local, resolvers};
 pub use upstream::{Address, Upstream};
 
 use crate::answer::Ask;
@@ -142,7 +144,7 @@ impl Forwarder {
             dnssec_ok: key.dnssec_ok(),
             checking_disabled: key.checking_disabled(),
         };
-        let answer = tokio::time::timeout(LONGEST, self.race(query)).await.ok().flatten();
+        let answer = tokio::time::timeout(LONGEST, self.to_the_end(query)).await.ok().flatten();
         let now = Instant::now();
         let entry = match (answer, stale) {
             (Some(response), _) if settles(&response) => Entry::new(response, now),
@@ -150,9 +152,10 @@ impl Forwarder {
                 self.counts.stale.fetch_add(1, Relaxed);
                 stale.made_stale(now)
             }
-            (Some(response), None) => Entry::new(response, now),
-            (None, None) => {
-                self.counts.unanswered.fetch_add(1, Relaxed);
+            // What the last one said is between it and us: to an asker FORMERR would mean its own query, and one of musl's goes
+            // on waiting after REFUSED.
+            (said, None) => {
+                self.counts.unanswered.fetch_add(u64::from(said.is_none()), Relaxed);
                 Entry::failure(key.question(), now)
             }
         };
@@ -164,6 +167,23 @@ impl Forwarder {
         entry
     }
 
+    /// An answer that may be an alias alone is followed to what that leads to.
+    async fn to_the_end(&self, query: Query<'_>) -> Option<wire::Response> {
+        let mut answer = self.race(query).await?;
+        for _ in 0..ALIASES_MOST {
+            let Some(mut question) = answer.leads_to.take().filter(|_| settles(&answer)) else {
+                return Some(answer);
+            };
+            let kind = query.question.len() - wire::TYPE_AND_CLASS;
+            question.extend_from_slice(&query.question[kind..]);
+            let further = self.race(Query { question: &question, ..query }).await.filter(settles)?;
+            let joined = wire::joined(&answer.message, &further.message).ok()?;
+            let id = wire::word(&joined, 0).ok()?;
+            answer = wire::response(&joined, id, query.question).ok()?;
+        }
+        None
+    }
+
     /// The first answer that settles the question. Another try starts when one fails, and when it takes longer than it
     /// should; the ones before it stay in the race. A try that is refused at once has cost nothing; of the others there are
     /// [`TRIES_EACH`]. `None`: nobody said anything. Otherwise unsettled: what the last said.
@@ -171,18 +191,21 @@ impl Forwarder {
         let mut upstreams: Vec<_> = self.upstreams().iter().cloned().collect();
         // Stable: what the host prefers comes first among equals, and 10 ms more or less are equal.
         upstreams.sort_by_key(|upstream| upstream.expected().as_millis() / 10);
-        let mut left: VecDeque<_> = (0..ROUNDS).flat_map(|_| upstreams.iter().cloned()).collect();
+        let mut left: VecDeque<_> =
+            (0..ROUNDS).flat_map(|round| upstreams.iter().map(move |one| (one.clone(), round))).collect();
         let mut running = FuturesUnordered::new();
         let mut best = None;
         let mut rest = PATIENCE_LEAST;
         let mut mute = 0;
         loop {
-            let next = if running.len() + mute < TRIES_EACH { left.pop_front() } else { None };
+            let held = running.len() + mute;
+            let next = if held < TRIES_EACH { left.pop_front() } else { None };
             let wait = match next {
-                Some(upstream) => {
+                Some((upstream, round)) => {
                     let usual = (upstream.expected() * 3).clamp(PATIENCE_LEAST, PATIENCE_MOST);
                     self.counts.tries.fetch_add(1, Relaxed);
-                    running.push(self.try_once(upstream, query));
+                    let edns = with_edns(query.dnssec_ok, round, held);
+                    running.push(self.try_once(upstream, query, edns));
                     usual.max(rest)
                 }
                 None if running.is_empty() => return best,
@@ -194,7 +217,7 @@ impl Forwarder {
                     Came::Answer(response) if settles(&response) => return Some(response),
                     Came::Answer(response) => {
                         // It knows, and would say the same again; the others may know better.
-                        left.retain(|other| !Arc::ptr_eq(other, &upstream));
+                        left.retain(|(other, _)| !Arc::ptr_eq(other, &upstream));
                         best = Some(response);
                     }
                     Came::Error => {}
@@ -205,11 +228,16 @@ impl Forwarder {
         }
     }
 
-    async fn try_once(&self, upstream: Arc<Upstream>, query: Query<'_>) -> (Arc<Upstream>, Came) {
+    async fn try_once(&self, upstream: Arc<Upstream>, query: Query<'_>, edns: bool) -> (Arc<Upstream>, Came) {
         // The semaphore is never closed.
         let _descriptor = self.tries.acquire().await;
-        let came = match tokio::time::timeout(TRY, upstream.ask(query)).await {
-            Ok(Ok(response)) => Came::Answer(response),
+        let came = match tokio::time::timeout(TRY, upstream.ask(query, edns)).await {
+            Ok(Ok(response)) => {
+                if !edns && settles(&response) {
+                    upstream.plain.edns_was_unheard(Instant::now());
+                }
+                Came::Answer(response)
+            }
             Ok(Err(error)) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
                 tracing::debug!(%error, source, "an upstream failed");
@@ -222,6 +250,14 @@ impl Forwarder {
         };
         (upstream, came)
     }
+}
+
+/// Whether a try asks with EDNS. A box on the way may drop all that has it, and then only a try without is heard: that is what
+/// the second to the same resolver and the third of all are for, or only the third to the same one where signatures are wanted,
+/// which do not come without. `held`: tries before it that have brought nothing yet.
+fn with_edns(dnssec_ok: bool, round: usize, held: usize) -> bool {
+    let last = held + 1 == TRIES_EACH;
+    if dnssec_ok { round == 0 || !last } else { round == 0 && !last }
 }
 
 /// What became of one try.
@@ -250,13 +286,16 @@ fn descriptors() -> u64 {
 /// A stub resolver asks again after 5 seconds (resolv.conf(5)); its answer must be there before.
 pub const LONGEST: Duration = Duration::from_millis(4500);
 const STALE_AFTER: Duration = Duration::from_millis(1800);
-const TRY: Duration = Duration::from_secs(3);
+/// A resolver that has to look far for the answer may take seconds.
+const TRY: Duration = Duration::from_secs(4);
 const PATIENCE_LEAST: Duration = Duration::from_millis(100);
 const PATIENCE_MOST: Duration = Duration::from_millis(800);
 /// How often each resolver is tried for one question, at most.
 const ROUNDS: usize = 3;
 /// Tries for one question that are not over at once. Each holds a descriptor for up to [`TRY`].
 const TRIES_EACH: usize = 3;
+/// Aliases that are followed one by one; a chain of one answer counts as one.
+const ALIASES_MOST: usize = 8;
 const TRIES_LEAST: usize = 128;
 /// Each holds a local port too.
 const TRIES_MOST: usize = 8192;
@@ -265,6 +304,19 @@ const ASKED_MOST: usize = 10_000;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_try_is_one_that_a_box_which_drops_edns_lets_through() {
+        // One resolver, then three: (round, held) of each try.
+        let (one, three) = ([(0, 0), (1, 1), (2, 2)], [(0, 0), (0, 1), (0, 2)]);
+        let edns = |dnssec_ok, tries: [(usize, usize); 3]| {
+            tries.map(|(round, held)| with_edns(dnssec_ok, round, held))
+        };
+        assert_eq!(edns(false, one), [true, false, false]);
+        assert_eq!(edns(false, three), [true, true, false]);
+        assert_eq!(edns(true, one), [true, true, false]);
+        assert_eq!(edns(true, three), [true, true, true]);
+    }
 
     #[test]
     fn tries_leave_descriptors_for_the_rest() {

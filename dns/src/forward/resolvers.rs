@@ -1,36 +1,54 @@
-//! Which resolvers the host uses, as far as they can be reached from the namespace this process runs in.
+//! Which resolvers the host uses, and from where each of them is asked.
 //!
-//! A resolver on the host's loopback (systemd-resolved's 127.0.0.53, a local dnsmasq) cannot: what systemd-resolved itself
-//! asks is taken instead, and where there is no such list, a stream socket in the file system can be given.
+//! What `ployz_core::resolv` says that only the host reaches (loopback, link-local, IPv6) is asked through a socket of the
+//! host's namespace ([`super::outside`]); everything else from the namespace this process runs in.
 
 use super::Address;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use ployz_core::resolv::{self, Nameserver};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where the list of resolvers comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// Given once and for all.
     Given(Vec<Address>),
-    /// The first of these files that names one that can be reached; read again when they change.
-    Files(Vec<PathBuf>),
+    /// The first of these files that names one; read again when they change.
+    Files {
+        /// In order of preference.
+        paths: Vec<PathBuf>,
+        /// The socket of the process that opens sockets in the host's namespace.
+        opener: PathBuf,
+    },
 }
 
-/// The resolvers of a source, without those that are ourselves.
-pub fn resolvers(source: &Source, ours: impl Fn(IpAddr) -> bool) -> Vec<Address> {
+/// The resolvers of a source, without those that are ourselves. `None`: nothing could be read, which says nothing about them.
+pub fn resolvers(source: &Source, ours: impl Fn(IpAddr) -> bool) -> Option<Vec<Address>> {
+    let (paths, opener) = match source {
+        Source::Given(addresses) => return Some(addresses.clone()),
+        Source::Files { paths, opener } => (paths, Arc::<Path>::from(opener.as_path())),
+    };
+    let texts: Vec<io::Result<String>> = paths.iter().map(std::fs::read_to_string).collect();
+    let readable: Vec<&str> = texts.iter().flatten().map(String::as_str).collect();
+    let chosen = resolv::chosen(readable.iter().copied(), ours);
+    (!readable.is_empty()).then(|| chosen.into_iter().map(|one| reached(one, &opener)).collect())
+}
+
+/// The resolver that is meant where no file names one (resolv.conf(5)).
+pub fn local(source: &Source) -> Option<Address> {
     match source {
-        Source::Given(addresses) => addresses.clone(),
-        Source::Files(paths) => {
-            let lists = paths.iter().filter_map(|path| std::fs::read_to_string(path).ok());
-            lists.map(|text| reachable(&text, &ours)).find(|list| !list.is_empty()).unwrap_or_default()
-        }
+        Source::Given(_) => None,
+        Source::Files { opener, .. } => Some(reached(Nameserver::LOCAL, &Arc::from(opener.as_path()))),
     }
 }
 
-impl Default for Source {
-    fn default() -> Self {
-        Self::Files(vec!["/etc/resolv.conf".into(), "/run/systemd/resolve/resolv.conf".into()])
+fn reached(nameserver: Nameserver, opener: &Arc<Path>) -> Address {
+    if nameserver.is_of_host() {
+        return Address::Host { nameserver, port: PORT, opener: opener.clone() };
     }
+    Address::Net(SocketAddr::new(nameserver.ip, PORT))
 }
 
 impl std::str::FromStr for Address {
@@ -39,68 +57,42 @@ impl std::str::FromStr for Address {
         if let Some(path) = text.strip_prefix("unix:") {
             return Ok(Self::Unix(Path::new(path).to_owned()));
         }
-        let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+        let bare = text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
         let address = text.parse::<SocketAddr>().or(bare);
         address.map(Self::Net).map_err(|_| format!("{text:?} is not an address, address:port or unix:/path"))
     }
 }
 
-fn reachable(text: &str, ours: impl Fn(IpAddr) -> bool) -> Vec<Address> {
-    let mut found = Vec::new();
-    for line in text.lines() {
-        let mut words = line.split_whitespace();
-        let (Some("nameserver"), Some(address)) = (words.next(), words.next()) else { continue };
-        // A link-local resolver needs its link, which is not in this namespace.
-        let Ok(ip) = address.parse::<IpAddr>() else { continue };
-        let elsewhere = ip.is_loopback() || ip.is_unspecified() || link_local(ip) || ours(ip);
-        let address = Address::Net(SocketAddr::new(ip, 53));
-        if !elsewhere && !found.contains(&address) {
-            found.push(address);
-        }
-    }
-    found
-}
-
-impl Address {
-    /// Whether the kernel has a route to it, now and from this namespace. Nothing is sent.
-    pub fn has_route(&self) -> bool {
-        let Self::Net(at) = self else { return true };
-        let any: IpAddr =
-            if at.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        UdpSocket::bind((any, 0)).and_then(|socket| socket.connect(at)).is_ok()
-    }
-}
-
-fn link_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    }
-}
+/// RFC 1035 section 4.2.1.
+const PORT: u16 = 53;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn listed(text: &str) -> Vec<String> {
-        reachable(text, |ip| ip.to_string().starts_with("10.101.")).iter().map(ToString::to_string).collect()
-    }
-
     #[test]
-    fn only_what_can_be_reached_is_taken() {
-        let text = "# made by somebody\nsearch lan\nnameserver 127.0.0.53\nnameserver 10.101.3.2\n\
-                    nameserver 192.168.1.1\nnameserver fe80::1%eth0\nnameserver 2001:db8::1 # second\n\
-                    nameserver 192.168.1.1\noptions edns0\nnameserver\nnameserver x\n";
-        assert_eq!(listed(text), ["192.168.1.1:53", "[2001:db8::1]:53"]);
-        assert!(listed("nameserver 127.0.0.53\n").is_empty());
-    }
-
-    #[test]
-    fn a_route_is_told_from_none() {
-        assert!("127.0.0.1".parse::<Address>().unwrap().has_route());
-        assert!("unix:/nowhere".parse::<Address>().unwrap().has_route());
-        // A link-local address without its link has no route, whatever routes there are.
-        assert!(!"[fe80::1]:53".parse::<Address>().unwrap().has_route());
+    fn a_list_that_cannot_be_read_is_told_from_one_that_names_none() {
+        let dir = std::env::temp_dir().join(format!("ployz-dns-resolvers-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let paths = vec![dir.join("resolv.conf"), dir.join("other")];
+        let source = Source::Files { paths: paths.clone(), opener: "/run/x".into() };
+        let listed = || {
+            let found = resolvers(&source, |_| false)?;
+            Some(found.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(listed(), None);
+        std::fs::write(&paths[0], "search lan\n").unwrap();
+        assert_eq!(listed(), Some(vec![]));
+        std::fs::write(&paths[0], "nameserver 127.0.0.53\n").unwrap();
+        assert_eq!(listed(), Some(vec!["127.0.0.53 of the host".to_owned()]));
+        std::fs::write(
+            &paths[1],
+            "nameserver 192.168.1.1\nnameserver fe80::1%eth0\nnameserver 2001:db8::1\n",
+        )
+        .unwrap();
+        let expected = ["192.168.1.1:53", "fe80::1%eth0 of the host", "2001:db8::1 of the host"];
+        assert_eq!(listed(), Some(expected.map(str::to_owned).to_vec()));
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 
     #[test]

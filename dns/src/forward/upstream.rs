@@ -3,14 +3,18 @@
 //! Every UDP try has a socket of its own: the kernel draws its port, only the resolver's address is heard on it, a port
 //! that is closed is known at once, and there is nothing to tell apart. A shared socket saves 10 us and costs all of that.
 
+use super::exchange::{framed, udp, whole};
+use super::plain::Plain;
+use crate::outside::{self, Kind, Wanted};
 use crate::wire::{self, Malformed, Response, rcode};
+use ployz_core::resolv::Nameserver;
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket, UnixStream};
 
 /// Where a resolver is.
@@ -18,8 +22,16 @@ use tokio::net::{TcpStream, UdpSocket, UnixStream};
 pub enum Address {
     /// UDP, and TCP for what does not fit.
     Net(SocketAddr),
-    /// A stream socket in the file system, with the framing of TCP. It crosses network namespaces: a resolver that listens
-    /// on the host's loopback only is reached this way.
+    /// The same, from the host's network namespace.
+    Host {
+        /// Who is asked.
+        nameserver: Nameserver,
+        /// At which port.
+        port: u16,
+        /// The socket of the process that opens sockets there.
+        opener: Arc<Path>,
+    },
+    /// A stream socket in the file system, with the framing of TCP.
     Unix(PathBuf),
 }
 
@@ -32,6 +44,8 @@ pub struct Upstream {
     smoothed: AtomicU64,
     /// Tries that brought nothing usable.
     pub failures: AtomicU64,
+    /// Whether it is better asked without EDNS.
+    pub plain: Plain,
 }
 
 /// What a query is made of.
@@ -71,7 +85,8 @@ pub enum Failed {
 impl Upstream {
     /// A resolver nothing is known of yet.
     pub fn new(address: Address) -> Self {
-        Self { address, smoothed: AtomicU64::new(0), failures: AtomicU64::new(0) }
+        let (smoothed, failures) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { address, smoothed, failures, plain: Plain::default() }
     }
 
     /// How long its answers take, with what it failed added.
@@ -85,19 +100,32 @@ impl Upstream {
         self.blend(self.expected() * 2 + Duration::from_millis(50));
     }
 
-    /// Asks once. Ends when there is an answer; the caller has the deadline.
-    pub async fn ask(&self, query: Query<'_>) -> Result<Response, Failed> {
+    /// Asks once; `edns`: unless it does not stand that. Ends when there is an answer; the caller has the deadline.
+    pub async fn ask(&self, query: Query<'_>, edns: bool) -> Result<Response, Failed> {
         let start = Instant::now();
-        let mut response = self.exchange(query, Some(query.dnssec_ok)).await;
-        // A resolver from before 1999 does not know EDNS and says so (RFC 6891 section 7).
-        if let Ok(refused) = &response
-            && matches!(refused.rcode, rcode::FORMERR | rcode::NOTIMP)
-        {
-            response = self.exchange(query, None).await;
+        // Who wants signatures gets none without EDNS, so it is tried for that whatever is known.
+        let edns = edns && (query.dnssec_ok || !self.plain.is_better(start));
+        let mut response = self.exchange(query, edns.then_some(query.dnssec_ok)).await;
+        if edns {
+            match &response {
+                // A resolver from before 1999 does not know EDNS and says so (RFC 6891 section 7), or speaks it badly.
+                Ok(refused) if refuses_edns(refused) => response = self.without_edns(query).await,
+                Err(Failed::Answer { .. }) => response = self.without_edns(query).await,
+                Ok(_) => self.plain.edns_was_heard(),
+                Err(_) => {}
+            }
         }
         match &response {
             Ok(_) => self.blend(start.elapsed()),
             Err(_) => self.failed(),
+        }
+        response
+    }
+
+    async fn without_edns(&self, query: Query<'_>) -> Result<Response, Failed> {
+        let response = self.exchange(query, None).await;
+        if response.as_ref().is_ok_and(settles) {
+            self.plain.edns_was_refused(Instant::now());
         }
         response
     }
@@ -107,19 +135,41 @@ impl Upstream {
         let message = wire::query(id, query.question, edns, query.checking_disabled);
         let io = |source| Failed::Io { upstream: self.address.clone(), source };
         let bad = |source| Failed::Answer { upstream: self.address.clone(), source };
+        if let Address::Unix(path) = &self.address {
+            let stream = UnixStream::connect(path).await.map_err(io)?;
+            return whole(&framed(stream, &message, id).await.map_err(io)?, id, query.question).map_err(bad);
+        }
+        let socket = self.datagrams().await.map_err(io)?;
+        let response = udp(&socket, &message, id, query.question).await.map_err(io)?.map_err(bad)?;
+        // Given up before the connection, which may take its time: it is a descriptor.
+        drop(socket);
+        if !response.truncated {
+            return Ok(response);
+        }
+        let stream = self.connection().await.map_err(io)?;
+        whole(&framed(stream, &message, id).await.map_err(io)?, id, query.question).map_err(bad)
+    }
+
+    async fn datagrams(&self) -> io::Result<UdpSocket> {
         match &self.address {
             Address::Net(at) => {
-                let response = udp(*at, &message, id, query.question).await.map_err(io)?;
-                if !response.truncated {
-                    return Ok(response);
-                }
-                let stream = TcpStream::connect(at).await.map_err(io)?;
-                whole(&framed(stream, &message).await.map_err(io)?, id, query.question).map_err(bad)
+                let any: SocketAddr = match at {
+                    SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+                    SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+                };
+                let socket = UdpSocket::bind(any).await?;
+                socket.connect(at).await?;
+                Ok(socket)
             }
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(io)?;
-                whole(&framed(stream, &message).await.map_err(io)?, id, query.question).map_err(bad)
-            }
+            other => UdpSocket::from_std(other.opened(Kind::Udp).await?.into()),
+        }
+    }
+
+    async fn connection(&self) -> io::Result<TcpStream> {
+        match &self.address {
+            Address::Net(at) => TcpStream::connect(at).await,
+            // Writing waits until it stands, or says why it does not.
+            other => TcpStream::from_std(other.opened(Kind::Tcp).await?.into()),
         }
     }
 
@@ -131,49 +181,26 @@ impl Upstream {
     }
 }
 
+impl Address {
+    async fn opened(&self, kind: Kind) -> io::Result<std::os::fd::OwnedFd> {
+        match self {
+            Self::Host { nameserver, port, opener } => {
+                outside::ask(opener, &Wanted { kind, nameserver: nameserver.clone(), port: *port }).await
+            }
+            Self::Net(_) | Self::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Net(at) => at.fmt(f),
+            Self::Host { nameserver, port: 53, .. } => write!(f, "{nameserver} of the host"),
+            Self::Host { nameserver, port, .. } => write!(f, "{nameserver} port {port} of the host"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
-}
-
-/// Sends one datagram and waits for its answer; strangers' datagrams are passed over.
-async fn udp(to: SocketAddr, message: &[u8], id: u16, question: &[u8]) -> io::Result<Response> {
-    let any: SocketAddr = match to {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(any).await?;
-    socket.connect(to).await?;
-    socket.send(message).await?;
-    let mut buffer = [0; 4096];
-    loop {
-        let length = socket.recv(&mut buffer).await?;
-        match wire::response(&buffer[..length], id, question) {
-            Ok(response) => return Ok(response),
-            Err(why) => tracing::debug!(%to, %why, "a datagram is passed over"),
-        }
-    }
-}
-
-/// An answer that came in a connection: there is nothing larger to fall back to.
-fn whole(message: &[u8], id: u16, question: &[u8]) -> Result<Response, Malformed> {
-    let response = wire::response(message, id, question)?;
-    if response.truncated { Err(Malformed::Short) } else { Ok(response) }
-}
-
-async fn framed<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, message: &[u8]) -> io::Result<Vec<u8>> {
-    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
-    let mut out = length.to_be_bytes().to_vec();
-    out.extend_from_slice(message);
-    stream.write_all(&out).await?;
-    let length = stream.read_u16().await?;
-    let mut whole = vec![0; usize::from(length)];
-    stream.read_exact(&mut whole).await?;
-    Ok(whole)
 }
 
 /// An id nobody can guess. Without randomness nothing is asked twice under the same id either: it counts.
@@ -186,9 +213,13 @@ fn random_id() -> u16 {
     }
 }
 
-/// Whether an answer settles the question; others may know better than one that failed.
+/// Whether an answer settles the question; others may know better than one that failed, or that speaks of something else.
 pub fn settles(response: &Response) -> bool {
-    matches!(response.rcode, rcode::NOERROR | rcode::NXDOMAIN)
+    matches!(response.rcode, rcode::NOERROR | rcode::NXDOMAIN) && !response.beside
+}
+
+fn refuses_edns(response: &Response) -> bool {
+    matches!(response.rcode, rcode::FORMERR | rcode::NOTIMP | rcode::BADVERS)
 }
 
 const SLOWEST: Duration = Duration::from_secs(4);

@@ -117,7 +117,7 @@ impl Server {
 
 /// Queries that wait at the same time, of all sockets; a few kilobytes each.
 const WAITING_MOST: usize = 20_000;
-/// Questions of one source that wait for others. With dead names each holds three of the forwarder's tries for three
+/// Questions of one source that wait for others. With dead names each holds three of the forwarder's tries for four
 /// seconds: of the unit's 8,192 that leaves enough for everybody else. A whole node that asks through one cache of its own has enough of them.
 const QUESTIONS_EACH: usize = 128;
 /// Connections of one source (RFC 7766 section 6.2.2: a client needs one).
