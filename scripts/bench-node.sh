@@ -66,7 +66,7 @@ own="$store /var/lib/ployz/networks/bench"
 # What a process holds by itself (anonymous), what of files it maps, and its share of both where others map them too.
 cat >"$dir/processes" <<'SH'
 ticks() { awk '{sub(/.*\) /, ""); print $12 + $13}' "/proc/$1/stat"; }
-pids=$(pgrep -x 'ployzd|nats-server|ployz-gateway|ployz-dns|ployz-front|ployz-wireguard')
+pids=$(pgrep -x 'ployzd|nats-server|ployz-gateway|ployz-dns|ployz-front|ployz-sockets|ployz-wireguard')
 for p in $pids; do eval "before_$p=$(ticks "$p")"; done
 sleep "$1"
 for p in $pids; do
