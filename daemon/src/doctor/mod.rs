@@ -16,6 +16,7 @@ mod served;
 mod sockets;
 mod store;
 mod tunnel;
+mod upstreams;
 
 use crate::args::{Args, ServiceMode};
 use crate::disk::{Disk, NetworkFile, PeersFile, Stored};
@@ -92,17 +93,25 @@ async fn of_ground(shared: &Shared) -> Vec<Check> {
         }
     };
     let ground = Ground { shared, network };
-    let (tunnel, store, served, engine) = tokio::join!(
+    let (tunnel, store, served, upstreams, engine) = tokio::join!(
         tunnel::checks(&ground),
         store::checks(&ground),
         served::checks(&ground),
+        upstreams::checks(&ground),
         engine::checks(&ground),
     );
     checks.extend(plane::checks(&ground));
     let certificates = certificates::checks(&ground);
-    for part in
-        [tunnel, store, served, certificates, engine, machine::space(&ground), machine::programs(&ground)]
-    {
+    for part in [
+        tunnel,
+        store,
+        served,
+        upstreams,
+        certificates,
+        engine,
+        machine::space(&ground),
+        machine::programs(&ground),
+    ] {
         checks.extend(part);
     }
     checks

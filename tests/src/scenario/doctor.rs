@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
-use super::product;
-use super::{Ctx, Need, Scenario};
-use crate::lab::Node;
+use super::{Ctx, Need, Scenario, product, upstream};
+use crate::lab::{Background, Node};
 
 pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
     name: "doctor-names-what-is-broken",
@@ -18,11 +17,17 @@ pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
 
 fn doctor(ctx: &mut Ctx) -> Result<()> {
     product::mesh(ctx, 2)?;
+    let mut resolvers = Vec::new();
     for i in [1, 2] {
+        ctx.node(i).sh("cp /etc/resolv.conf /run/resolv.conf.before")?;
+        upstream::list(ctx.node(i), "/etc/resolv.conf", "127.0.0.1")?;
+        resolvers.push(upstream::start(ctx, ctx.node(i), "127.0.0.1", "192.0.2.1")?);
         healthy(ctx, ctx.node(i))?;
     }
     let n2 = ctx.node(2);
     ctx.say(n2.sh("ployzctl doctor")?);
+    let again = no_resolver(ctx, n2, resolvers.pop().context("a resolver")?)?;
+    resolvers.push(again);
     config_refused(ctx, n2)?;
     docker_stopped(ctx, n2)?;
     port_taken(ctx, n2)?;
@@ -30,7 +35,16 @@ fn doctor(ctx: &mut Ctx) -> Result<()> {
     certificate_ends(ctx, n2)?;
     store_stopped(ctx, n2)?;
     founder_away(ctx)?;
+    ctx.lab.each(|node| node.sh("cp /run/resolv.conf.before /etc/resolv.conf"))?;
     product::settled(ctx, 2)
+}
+
+fn no_resolver(ctx: &Ctx, node: &Node, resolver: Background) -> Result<Background> {
+    resolver.stop()?;
+    names(ctx, node, &[("dns-upstreams", "no resolver of the host answers: 127.0.0.1 does not answer")])?;
+    let again = upstream::start(ctx, node, "127.0.0.1", "192.0.2.1")?;
+    healthy(ctx, node)?;
+    Ok(again)
 }
 
 fn config_refused(ctx: &Ctx, node: &Node) -> Result<()> {

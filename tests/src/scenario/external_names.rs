@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::product;
-use super::{Ctx, Need, Scenario};
-use crate::lab::{Background, Node};
+use super::upstream::{self, list};
+use super::{Ctx, Need, Scenario, product};
+use crate::lab::Node;
 
 pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
     name: "external-names",
@@ -24,43 +24,36 @@ fn external_names(ctx: &mut Ctx) -> Result<()> {
     n1.sh(
         "docker run -d --name asker --network ployz0 --ip 10.101.0.3 --dns 10.101.0.2 lab/busybox sleep 600",
     )?;
-    let servers = [resolver(n1)?, resolver(n2)?];
+    let at = |node: &Node| node.ip(1).to_string();
+    let servers =
+        [upstream::start(ctx, n1, &at(n1), "192.0.2.11")?, upstream::start(ctx, n2, &at(n2), "192.0.2.12")?];
     n1.sh("cp /etc/resolv.conf /run/resolv.conf.before")?;
 
-    let (own, other) = (n1.ip(1).to_string(), n2.ip(1).to_string());
-    told(n1, "/etc/resolv.conf", &own)?;
+    let (own, other) = (at(n1), at(n2));
+    list(n1, "/etc/resolv.conf", &own)?;
     answers(ctx, "192.0.2.11")?;
-    told(n1, "/etc/resolv.conf", &other)?;
+    list(n1, "/etc/resolv.conf", &other)?;
     answers(ctx, "192.0.2.12")?;
     // As with systemd-resolved: what it asks itself is in another file.
-    told(n1, "/run/systemd/resolve/resolv.conf", &own)?;
-    told(n1, "/etc/resolv.conf", "127.0.0.53")?;
+    list(n1, "/run/systemd/resolve/resolv.conf", &own)?;
+    list(n1, "/etc/resolv.conf", "127.0.0.53")?;
     answers(ctx, "192.0.2.11")?;
     for (server, asker) in [(&servers[0], "10.101.0.254".to_owned()), (&servers[1], n1.ip(1).to_string())] {
         let seen = server.stdout();
         ensure!(!seen.is_empty() && seen.lines().all(|line| line == asker), "asked by {seen}, not {asker}");
     }
 
+    of_the_host_alone(ctx)?;
     product::all_adopt(&product::restart(ctx, n1)?)?;
     only_answers_come_in(ctx)?;
     nobody_elses_way_out(ctx)?;
 
-    n1.sh("docker rm -f asker; cp /run/resolv.conf.before /etc/resolv.conf; rm /run/systemd/resolve/resolv.conf")?;
+    n1.sh("docker rm -f asker; cp /run/resolv.conf.before /etc/resolv.conf")?;
     for node in [n2, n1] {
         node.sh(&format!("ployzctl -q mesh destroy {} --local", product::NETWORK))?;
         product::gone(ctx, node)?;
     }
     Ok(())
-}
-
-/// A DNS server in the host namespace on the node's underlay address: 192.0.2.1I for every name; prints who asks.
-fn resolver(node: &Node) -> Result<Background> {
-    node.put(RESOLVER, "/run/resolver.py", 0o644)?;
-    node.spawn(&format!("exec python3 -u /run/resolver.py {} 192.0.2.1{}", node.ip(1), node.index()))
-}
-
-fn told(node: &Node, file: &str, address: &str) -> Result<()> {
-    node.put(format!("nameserver {address}\n"), file, 0o644)
 }
 
 /// Node 1, its container and node 2 by node 1's service address get this answer. The list is read again every 5 seconds.
@@ -74,6 +67,51 @@ fn answers(ctx: &Ctx, wanted: &str) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Resolvers that the namespace has no way to, each the only one that the list names; with ployzd dead, and the process that opens
+/// their sockets killed; and none at all.
+fn of_the_host_alone(ctx: &Ctx) -> Result<()> {
+    let (n1, n2) = (ctx.node(1), ctx.node(2));
+    n1.sh("rm /run/systemd/resolve/resolv.conf")?;
+    let link = n2.sh("ip -6 -o addr show dev eth0 scope link | grep -o 'fe80[0-9a-f:]*' | head -n 1")?;
+    let places = [
+        (n1, "127.0.0.1".to_owned(), "192.0.2.21"),
+        (n1, "::1".to_owned(), "192.0.2.22"),
+        (n1, "127.0.0.53".to_owned(), "192.0.2.23"),
+        (n2, n2.ip6().to_string(), "192.0.2.24"),
+        (n2, format!("{link}%eth0"), "192.0.2.25"),
+    ];
+    let mut servers = Vec::new();
+    for (node, at, answer) in &places {
+        servers.push(upstream::start(ctx, node, at, answer)?);
+        list(n1, "/etc/resolv.conf", at)?;
+        answers(ctx, answer)?;
+        names_upstreams(ctx, n1, "ok", at)?;
+    }
+    n1.sh("systemctl stop ployzd && pkill -KILL -x ployz-sockets")?;
+    for address in ["192.0.2.25", "192.0.2.25"] {
+        answers(ctx, address)?;
+    }
+    n1.sh("systemctl start ployzd")?;
+    n1.put("search lan\n", "/etc/resolv.conf", 0o644)?;
+    drop(servers);
+    names_upstreams(ctx, n1, "fail", "the host names no resolver")?;
+    list(n1, "/etc/resolv.conf", &n1.ip(1).to_string())?;
+    answers(ctx, "192.0.2.11")?;
+    names_upstreams(ctx, n1, "ok", "10.77.0.11")
+}
+
+/// What `doctor` says of resolvers.
+fn names_upstreams(ctx: &Ctx, node: &Node, level: &str, words: &str) -> Result<()> {
+    ctx.wait(30, &format!("doctor to say {level} of {words}"), || {
+        let envelope = product::envelope(node, "doctor")?;
+        let checks = envelope["payload"]["checks"].as_array().context("checks")?;
+        let found = checks.iter().find(|one| one["check"] == "dns-upstreams").context("dns-upstreams")?;
+        let seen = found["seen"].as_str().unwrap_or_default();
+        ensure!(found["level"] == level && seen.contains(words), "{found}");
+        Ok(Some(()))
+    })
 }
 
 /// Nothing begins a conversation with the address that the namespace asks from.
@@ -123,18 +161,3 @@ fn nobody_elses_way_out(ctx: &Ctx) -> Result<()> {
     ensure!(!left.contains(target), "node 1 sends for node 2: {left}");
     n2.sh("systemctl start ployzd").map(drop)
 }
-
-/// Answers every question with one A record that nobody may keep.
-const RESOLVER: &str = r#"
-import socket, sys
-server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-server.bind((sys.argv[1], 53))
-while True:
-    query, asker = server.recvfrom(512)
-    print(asker[0])
-    end = query.index(b'\0', 12) + 5
-    address = query[end - 4:end - 2] == b'\0\1'
-    head = query[:2] + b'\x81\x80\0\1\0' + bytes([address]) + b'\0\0\0\0'
-    record = b'\xc0\x0c\0\1\0\1\0\0\0\0\0\4' + socket.inet_aton(sys.argv[2])
-    server.sendto(head + query[12:end] + (record if address else b''), asker)
-"#;

@@ -37,6 +37,7 @@ mod three;
 mod tokens;
 mod underlays;
 mod upgrade;
+mod upstream;
 mod workload;
 
 use std::fmt;
