@@ -71,6 +71,7 @@ fn copy_data(
 mod tests {
     use super::*;
     use crate::wire::{flag, header, response};
+    use proptest::prelude::*;
 
     const QUESTION: &[u8] = b"\x01a\x04test\0\0\x01\0\x01";
     /// a.test is b.test; the target is compressed.
@@ -112,6 +113,19 @@ mod tests {
         let (first, second) = (message(QUESTION, ALIAS, [1, 0]), message(QUESTION, ADDRESS, [1, 0]));
         for cut in 1..second.len() {
             assert!(joined(&first, &second[..second.len() - cut]).is_err(), "{cut}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_joined_or_refused(
+            one in proptest::collection::vec(any::<u8>(), 0..200),
+            other in proptest::collection::vec(any::<u8>(), 0..200),
+            counts: [u8; 2],
+        ) {
+            let whole = |records: &[u8]| message(QUESTION, records, counts.map(u16::from));
+            let _ = joined(&whole(&one), &whole(&other));
+            let _ = joined(&one, &other);
         }
     }
 }
