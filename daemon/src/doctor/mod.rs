@@ -97,7 +97,7 @@ async fn of_ground(shared: &Shared) -> Vec<Check> {
         tunnel::checks(&ground),
         store::checks(&ground),
         served::checks(&ground),
-        upstreams::checks(&ground),
+        Box::pin(upstreams::checks(&ground)),
         engine::checks(&ground),
     );
     checks.extend(plane::checks(&ground));
