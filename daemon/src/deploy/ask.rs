@@ -4,12 +4,11 @@
 use crate::deploy::answering::answer;
 use crate::membership::store::Store;
 use crate::mesh::remote::{self, Command};
-use async_nats::{Request, RequestError, RequestErrorKind};
+use async_nats::RequestErrorKind;
 use bytes::Bytes;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{DeployAnswer, DeployCommand, DeployFailure};
-use ployz_core::wire::v1::subject;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -52,10 +51,8 @@ async fn once(
     let text = Bytes::from(serde_json::to_vec(command).map_err(|error| away(error.to_string()))?);
     let limit = limit(command);
     let send = |left: Duration| {
-        let request = move |text| Request::new().payload(text).timeout(Some(left));
-        let (to, text) = (subject::rpc(store.network(), machine, command.name()), text.clone());
-        let send = move || store.client().send_request(to.clone(), request(text.clone()));
-        connected(left.min(patience(command)), send)
+        let (text, least) = (text.clone(), left.min(patience(command)));
+        async move { remote::request(store, machine, command.name(), text, left, least).await }
     };
     let ping = || async { Ok(remote::ask(store, machine, &Command::Ping).await?.run) };
     let Some(reply) = answer(limit, send, ping).await else {
@@ -73,23 +70,8 @@ async fn once(
     }
 }
 
-/// The answer of a ployzd that may be between its end and its next start.
-async fn connected<T, W: Future<Output = Result<T, RequestError>>>(
-    patience: Duration,
-    send: impl Fn() -> W,
-) -> Result<T, RequestError> {
-    let until = Instant::now() + patience;
-    loop {
-        match send().await {
-            Err(error) if error.kind() == RequestErrorKind::NoResponders && Instant::now() < until => {
-                tokio::time::sleep(AGAIN).await;
-            }
-            answer => return answer,
-        }
-    }
-}
-
-/// How long a ployzd that is not connected is waited for. Questions say at once who is away.
+/// How long a ployzd that is not connected is waited for in any case: it may be between its end and its next start.
+/// Questions say at once who has been away for longer than a moment.
 fn patience(command: &DeployCommand) -> Duration {
     match command {
         DeployCommand::Probe(_)
@@ -140,24 +122,5 @@ mod tests {
         let began = Instant::now();
         assert_eq!(patiently(|| async { Ok(DeployAnswer::Busy) }).await, Ok(DeployAnswer::Busy));
         assert!(began.elapsed() < BUSY + Duration::from_secs(1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn one_that_is_not_connected_is_waited_for_only_so_long() {
-        let (asked, nobody) = (Cell::new(0), || Err(RequestError::new(RequestErrorKind::NoResponders)));
-        let send = |from| {
-            asked.set(asked.get() + 1);
-            let there = asked.get() >= from;
-            async move { if there { Ok("answer") } else { nobody() } }
-        };
-        assert_eq!(connected(RESTART, || send(8)).await.ok(), Some("answer"));
-        asked.set(0);
-        let began = Instant::now();
-        let kind = connected(RESTART, || send(u32::MAX)).await.unwrap_err().kind();
-        assert_eq!(kind, RequestErrorKind::NoResponders);
-        assert!(began.elapsed() >= RESTART && began.elapsed() < RESTART + 2 * AGAIN);
-        asked.set(0);
-        assert!(connected(Duration::ZERO, || send(2)).await.is_err(), "a question is not put again");
-        assert_eq!(asked.get(), 1);
     }
 }

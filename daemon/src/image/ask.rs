@@ -1,14 +1,13 @@
-//! Asking a machine about an image over the store. Nobody there is known at once.
+//! Asking a machine about an image over the store. Who has been away for longer than a moment is known at once.
 
 use crate::image::Result;
 use crate::membership::store::Store;
-use async_nats::{Request, RequestErrorKind};
-use bytes::Bytes;
+use crate::mesh::remote;
+use async_nats::RequestErrorKind;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::image::{ImageAnswer, ImageCommand};
-use ployz_core::wire::v1::subject;
 use std::time::Duration;
 
 /// The answer of a machine; what it refuses and what keeps it from answering are failures that name it.
@@ -19,9 +18,8 @@ pub(super) async fn ask(store: &Store, machine: &MachineId, command: &ImageComma
     };
     let away = |why| failure(ErrorCode::MachineUnreachable, why);
     let text = serde_json::to_vec(command).map_err(|error| away(error.to_string()))?;
-    let request = Request::new().payload(Bytes::from(text)).timeout(Some(PATIENCE));
-    let to = subject::rpc(store.network(), machine, command.name());
-    let reply = store.client().send_request(to, request).await;
+    let asked = remote::request(store, machine, command.name(), text.into(), PATIENCE, Duration::ZERO);
+    let reply = asked.await;
     let reply = reply.map_err(|error| match error.kind() {
         RequestErrorKind::NoResponders => away("its ployzd is not connected".into()),
         RequestErrorKind::TimedOut => away(format!("no answer within {}s", PATIENCE.as_secs())),

@@ -411,8 +411,14 @@ async fn take_in(mesh: &Arc<Mesh>, invite: &InviteRecord) -> Result<()> {
     }
 }
 
-async fn until_known(mesh: &Mesh, known: impl FnMut(&PeersFile) -> bool) -> Result<()> {
+async fn until_known(mesh: &Mesh, mut known: impl FnMut(&PeersFile) -> bool) -> Result<()> {
     let mut peers = mesh.peers.subscribe();
+    // Cancel-safe: the watch keeps its value.
+    if let Ok(Ok(_)) = tokio::time::timeout(PROMPT, peers.wait_for(&mut known)).await {
+        return Ok(());
+    }
+    // A restart of the store between two of our looks leaves the watch silent for a while.
+    mesh.late_news.notify_waiters();
     match tokio::time::timeout(NEWS, peers.wait_for(known)).await {
         Ok(Ok(_)) => Ok(()),
         _ => Err(Failure::new(ErrorCode::StoreUnavailable, "the store's news did not come back in time")),
@@ -453,6 +459,8 @@ fn signing_key(keys: &Keys) -> Result<SigningKey> {
 const ONLY_IN_THE_TOKEN: &str = "only the token names an address of this machine: once both were restarted, they find each \
 other no more; name it in advertise_endpoints in config.toml, then `systemctl restart ployzd`";
 const CAS_TRIES: usize = 20;
+/// After this the watch is made again.
+const PROMPT: Duration = Duration::from_millis(1500);
 /// How long the watch may take to bring what was just written.
 const NEWS: Duration = Duration::from_secs(5);
 const LAPSE: Duration = Duration::from_secs(2);

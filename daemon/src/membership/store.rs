@@ -3,6 +3,7 @@
 //! Every write is a compare-and-set or create-only, so that a retry after an unknown outcome is safe: the caller
 //! reads again and sees what it finds.
 
+use crate::mesh::presence::Presence;
 use crate::nats::config::{CLIENT_PORT, DOMAIN};
 use async_nats::jetstream::kv::{self, Operation};
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, StorageType};
@@ -17,6 +18,7 @@ use ployz_core::wire::v1::subject::{self, INVITES, LOCKS, MACHINES};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv6Addr, SocketAddrV6};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A failed operation on the store.
@@ -75,6 +77,7 @@ pub struct Store {
     machines: kv::Store,
     invites: kv::Store,
     locks: kv::Store,
+    presence: Arc<Presence>,
 }
 
 /// What slices' and names' reservations have in common.
@@ -115,7 +118,18 @@ impl Store {
             async move { js.get_key_value(bucket).await.map_err(|error| away("open the buckets", error)) }
         };
         let (machines, invites, locks) = tokio::try_join!(open(MACHINES), open(INVITES), open(LOCKS))?;
-        Ok(Self { client, network: network.clone(), machines, invites, locks })
+        let presence = Arc::default();
+        Ok(Self { client, network: network.clone(), machines, invites, locks, presence })
+    }
+
+    /// With what is known of the other machines from sessions before this one.
+    pub fn knowing(self, presence: Arc<Presence>) -> Self {
+        Self { presence, ..self }
+    }
+
+    /// What is known of the other machines' connections.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// The connection, for requests between machines.

@@ -8,6 +8,7 @@ pub mod endpoints;
 pub mod listener;
 pub mod monitor;
 pub mod ports;
+pub mod presence;
 pub mod probe;
 pub mod ready;
 pub mod remote;
@@ -74,6 +75,10 @@ pub struct Mesh {
     pub outcome: watch::Sender<Option<Arc<Outcome>>>,
     /// The open store.
     pub store: watch::Sender<Option<Store>>,
+    /// What is known of the other machines' connections to it.
+    pub presence: Arc<presence::Presence>,
+    /// Told when news that should have come did not: the store is watched afresh.
+    pub late_news: tokio::sync::Notify,
     /// Health of the store's connection.
     pub sync: watch::Sender<Health>,
     /// What the routes of the cluster ask of this machine's gateway.
@@ -117,10 +122,13 @@ impl Mesh {
         let deploys = crate::deploy::local::Local::open(&shared.disk, &network.name);
         let (nudges, requests) = mpsc::channel(16);
         let away = Health { healthy: false, since: Some(clock::now()), error: None };
+        let peers = watch::Sender::new(peers);
         let mesh = Arc::new(Self {
             shared,
             keys,
-            peers: watch::Sender::new(peers),
+            late_news: tokio::sync::Notify::new(),
+            presence: Arc::new(presence::Presence::of(peers.subscribe())),
+            peers,
             phase: watch::Sender::new(Phase::Starting),
             outcome: watch::Sender::new(None),
             store: watch::Sender::new(None),

@@ -1,9 +1,10 @@
-//! Commands between machines: request and reply over the store's connection. Nobody there is an immediate, named
-//! failure; answers go only to inboxes, never to a subject a caller could choose.
+//! Commands between machines: request and reply over the store's connection. Nobody there is a named failure, at once
+//! unless the machine was there a moment ago; answers go only to inboxes, never to a subject a caller could choose.
 
 use crate::membership::store::Store;
 use crate::mesh::Mesh;
-use async_nats::Subscriber;
+use crate::mesh::presence::connected;
+use async_nats::{Message, Request, RequestError, RequestErrorKind, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use ployz_core::id::{MachineId, NetworkId};
@@ -89,19 +90,57 @@ pub async fn answer(mesh: &Arc<Mesh>, store: &Store, mut requests: Subscriber) {
 /// Asks one machine.
 pub async fn ask(store: &Store, machine: &MachineId, command: &Command) -> Result<Answer, String> {
     let name = match command {
-        Command::Ping => "ping",
+        Command::Ping => PING,
         Command::PrepareDestroy { .. } => "mesh.prepare_destroy",
         Command::ExecuteDestroy { .. } => "mesh.execute_destroy",
     };
-    let text = serde_json::to_vec(command).map_err(|error| error.to_string())?;
-    let to = subject::rpc(store.network(), machine, name);
-    let asked = store.client().request(to, Bytes::from(text));
-    let reply = match tokio::time::timeout(PATIENCE, asked).await {
-        Err(_) => return Err(format!("no answer within {}s", PATIENCE.as_secs())),
-        Ok(Err(error)) => return Err(error.to_string()),
-        Ok(Ok(reply)) => reply,
+    let text = Bytes::from(serde_json::to_vec(command).map_err(|error| error.to_string())?);
+    let asked = async {
+        match command {
+            // Asked again and again by those who wait: it says how it is now.
+            Command::Ping => once(store, machine, name, text, PATIENCE).await,
+            _ => request(store, machine, name, text, PATIENCE, Duration::ZERO).await,
+        }
     };
+    let reply = asked.await.map_err(|error| match error.kind() {
+        RequestErrorKind::TimedOut => format!("no answer within {}s", PATIENCE.as_secs()),
+        _ => error.to_string(),
+    })?;
     serde_json::from_slice(&reply.payload).map_err(|error| error.to_string())
+}
+
+/// The answer of a machine's ployzd to one request. One that is not connected is waited for: `least` in any case, longer if
+/// it was connected a moment ago. `limit` is for the answer of one that is.
+pub async fn request(
+    store: &Store,
+    machine: &MachineId,
+    name: &str,
+    text: Bytes,
+    limit: Duration,
+    least: Duration,
+) -> Result<Message, RequestError> {
+    let send = || once(store, machine, name, text.clone(), limit);
+    connected(least, send, |waited| store.presence().is_waited_for(machine, waited)).await
+}
+
+/// The same, put once.
+pub async fn once(
+    store: &Store,
+    machine: &MachineId,
+    name: &str,
+    text: Bytes,
+    limit: Duration,
+) -> Result<Message, RequestError> {
+    let request = Request::new().payload(text).timeout(Some(limit));
+    let reply = store.client().send_request(subject::rpc(store.network(), machine, name), request).await?;
+    store.presence().heard(machine);
+    Ok(reply)
+}
+
+/// Whether a machine's ployzd is connected now.
+pub async fn ping(store: &Store, machine: &MachineId, limit: Duration) -> Result<(), RequestError> {
+    let text = serde_json::to_vec(&Command::Ping).unwrap_or_default();
+    once(store, machine, PING, text.into(), limit).await.map(drop)
 }
 
 async fn handle(mesh: &Arc<Mesh>, command: Command, run: &str) -> Answer {
@@ -137,6 +176,7 @@ async fn no_workloads(mesh: &Mesh) -> Result<(), Answer> {
     }
 }
 
+const PING: &str = "ping";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ async fn session(mesh: &Arc<Mesh>) -> Result<(), AnyError> {
     let network = mesh.network();
     let seed = mesh.keys.nats_seed.expose();
     let client = store::connect(network.machine.overlay_ip, seed, &network.machine.id).await?;
-    let store = Store::open(client, &network.id, network.is_founder()).await?;
+    let store = Store::open(client, &network.id, network.is_founder()).await?.knowing(mesh.presence.clone());
     if network.is_founder() {
         ployz_routing::ensure_stream(store.client(), &network.id).await?;
         crate::deploy::records::ensure(store.client(), &network.id).await?;
@@ -116,6 +116,13 @@ async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
         tokio::select! {
             change = next(&mut machines) => seen.machine(change?, mesh),
             change = next(&mut invites) => seen.invite(change?, mesh),
+            () = mesh.late_news.notified() => {
+                tracing::debug!("news are late: watching afresh");
+                machines.set(store.watch_machines().await?);
+                invites.set(store.watch_invites().await?);
+                seen = Seen::default();
+                continue;
+            }
             _ = check.tick() => {
                 if let Err(error) = store.ping().await {
                     // The watches may be silent for long after this; a new session reads everything again.

@@ -10,6 +10,7 @@ use crate::failure::{Failure, Result};
 use crate::image;
 use crate::membership::issue;
 use crate::mesh::{Mesh, desired, ready};
+use crate::rpc::needs;
 use ployz_core::adopt::Component;
 use ployz_core::id::NetworkName;
 use ployz_core::spec::link::WG_DEVICE;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 /// Carries a request out.
 pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Envelope {
     let asked = Asked::of(&request);
+    needs::wait(daemon, &request, say).await;
     match Box::pin(dispatch(daemon, request, say)).await {
         Ok(envelope) => envelope,
         Err(failure) => {

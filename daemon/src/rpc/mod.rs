@@ -1,4 +1,5 @@
 //! The operator's API on the Unix socket.
 
 pub mod handle;
+mod needs;
 pub mod server;
