@@ -4,6 +4,7 @@ use crate::clock;
 use crate::deploy::local::{Kept, LocalError};
 use crate::failure::io_code;
 use crate::mesh::Mesh;
+use crate::workload;
 use crate::workload::docker::Docker;
 use crate::workload::error::DockerError;
 use ployz_core::address::NodeSubnet;
@@ -33,11 +34,16 @@ pub(super) async fn start(
         return Err(DeployFailure::new(ErrorCode::DeployInterrupted, what));
     }
     let name = container_name(namespace, instance);
-    let (id, at) = match look(docker, &name).await? {
-        Some(live) => made_before(live, &name)?,
-        None => make(mesh, docker, start, candidate).await?,
-    };
-    docker.start(&id).await.map_err(failed)?;
+    let (id, at) = pruned_again(|| async {
+        workload::stand(mesh, docker).await.map_err(Unstarted::of)?;
+        let (id, at) = match look(docker, &name).await? {
+            Some(live) => made_before(live, &name)?,
+            None => make(mesh, docker, start, candidate).await?,
+        };
+        docker.start(&id).await.map_err(Unstarted::of)?;
+        Ok((id, at))
+    })
+    .await?;
     // Told to go while it was being made: it must not stay.
     if mesh.deploys.read().map_err(not_kept)?.is_removed(namespace, instance) {
         let _ = docker.remove(&id).await;
@@ -47,6 +53,48 @@ pub(super) async fn start(
         ));
     }
     Ok(Started { instance: instance.clone(), address: at, container: id })
+}
+
+/// Why a container does not run.
+enum Unstarted {
+    /// What was there a moment ago is gone or going: the network, or the container before its start. `docker system prune`
+    /// takes both.
+    Gone(DockerError),
+    /// This.
+    Failed(DeployFailure),
+}
+
+impl Unstarted {
+    fn of(error: DockerError) -> Self {
+        match error.status() {
+            // 409 to a start: the container is marked for removal.
+            Some(MISSING | CONFLICT) => Self::Gone(error),
+            _ => Self::Failed(failed(error)),
+        }
+    }
+}
+
+impl From<DeployFailure> for Unstarted {
+    fn from(failure: DeployFailure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// Does it again when something is pruned from under it, a few times.
+async fn pruned_again<T, W: Future<Output = std::result::Result<T, Unstarted>>>(
+    work: impl Fn() -> W,
+) -> Result<T> {
+    let mut left = PRUNED;
+    loop {
+        match work().await {
+            Ok(done) => return Ok(done),
+            Err(Unstarted::Failed(failure)) => return Err(failure),
+            Err(Unstarted::Gone(error)) if left == 0 => return Err(failed(error)),
+            Err(Unstarted::Gone(error)) => tracing::info!("once more: {}", ployz_netns::chain(&error)),
+        }
+        left -= 1;
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 async fn look(docker: &Docker, name: &str) -> Result<Option<ContainerLive>> {
@@ -182,8 +230,12 @@ fn code(words: &str) -> ErrorCode {
 /// How long Docker may need for a container that somebody else asked for.
 const MAKING: Duration = Duration::from_secs(15);
 const AGAIN: Duration = Duration::from_millis(200);
-/// What Docker answers to a name that is taken.
+/// How often a prune may come in between.
+const PRUNED: u32 = 5;
+/// What Docker answers to a name that is taken, and to what is being removed.
 const CONFLICT: u16 = 409;
+/// And to what is not there.
+const MISSING: u16 = 404;
 
 #[cfg(test)]
 mod tests {
@@ -196,6 +248,31 @@ mod tests {
         assert_eq!(code(port), ErrorCode::PortTaken);
         assert_eq!(code("write /var/lib/docker: No space left on device"), ErrorCode::DiskFull);
         assert_eq!(code("OCI runtime create failed"), ErrorCode::DeployFailed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_pruned_before_its_start_is_made_once_more_but_not_for_ever() {
+        let tries = std::cell::Cell::new(0);
+        let pruned_until = |good: u32| {
+            tries.set(0);
+            let tries = &tries;
+            pruned_again(move || async move {
+                tries.set(tries.get() + 1);
+                if tries.get() >= good {
+                    return Ok("runs");
+                }
+                let (subject, detail) = ("c1".to_owned(), "network ployz0 not found".to_owned());
+                Err(Unstarted::of(DockerError::Missing { operation: "start container", subject, detail }))
+            })
+        };
+        assert_eq!(pruned_until(3).await, Ok("runs"));
+        let failure = pruned_until(u32::MAX).await.unwrap_err();
+        assert_eq!((failure.code.as_str(), tries.get()), ("DEPLOY_FAILED", PRUNED + 1));
+        let refused = pruned_again(|| async {
+            tries.set(0);
+            Err::<(), _>(DeployFailure::new(ErrorCode::ImageMissing, "no image").into())
+        });
+        assert_eq!((refused.await.unwrap_err().code.as_str(), tries.get()), ("IMAGE_MISSING", 0));
     }
 
     #[tokio::test]

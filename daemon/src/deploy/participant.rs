@@ -8,6 +8,7 @@ use crate::deploy::local::Kept;
 use crate::deploy::logs;
 use crate::membership::store::Store;
 use crate::mesh::Mesh;
+use crate::workload;
 use crate::workload::docker::{Docker, SOCKET};
 use crate::workload::watch::{Engine, Instance};
 use async_nats::Subject;
@@ -73,7 +74,10 @@ async fn answer(mesh: &Arc<Mesh>, command: DeployCommand) -> Result<DeployAnswer
         DeployCommand::Start(asked) => start(mesh, &docker, &asked).await,
         DeployCommand::Readiness(asked) => readiness(mesh, &docker, &asked).await,
         DeployCommand::Stop(asked) => change::stop(local, &docker, &asked).await,
-        DeployCommand::Restore(asked) => change::restore(local, &docker, &asked).await,
+        DeployCommand::Restore(asked) => {
+            workload::stand(mesh, &docker).await.map_err(failed)?;
+            change::restore(local, &docker, &asked).await
+        }
         DeployCommand::Drain(asked) => change::drain(local, &docker, &asked).await,
         DeployCommand::Remove(asked) => change::remove(local, &docker, &asked).await,
         DeployCommand::List(asked) => list(mesh, &docker, &asked).await,

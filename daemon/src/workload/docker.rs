@@ -14,14 +14,14 @@ use bollard::query_parameters::{
     RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
 };
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use futures_util::{Stream, StreamExt, TryStreamExt, future, stream};
 use ployz_core::adopt::Seen;
 use ployz_core::deploy::image::ImageParts;
 use ployz_core::id::{ImageId, NetworkId};
 use ployz_core::live::ContainerLive;
 use ployz_core::live::container::owner;
 use ployz_core::spec::ContainerSpec;
-use ployz_core::spec::container::{ContainerOwner, container_name, label};
+use ployz_core::spec::container::{BRIDGE, ContainerOwner, container_name, label};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,13 +87,24 @@ pub struct Silent {
     pub why: String,
 }
 
-/// Something happened to a container of ours.
+/// Something happened to a container of ours, or to the network they are attached to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
+    /// To what.
+    pub subject: Subject,
     /// Docker's word: `start`, `die`, `destroy` and so on.
     pub action: String,
-    /// Docker's id of the container.
+    /// Docker's id of it.
     pub id: String,
+}
+
+/// What events are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A container of ours.
+    Container,
+    /// The Docker network on the workload bridge.
+    Network,
 }
 
 impl Docker {
@@ -328,18 +339,33 @@ impl Docker {
         }
     }
 
-    /// What happens to containers of this network, from `since` (Unix seconds) on: Docker remembers the last 256 events.
-    /// The subscription is made when the stream is first polled, so without that moment something would be missed. Ends
-    /// when the engine does; then everything is to be looked at again.
+    /// What happens to containers of this network and to the Docker network, from `since` (Unix seconds) on: Docker remembers
+    /// the last 256 events. The subscriptions are made when the stream is first polled, so without that moment something
+    /// would be missed. Ends when the engine does; then everything is to be looked at again.
+    ///
+    /// Images and volumes are not watched: nothing here is remembered of them.
     pub fn events(&self, since: u64) -> impl Stream<Item = Result<Event>> + Send + use<> {
-        let filters = HashMap::from([
+        let containers = HashMap::from([
             ("type", vec!["container".to_owned()]),
             ("label", vec![self.own_label()]),
             ("event", EVENTS.map(str::to_owned).to_vec()),
         ]);
-        let options = EventsOptionsBuilder::new().since(&since.to_string()).filters(&filters).build();
-        let all = self.api.events(options);
-        all.map_ok(event).map_err(|error| DockerError::of("watch", "containers", error))
+        // Events of networks carry no labels.
+        let network = HashMap::from([
+            ("type", vec!["network".to_owned()]),
+            ("network", vec![BRIDGE.to_owned()]),
+            ("event", NETWORK_EVENTS.map(str::to_owned).to_vec()),
+        ]);
+        let subscribe = |filters, subject: Subject| {
+            let options = EventsOptionsBuilder::new().since(&since.to_string()).filters(filters).build();
+            let all = self.api.events(options).map_ok(move |message| event(subject, message));
+            let all = all.map_err(|error| DockerError::of("watch", "containers", error));
+            all.map(Some).chain(stream::iter([None])).boxed()
+        };
+        let both =
+            stream::select(subscribe(&containers, Subject::Container), subscribe(&network, Subject::Network));
+        // One that ended alone would leave the other to be taken for all there is.
+        both.take_while(|event| future::ready(event.is_some())).filter_map(future::ready)
     }
 
     /// The container, proven ours.
@@ -389,14 +415,17 @@ fn piece(output: LogOutput) -> LogPiece {
     LogPiece { error, text: output.into_bytes() }
 }
 
-fn event(message: EventMessage) -> Event {
+fn event(subject: Subject, message: EventMessage) -> Event {
     let id = message.actor.and_then(|actor| actor.id).unwrap_or_default();
-    Event { action: message.action.unwrap_or_default(), id }
+    Event { subject, action: message.action.unwrap_or_default(), id }
 }
 
 /// Those that change what an inspection shows; a readiness command would cause three others each time.
 const EVENTS: [&str; 9] =
     ["create", "start", "die", "destroy", "pause", "unpause", "rename", "update", "health_status"];
+/// Those after which the network, or a container's place on it, is not what it was. What ployzd does itself, to make it, is
+/// none.
+const NETWORK_EVENTS: [&str; 4] = ["destroy", "remove", "update", "disconnect"];
 /// Where Docker listens.
 pub const SOCKET: &str = "/var/run/docker.sock";
 const HELLO: Duration = Duration::from_secs(3);

@@ -177,7 +177,17 @@ impl Fake {
 
     /// Tells subscribers that something happened to a container.
     pub fn tell(&self, action: &str, id: &str) {
-        let message = json!({"Type": "container", "Action": action, "Actor": {"ID": id, "Attributes": {}}});
+        self.tell_of("container", action, id);
+    }
+
+    /// Takes all networks away, as a prune does.
+    pub fn prune_networks(&self) {
+        self.state.lock().unwrap().networks.clear();
+        self.tell_of("network", "destroy", "net-made");
+    }
+
+    fn tell_of(&self, kind: &str, action: &str, id: &str) {
+        let message = json!({"Type": kind, "Action": action, "Actor": {"ID": id, "Attributes": {}}});
         let mut held = self.state.lock().unwrap();
         held.past.push(format!("{message}\n"));
         let _ = held.events.as_ref().unwrap().send(format!("{message}\n"));
@@ -373,9 +383,10 @@ async fn remove_network(State(state): State<Shared>, Path(id): Path<String>) -> 
 }
 
 async fn events(State(state): State<Shared>, RawQuery(query): RawQuery) -> Response {
+    let query = query.unwrap_or_default();
     let (past, receiver) = {
         let held = state.lock().unwrap();
-        let since = query.unwrap_or_default().contains("since=");
+        let since = query.contains("since=");
         let past = if since { held.past.clone() } else { Vec::new() };
         (past, held.events.as_ref().unwrap().subscribe())
     };
@@ -383,6 +394,13 @@ async fn events(State(state): State<Shared>, RawQuery(query): RawQuery) -> Respo
         let line = receiver.recv().await.ok()?;
         Some((line, receiver))
     });
-    let lines = futures_util::stream::iter(past).chain(lines).map(Ok::<_, std::io::Error>);
+    // The real one filters by type; so must this one.
+    let wanted = ["container", "network"].map(|one| (one, format!("%22type%22%3A%5B%22{one}%22%5D")));
+    let wanted = wanted.into_iter().filter(|(_, filter)| query.contains(filter)).map(|(one, _)| one);
+    let wanted: Vec<String> = wanted.map(|one| format!("\"Type\":\"{one}\"")).collect();
+    let is_wanted = move |line: &String| wanted.is_empty() || wanted.iter().any(|one| line.contains(one));
+    let lines = futures_util::stream::iter(past).chain(lines);
+    let lines = lines.filter(move |line| futures_util::future::ready(is_wanted(line)));
+    let lines = lines.map(Ok::<_, std::io::Error>);
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(lines)).into_response()
 }

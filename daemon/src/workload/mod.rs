@@ -29,27 +29,50 @@ mod tests;
 
 use crate::mesh::Mesh;
 use docker::{Docker, SOCKET};
-use network::NetworkSpec;
+use error::DockerError;
+use network::{Ensured, NetworkSpec};
 use ployz_core::id::NetworkId;
 use ployz_core::live::ContainerState;
+use ployz_core::spec::container::BRIDGE;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Keeps the Docker network and the view of the containers for as long as a network runs here.
 pub async fn run(mesh: Arc<Mesh>) {
-    // Without the bridge Docker would make one of its own.
+    if !bridge_stands(&mesh).await {
+        return;
+    }
+    let checks = mesh.readiness.subscribe();
+    watch::run(SOCKET.into(), wanted(&mesh), checks, mesh.workloads.clone(), mesh.cancel.clone()).await;
+}
+
+/// Has the Docker network made if it is not there; whoever attaches a container asks for that first. What is in the way is
+/// an error of its own.
+pub async fn stand(mesh: &Mesh, docker: &Docker) -> Result<(), DockerError> {
+    let held = |detail: String| DockerError::Odd { operation: "use network", subject: BRIDGE.into(), detail };
+    if !matches!(tokio::time::timeout(BRIDGE_STANDS, bridge_stands(mesh)).await, Ok(true)) {
+        return Err(held("the bridge of that name does not stand; `ployzctl explain link` says why".into()));
+    }
+    match network::ensure(docker, &wanted(mesh)).await? {
+        Ensured::Held(why) => Err(held(why)),
+        Ensured::Unasked | Ensured::Ready(_) => Ok(()),
+    }
+}
+
+/// Waits for the bridge: without it Docker would make one of its own. `false` = the network is being left.
+async fn bridge_stands(mesh: &Mesh) -> bool {
     let mut outcomes = mesh.outcome.subscribe();
     let stands = outcomes.wait_for(|outcome| {
         let link = outcome.as_ref().and_then(|outcome| outcome.live.link.present());
         link.is_some_and(|link| link.bridge.as_ref().is_some_and(|bridge| bridge.alias.is_some()))
     });
-    if stands.await.is_err() {
-        return;
-    }
+    stands.await.is_ok()
+}
+
+fn wanted(mesh: &Mesh) -> NetworkSpec {
     let file = mesh.network();
-    let wanted = NetworkSpec { network: file.id.clone(), subnet: file.subnet(), mtu: mesh.spec().link.mtu };
-    let checks = mesh.readiness.subscribe();
-    watch::run(SOCKET.into(), wanted, checks, mesh.workloads.clone(), mesh.cancel.clone()).await;
+    NetworkSpec { network: file.id.clone(), subnet: file.subnet(), mtu: mesh.spec().link.mtu }
 }
 
 /// How many containers of a network run on this machine; `None` when Docker does not say.
@@ -72,3 +95,6 @@ pub async fn leave(network: &NetworkId) -> Result<(), String> {
         Err(error) => Err(ployz_netns::chain(&error)),
     }
 }
+
+/// How long a deploy waits for the bridge; a daemon that starts has it within a second.
+const BRIDGE_STANDS: Duration = Duration::from_secs(15);

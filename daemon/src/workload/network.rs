@@ -95,7 +95,10 @@ impl NetworkSpec {
 
 /// Adopts the network or makes it; one that is not ours, or not right while containers are on it, is held. One of ours
 /// that is not right and has no containers is made anew.
+///
+/// One at a time, whoever asks: Docker would make two networks of one name.
 pub async fn ensure(docker: &Docker, spec: &NetworkSpec) -> Result<Ensured> {
+    let _alone = ONE_AT_A_TIME.lock().await;
     let seen = inspect(docker).await?;
     match decide(spec, &seen) {
         Verdict::Hold(why) => Ok(Ensured::Held(why)),
@@ -206,6 +209,8 @@ fn read(found: &Network) -> NetworkLive {
         fields: fields.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
     }
 }
+
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 const DRIVER: &str = "bridge";
 const EGRESS: &str = "ployz-egress";

@@ -207,6 +207,39 @@ async fn the_view_follows_events_and_outlives_the_engine() {
 }
 
 #[tokio::test]
+async fn a_network_that_is_pruned_is_made_again_at_once() {
+    let fake = Fake::start("1.45");
+    docker(&fake).await;
+    let (view, mut seen) = tokio::sync::watch::channel(View::default());
+    let (_checks, asked) = tokio::sync::watch::channel(Default::default());
+    let cancel = CancellationToken::new();
+    let task = tokio::spawn(watch::run(fake.socket.clone(), network_spec(), asked, view, cancel.clone()));
+    until(&mut seen, |view| matches!(view.network, Ensured::Ready(_))).await;
+    // Also by a look that comes half a minute later; this is for much less.
+    for _ in 0..3 {
+        fake.prune_networks();
+        let limit = tokio::time::Instant::now() + Duration::from_secs(5);
+        while fake.state.lock().unwrap().networks.is_empty() {
+            assert!(tokio::time::Instant::now() < limit, "not made again: {:?}", *seen.borrow());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    cancel.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
+async fn two_who_ask_for_the_network_at_once_make_one() {
+    let fake = Fake::start("1.45");
+    let (docker, wanted) = (docker(&fake).await, network_spec());
+    let asked = (0..4).map(|_| docker_network::ensure(&docker, &wanted));
+    for ensured in futures_util::future::join_all(asked).await {
+        assert_eq!(ensured.unwrap(), Ensured::Ready("net-made".into()));
+    }
+    assert_eq!(fake.state.lock().unwrap().networks.len(), 1);
+}
+
+#[tokio::test]
 async fn readiness_counts_answers_in_a_row() {
     let mut tally = Tally::new(2, false);
     let no = || Answer::No("refused".to_owned());

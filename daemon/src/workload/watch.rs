@@ -1,9 +1,10 @@
-//! A standing view of this machine's containers: from inspection, told by events, looked over every half minute.
+//! A standing view of this machine's containers: from inspection, told by events, looked over every half minute. The Docker
+//! network is kept in the same way: one that is pruned is made again when Docker says so.
 //!
-//! When Docker is away the last view stays and says so: unknown is not absent. Nothing is changed from here.
+//! When Docker is away the last view stays and says so: unknown is not absent. No container is changed from here.
 
 use crate::clock;
-use crate::workload::docker::{Docker, Survey};
+use crate::workload::docker::{Docker, Event, Subject, Survey};
 use crate::workload::error::{DockerError, Result};
 use crate::workload::network::{self, Ensured, NetworkSpec};
 use crate::workload::readiness::{self, Tally, UnderWay};
@@ -104,15 +105,15 @@ pub async fn run(
 /// From one connection to its end.
 async fn follow(
     socket: &std::path::Path,
-    network: &NetworkSpec,
+    network_spec: &NetworkSpec,
     checks: &mut watch::Receiver<Checks>,
     view: &watch::Sender<View>,
     probes: &mut Probes,
 ) -> Result<()> {
-    let docker = Docker::connect(socket, &network.network).await?;
+    let docker = Docker::connect(socket, &network_spec.network).await?;
     // From before the first look, so that nothing falls between the two.
     let mut events = std::pin::pin!(docker.events(clock::now()));
-    let mut ensured = ensure(&docker, network, view).await?;
+    let mut ensured = ensure(&docker, network_spec, view).await?;
     loop {
         let found = docker.survey().await?;
         let asked = checks.borrow_and_update().clone();
@@ -121,24 +122,32 @@ async fn follow(
         let instances = see(&found, &asked, &before, probes);
         let engine = Engine::Live(docker.version().to_owned());
         set(view, View { engine, network: ensured.clone(), instances });
-        let next = if found.silent.is_empty() { RESYNC } else { SILENT };
+        let settled = found.silent.is_empty() && matches!(ensured, Ensured::Ready(_));
+        let next = if settled { RESYNC } else { SILENT };
         // Cancel-safe: whatever is dropped here is found by the look that follows.
         tokio::select! {
             event = events.next() => match event {
                 None => return Ok(()),
                 Some(event) => {
-                    event?;
+                    let mut network = is_of_network(event?);
                     tokio::time::sleep(SETTLE).await;
                     while let Some(Some(event)) = events.next().now_or_never() {
-                        event?;
+                        network |= is_of_network(event?);
+                    }
+                    if network {
+                        ensured = ensure(&docker, network_spec, view).await?;
                     }
                 }
             },
             changed = probes.changed() => changed,
             Ok(()) = checks.changed() => {}
-            () = tokio::time::sleep(next) => ensured = ensure(&docker, network, view).await?,
+            () = tokio::time::sleep(next) => ensured = ensure(&docker, network_spec, view).await?,
         }
     }
+}
+
+fn is_of_network(event: Event) -> bool {
+    event.subject == Subject::Network
 }
 
 /// A refusal is a state to be shown; no answer is the end of the connection.
@@ -309,7 +318,8 @@ fn set(view: &watch::Sender<View>, now: View) {
 /// Several events of one container (create, start, network connect) become one look.
 const SETTLE: Duration = Duration::from_millis(50);
 const RESYNC: Duration = Duration::from_secs(30);
-/// As long as something was not answered.
+/// As long as something was not answered, or the network does not stand.
 const SILENT: Duration = Duration::from_secs(2);
 const SOONEST: Duration = Duration::from_millis(250);
-const LATEST: Duration = Duration::from_secs(10);
+/// A deploy right after Docker's start waits for this.
+const LATEST: Duration = Duration::from_secs(2);
