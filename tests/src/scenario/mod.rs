@@ -26,6 +26,7 @@ mod package;
 mod pings;
 mod power;
 mod product;
+mod right_after;
 mod secured;
 mod served;
 mod service;
@@ -178,6 +179,7 @@ const THEMES: &[&[Scenario]] = &[
     &deploy::SCENARIOS,
     &doctor::SCENARIOS,
     &deploy_away::SCENARIOS,
+    &right_after::SCENARIOS,
     &services_under_load::SCENARIOS,
     &store_away::SCENARIOS,
     &hostile_member::SCENARIOS,
