@@ -8,7 +8,7 @@ mod services;
 
 pub(crate) use cert::Cert;
 pub(crate) use images::Image;
-pub(crate) use services::{Deploy, DeployVerb, Logs, Named, OneService, Service};
+pub(crate) use services::{Attach, Deploy, DeployVerb, Logs, Named, OneService, Service};
 
 use crate::complete::{invite_ids, network_names};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -262,7 +262,8 @@ fn subject_parser() -> impl clap::builder::TypedValueParser<Value = Subject> {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed, ployzd cannot be reached, `mesh \
-ready` says no, or a check of `doctor` failed; 2 wrong usage, configuration or manifest.";
+ready` says no, or a check of `doctor` failed; 2 wrong usage, configuration or manifest; 130 Ctrl-C; \
+what ployzd was asked to change goes on.";
 
 const COMPLETION_HELP: &str = "Load it for this shell only:
   bash:  source <(ployzctl completions bash)

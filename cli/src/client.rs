@@ -73,7 +73,8 @@ async fn converse(
 /// The answer when this line is the last, `None` when more will come.
 fn judge(line: &[u8], status: hyper::StatusCode, progress: &mut Progress) -> Result<Option<Answer>, Failure> {
     match serde_json::from_slice(line) {
-        Ok(Event::Progress { message }) => {
+        Ok(Event::Progress { message, deploy }) => {
+            deploy.into_iter().for_each(|deploy| progress.note(deploy));
             progress.say(&message);
             Ok(None)
         }

@@ -2,6 +2,7 @@
 //!
 //! The form is the same for all: `error [CODE]: message`, one `caused by:` line a cause, a `hint:` line.
 
+use crate::interrupt::Interruption;
 use ployz_core::wire::v1::api::{Envelope, ErrorCode};
 use ployz_core::wire::v1::manifest::BadManifest;
 use std::io::{self, Write};
@@ -40,6 +41,8 @@ pub(crate) enum Failure {
     },
     /// The daemon answered with a failure.
     Refused(Box<Envelope>),
+    /// A signal ended the command; what is still under way was said when it came.
+    Interrupted(Interruption),
     /// The output cannot be written; the reader having gone away is no failure.
     Output(io::Error),
 }
@@ -51,6 +54,7 @@ impl Failure {
             Self::Usage(_) | Self::Config { .. } | Self::Manifest(_) => 2,
             Self::Unreachable { .. } | Self::BrokenOff { .. } | Self::Unintelligible { .. } => 1,
             Self::Refused(_) => 1,
+            Self::Interrupted(signal) => signal.exit_code(),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Output(_) => 1,
         }
@@ -114,7 +118,8 @@ impl Failure {
                 let code = format!(" [{}]", envelope.code);
                 paragraph(&code, &envelope.message, &envelope.causes, envelope.hint.as_deref())
             }
-            // Said above.
+            // Said above, or when it came.
+            Self::Interrupted(_) => String::new(),
             Self::Unreachable { .. } | Self::BrokenOff { .. } | Self::Unintelligible { .. } => String::new(),
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => String::new(),
             Self::Output(error) => paragraph("", "cannot write the output", &[error.to_string()], None),

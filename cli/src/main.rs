@@ -7,6 +7,7 @@ mod doctor;
 mod failure;
 mod follow;
 mod generate;
+mod interrupt;
 mod progress;
 mod render;
 mod request;
@@ -69,7 +70,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
 
 fn call(global: &Global, request: &Request) -> Result<ExitCode, Failure> {
     let socket = socket::find(global)?;
-    finish(global, request, |progress| runtime()?.block_on(client::call(&socket, request, progress)))
+    finish(global, request, |progress| runtime()?.block_on(interrupt::call(&socket, request, progress)))
 }
 
 /// Gets the answer, writes it and finds the exit code.
@@ -78,7 +79,13 @@ fn finish(
     request: &Request,
     ask: impl FnOnce(&mut Progress) -> Result<Answer, Failure>,
 ) -> Result<ExitCode, Failure> {
-    let answer = ask(&mut Progress::on_terminal(!global.quiet && !global.json))?;
+    let progress = Progress::on_terminal(!global.quiet && !global.json);
+    let mut progress = match request {
+        // What was said before is what is asked for.
+        Request::DeployAttach(_) => progress.at_once(),
+        _ => progress,
+    };
+    let answer = ask(&mut progress)?;
     let written = write(global, request, &answer);
     if !answer.envelope.ok {
         return Err(Failure::Refused(Box::new(answer.envelope)));

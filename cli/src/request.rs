@@ -85,6 +85,7 @@ pub(crate) fn changes(request: &Request) -> bool {
         | Request::CertificateImport(_)
         | Request::CertificateRemove(_)
         | Request::Deploy(_)
+        | Request::DeployAttach(_)
         | Request::ServiceRemove(_)
         | Request::ImagePush(_) => true,
     }

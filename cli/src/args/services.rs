@@ -34,7 +34,7 @@ pub(crate) struct File {
     pub(crate) file: Option<PathBuf>,
 }
 
-/// `deploy preview`, `deploy service`.
+/// `deploy preview`, `deploy service`, `deploy attach`.
 #[derive(Subcommand)]
 pub(crate) enum DeployVerb {
     /// Show what a deploy would do: every service and slot, the machines, the phases. Changes nothing
@@ -42,6 +42,19 @@ pub(crate) enum DeployVerb {
     /// Deploy one service from flags instead of a manifest; the others of its namespace stay
     #[command(after_help = SERVICE_HELP)]
     Service(Box<OneService>),
+    /// Follow a deploy that is under way from its beginning to its end, or see how one ended
+    #[command(after_help = ATTACH_HELP)]
+    Attach(Attach),
+}
+
+/// `deploy attach`.
+#[derive(Args)]
+pub(crate) struct Attach {
+    /// The deploy [default: the latest that is under way on this machine, else the latest that ended]
+    pub(crate) deploy: Option<DeployId>,
+    /// Undo it; refused once it is committed
+    #[arg(long)]
+    pub(crate) abort: bool,
 }
 
 /// A service as flags.
@@ -203,7 +216,16 @@ A manifest says everything that should run in one namespace; services it does no
   ployzctl deploy -f shop.toml
   render-manifest | ployzctl deploy -f -
 All machines that must take part are asked before anything is changed, and new containers are ready
-before the deploy counts: if it fails, everything is as it was.";
+before the deploy counts: if it fails, everything is as it was.
+Ctrl-C ends this command and not the deploy: `deploy attach` shows it again, and a second Ctrl-C
+undoes what is not committed.";
+
+const ATTACH_HELP: &str = "\
+A deploy goes on in ployzd whatever becomes of the command that asked for it. The exit code is that
+of the deploy. What ended within the last hour is shown too; of a deploy that another machine
+carries out, its phases.
+  ployzctl deploy attach
+  ployzctl deploy attach 0011223344556677 --abort";
 
 const SERVICE_HELP: &str = "\
 Example:

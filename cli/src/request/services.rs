@@ -2,11 +2,11 @@
 //! cannot carry out by mistake.
 
 use super::manifest;
-use crate::args::{Deploy, DeployVerb, Logs, Named, OneService, Service};
+use crate::args::{Attach, Deploy, DeployVerb, Logs, Named, OneService, Service};
 use crate::failure::Failure;
 use ployz_core::wire::v1::api::Request;
 use ployz_core::wire::v1::api_deploy::{
-    DeployRequest, ServiceListRequest, ServiceLogsRequest, ServiceRequest,
+    DeployAttachRequest, DeployRequest, ServiceListRequest, ServiceLogsRequest, ServiceRequest,
 };
 use ployz_core::wire::v1::manifest::{Manifest, Mode, ServiceFlags, VERSION};
 use std::io::Read;
@@ -24,6 +24,9 @@ pub(super) fn of_deploy(deploy: Deploy, stdin: &mut dyn Read) -> Result<Request,
             Ok(Request::DeployPreview(whole(manifest)))
         }
         Some(DeployVerb::Service(service)) => of_one(*service, stdin),
+        Some(DeployVerb::Attach(Attach { deploy, abort })) => {
+            Ok(Request::DeployAttach(DeployAttachRequest { deploy, abort }))
+        }
         None => {
             let manifest = manifest::read(deploy.file.file.as_deref(), stdin)?;
             let request = DeployRequest { expected_baseline: deploy.expect_baseline, ..whole(manifest) };

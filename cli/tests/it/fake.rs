@@ -28,13 +28,24 @@ pub(crate) struct Script {
     status: u16,
     delay: Duration,
     pieces: Vec<Option<String>>,
+    pace: Pace,
+}
+
+/// How a stream goes on.
+#[derive(Clone, Copy, PartialEq)]
+enum Pace {
+    AtOnce,
+    /// The first piece at once, the others two seconds later.
+    Slow,
+    /// Not at all, after its pieces: it does not end either.
+    Stays,
 }
 
 impl Script {
     /// These pieces of a stream, split wherever the test likes.
     pub(crate) fn pieces(pieces: &[&str]) -> Self {
         let pieces = pieces.iter().map(|piece| Some((*piece).to_owned())).collect();
-        Self { status: 200, delay: Duration::ZERO, pieces }
+        Self { status: 200, delay: Duration::ZERO, pieces, pace: Pace::AtOnce }
     }
 
     /// One result.
@@ -71,6 +82,18 @@ impl Script {
     /// Answering only after a while.
     pub(crate) fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
+        self
+    }
+
+    /// Without an end.
+    pub(crate) fn stays(mut self) -> Self {
+        self.pace = Pace::Stays;
+        self
+    }
+
+    /// With two seconds after the first piece.
+    pub(crate) fn slowly(mut self) -> Self {
+        self.pace = Pace::Slow;
         self
     }
 
@@ -140,18 +163,37 @@ async fn answer(
     };
     tokio::time::sleep(script.delay).await;
     let response = Response::builder().status(script.status).header("content-type", "application/x-ndjson");
-    Ok(response.body(Pieces(script.pieces.into())).unwrap())
+    let pause = Box::pin(tokio::time::sleep(Duration::from_secs(2)));
+    Ok(response.body(Pieces { left: script.pieces.into(), pace: script.pace, begun: false, pause }).unwrap())
 }
 
 /// `None` is the daemon dying.
-struct Pieces(VecDeque<Option<String>>);
+struct Pieces {
+    left: VecDeque<Option<String>>,
+    pace: Pace,
+    begun: bool,
+    pause: Pin<Box<tokio::time::Sleep>>,
+}
 
 impl Body for Pieces {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        Poll::Ready(self.0.pop_front().map(|piece| match piece {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if self.begun && self.pace == Pace::Slow && self.pause.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        if self.left.is_empty() && self.pace == Pace::Stays {
+            return Poll::Pending;
+        }
+        if self.begun && self.pace == Pace::Slow {
+            self.pace = Pace::AtOnce;
+        }
+        self.begun = true;
+        Poll::Ready(self.left.pop_front().map(|piece| match piece {
             Some(text) => Ok(Frame::data(text.into())),
             None => Err(io::Error::other("killed")),
         }))

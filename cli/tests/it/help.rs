@@ -24,6 +24,7 @@ pub(crate) const SCREENS: &[&[&str]] = &[
     &["deploy"],
     &["deploy", "preview"],
     &["deploy", "service"],
+    &["deploy", "attach"],
     &["service"],
     &["service", "ls"],
     &["service", "inspect"],

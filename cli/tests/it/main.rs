@@ -13,6 +13,7 @@ mod fake;
 mod generated;
 mod help;
 mod images;
+mod interrupt;
 mod logs;
 mod packaging;
 mod rendering;

@@ -21,5 +21,6 @@ mod path_tests;
 pub mod prune;
 pub mod records;
 pub mod run;
+pub mod running;
 pub mod services;
 mod survey;

@@ -6,6 +6,7 @@ use crate::deploy::carry::Done;
 use crate::deploy::lease::{self, Lease};
 use crate::deploy::local::{Busy, Purpose};
 use crate::deploy::records::Records;
+use crate::deploy::running::Attended;
 use crate::deploy::survey::Survey;
 use crate::failure::{Failure, Result};
 use crate::membership::store::{Store, Stored};
@@ -39,6 +40,8 @@ pub(super) struct Run<'a> {
     pub(super) decision: Option<Decision>,
     /// Of whoever began it; nobody else needs one.
     pub(super) plan: Option<DeployPlan>,
+    /// Of one that was asked for here and may be given up.
+    attended: Option<&'a Attended>,
     gives_up: bool,
     events: Vec<DeployEvent>,
     pub(super) failures: Vec<DeployFailure>,
@@ -64,13 +67,13 @@ pub async fn preview(mesh: &Arc<Mesh>, request: &DeployRequest) -> Result<Deploy
 }
 
 /// `deploy`.
-pub async fn deploy(mesh: &Arc<Mesh>, request: &DeployRequest, say: Say<'_>) -> Result<DeployReport> {
+pub async fn deploy(mesh: &Arc<Mesh>, request: &DeployRequest, one: &Attended) -> Result<DeployReport> {
     let scope = scope(request);
-    Box::pin(carry_out(mesh, &request.manifest, &scope, request.expected_baseline.as_ref(), say)).await
+    Box::pin(carry_out(mesh, &request.manifest, &scope, request.expected_baseline.as_ref(), one)).await
 }
 
 /// `service-remove`: a deploy of one service that is not wanted any more.
-pub async fn remove(mesh: &Arc<Mesh>, request: &ServiceRequest, say: Say<'_>) -> Result<DeployReport> {
+pub async fn remove(mesh: &Arc<Mesh>, request: &ServiceRequest, one: &Attended) -> Result<DeployReport> {
     let (_, records) = open(mesh).await?;
     let current = records.current(&request.namespace).await?;
     if !current.is_some_and(|current| current.services.contains_key(&request.service)) {
@@ -83,7 +86,7 @@ pub async fn remove(mesh: &Arc<Mesh>, request: &ServiceRequest, say: Say<'_>) ->
         services: Vec::new(),
         volumes: Vec::new(),
     };
-    Box::pin(carry_out(mesh, &manifest, &Scope::Service(request.service.clone()), None, say)).await
+    Box::pin(carry_out(mesh, &manifest, &Scope::Service(request.service.clone()), None, one)).await
 }
 
 /// Finishes or undoes the latest deploy of a namespace, if it was cut off.
@@ -102,7 +105,7 @@ pub async fn mend(mesh: &Arc<Mesh>, namespace: &Namespace, say: Say<'_>) -> Resu
 }
 
 /// The store's connection and the records in it.
-pub(super) async fn open(mesh: &Mesh) -> Result<(Store, Records)> {
+pub async fn open(mesh: &Mesh) -> Result<(Store, Records)> {
     let away = || Failure::new(ErrorCode::StoreUnavailable, "the store is not connected");
     let store = mesh.store.borrow().clone().ok_or_else(away)?;
     let records = Records::open(&store).await?;
@@ -131,20 +134,22 @@ fn unchanged_baseline(expected: Option<&DeployId>, preview: &Preview) -> Result<
     }
 }
 
-async fn occupy<'a>(mesh: &'a Mesh, namespace: &Namespace, say: Say<'_>) -> Result<Busy<'a>> {
+async fn occupy<'a>(mesh: &'a Mesh, one: &Attended) -> Result<Busy<'a>> {
+    let namespace = &one.namespace;
     for second in 0..MEND_TRIES {
         match mesh.deploys.occupy(namespace, Purpose::Deploy) {
             Ok(busy) => return Ok(busy),
             Err(Purpose::Deploy) => break,
             Err(Purpose::Mend) => {
                 if second == 0 {
-                    say("waiting for an interrupted deploy to be finished or undone");
+                    one.say("waiting for an interrupted deploy to be finished or undone");
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
     }
-    let message = format!("a deploy to namespace {namespace} is under way on this machine");
+    let other = mesh.attended.others(one).map(|other| format!(" (deploy {})", other.id)).unwrap_or_default();
+    let message = format!("a deploy to namespace {namespace} is under way on this machine{other}");
     Err(Failure::new(ErrorCode::DeployInProgress, message))
 }
 
@@ -153,33 +158,36 @@ async fn carry_out(
     manifest: &Manifest,
     scope: &Scope,
     expected: Option<&DeployId>,
-    say: Say<'_>,
+    one: &Attended,
 ) -> Result<DeployReport> {
     let (store, records) = open(mesh).await?;
-    let _busy = occupy(mesh, &manifest.namespace, say).await?;
-    let (deploy, own) = (DeployId::from_bytes(random::bytes()), mesh.network().machine.id);
-    let lease = lease::take(&records, &manifest.namespace, &deploy, &own, say).await?;
-    let wish = (manifest, scope, expected, &deploy);
-    let done = Box::pin(under_lock(mesh, &store, &records, &lease, wish, say)).await;
+    let _busy = one.unless_given_up(occupy(mesh, one)).await??;
+    let (deploy, own) = (one.id.clone(), mesh.network().machine.id);
+    // Not cut off: a lock that was written and is not known of keeps others out until it runs out.
+    let lease = lease::take(&records, &manifest.namespace, &deploy, &own, &|line| one.say(line)).await?;
+    let wish = (manifest, scope, expected);
+    let done = Box::pin(under_lock(mesh, &store, &records, &lease, wish, one)).await;
     lease.release().await;
     // Whatever is left is gone on with, without anybody asking.
     mesh.deploys.unfinished.notify_one();
     done
 }
 
-type Wish<'a> = (&'a Manifest, &'a Scope, Option<&'a DeployId>, &'a DeployId);
+type Wish<'a> = (&'a Manifest, &'a Scope, Option<&'a DeployId>);
 
 async fn under_lock(
     mesh: &Arc<Mesh>,
     store: &Store,
     records: &Records,
     lease: &Lease,
-    (manifest, scope, expected, deploy): Wish<'_>,
-    say: Say<'_>,
+    (manifest, scope, expected): Wish<'_>,
+    one: &Attended,
 ) -> Result<DeployReport> {
+    let (deploy, speak) = (&one.id, |line: &str| one.say(line));
+    let say: Say<'_> = &speak;
     let before = Box::pin(settle(mesh, store, records, lease, &manifest.namespace, say)).await?;
     say("asking the machines what they run");
-    let survey = Survey::make(mesh, store, records, manifest).await?;
+    let survey = one.unless_given_up(Survey::make(mesh, store, records, manifest)).await??;
     let plan = planned(manifest, scope, &survey, deploy)?;
     unchanged_baseline(expected, &plan.preview)?;
     if plan.preview.is_empty() {
@@ -191,9 +199,10 @@ async fn under_lock(
     status.debts = carried(debts, &plan, &survey.world());
     let mut run = Run::new(mesh, store, records, lease, status, say);
     run.plan = Some(plan.clone());
+    run.attended = Some(one);
     run.tell(format!("deploy {deploy}: probing {} machines", plan.preview.participants.len()));
     // Once before anything is written at all: a refusal leaves no trace.
-    if let Err(failures) = run.probe().await {
+    if let Err(failures) = one.unless_given_up(run.probe()).await? {
         return Err(refused(&failures, "the machines cannot carry this out; nothing was changed"));
     }
     run.revision = records.put_status(&run.status, before.map(|before| before.revision)).await?;
@@ -286,6 +295,7 @@ impl<'a> Run<'a> {
             revision: 0,
             decision: None,
             plan: None,
+            attended: None,
             gives_up: false,
             events: Vec::new(),
             failures: Vec::new(),
@@ -313,31 +323,59 @@ impl<'a> Run<'a> {
             } else {
                 next(&self.status, decision)
             };
-            match step {
+            let done = match step {
                 Step::Nothing => return Ok(()),
                 Step::Hold(why) => return Err(held(&self.status, why)),
-                Step::Commit | Step::Abandon => self.decide(step).await?,
-                _ => match self.work(step).await {
-                    Ok(()) => {
-                        let Some(phase) = step.reaches() else { continue };
-                        let mut status = self.status.at(phase, clock::now());
-                        status.failure = status.failure.or_else(|| self.failures.first().cloned());
-                        self.write(status).await?;
+                Step::Commit if self.is_given_up() => Err(self.aborted()),
+                Step::Commit | Step::Abandon => {
+                    self.decide(step).await?;
+                    continue;
+                }
+                _ => self.work_unless_given_up(step).await,
+            };
+            match done {
+                Ok(()) => {
+                    let Some(phase) = step.reaches() else { continue };
+                    let mut status = self.status.at(phase, clock::now());
+                    status.failure = status.failure.or_else(|| self.failures.first().cloned());
+                    self.write(status).await?;
+                }
+                Err(failures) => {
+                    let first = failures.first().cloned();
+                    self.failures.extend(failures);
+                    if let Some(first) = first {
+                        self.write(self.status.failed(first, clock::now())).await?;
                     }
-                    Err(failures) => {
-                        let first = failures.first().cloned();
-                        self.failures.extend(failures);
-                        if let Some(first) = first {
-                            self.write(self.status.failed(first, clock::now())).await?;
-                        }
-                        if self.decision.is_some() {
-                            return Ok(());
-                        }
-                        self.gives_up = true;
-                        self.tell("it failed: undoing what was begun".to_owned());
+                    if self.decision.is_some() {
+                        return Ok(());
                     }
-                },
+                    let why = if self.is_given_up() { "it was given up" } else { "it failed" };
+                    self.gives_up = true;
+                    self.tell(format!("{why}: undoing what was begun"));
+                }
             }
+        }
+    }
+
+    /// Whether an operator wants it undone, and nothing was decided yet.
+    fn is_given_up(&self) -> bool {
+        let asked = self.attended.is_some_and(Attended::is_given_up);
+        asked && self.decision.is_none() && !self.gives_up
+    }
+
+    fn aborted(&self) -> Vec<DeployFailure> {
+        self.attended.map(Attended::aborted).into_iter().collect()
+    }
+
+    async fn work_unless_given_up(&mut self, step: Step) -> Done {
+        let Some(one) = self.attended.filter(|_| self.decision.is_none() && !self.gives_up) else {
+            return self.work(step).await;
+        };
+        // Cancel-safe: as if the coordinator had been killed there; what machines were asked for before is undone.
+        tokio::select! {
+            biased;
+            () = one.until_given_up() => Err(vec![one.aborted()]),
+            done = self.work(step) => done,
         }
     }
 
@@ -369,7 +407,12 @@ impl<'a> Run<'a> {
         };
         let holds = self.records.decide(&self.status.namespace, &decision).await?;
         match &holds {
-            Decision::Committed(_) => self.tell(format!("deploy {} is committed", self.status.deploy)),
+            Decision::Committed(_) => {
+                if let Some(one) = self.attended {
+                    one.committed();
+                }
+                self.tell(format!("deploy {} is committed", self.status.deploy));
+            }
             Decision::Abandoned { .. } => self.tell(format!("deploy {} is abandoned", self.status.deploy)),
         }
         self.decision = Some(holds);
@@ -396,8 +439,11 @@ impl<'a> Run<'a> {
     /// How it ended, for whoever asked for it.
     fn end(self, preview: Preview) -> Result<DeployReport> {
         let (state, deploy) = (self.state(), self.status.deploy.clone());
+        let gave_up = |failure: &DeployFailure| failure.code == ErrorCode::DeployAborted.as_str();
+        let aborted = self.failures.first().is_some_and(gave_up);
         let report = report(Some(deploy.clone()), preview, state, self.events, self.failures);
         let message = match state {
+            DeployState::Failed if aborted => format!("deploy {deploy} was given up and undone"),
             DeployState::Failed => format!("deploy {deploy} failed and was undone"),
             DeployState::UndoPending => format!("deploy {deploy} failed and is not undone yet"),
             _ => return Ok(report),

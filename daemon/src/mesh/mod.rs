@@ -89,6 +89,8 @@ pub struct Mesh {
     pub readiness: watch::Sender<Checks>,
     /// What deploys made on this machine.
     pub deploys: crate::deploy::local::Local,
+    /// Deploys that this machine carries out, and those that ended lately.
+    pub attended: crate::deploy::running::Running,
     /// Direct connections with other machines.
     pub transfers: crate::transfer::Transfers,
     /// A peer said that the network is to be destroyed here.
@@ -137,6 +139,7 @@ impl Mesh {
             workloads: watch::Sender::new(View::default()),
             readiness: deploys.checks(),
             deploys,
+            attended: crate::deploy::running::Running::default(),
             transfers: crate::transfer::Transfers::default(),
             leave: tokio::sync::Notify::new(),
             cancel: CancellationToken::new(),

@@ -135,10 +135,11 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             certificates::remove(&*daemon.running()?, &request.name).await?;
             done(format!("certificate {} is removed", request.name), None)
         }
-        Request::Deploy(request) => {
-            let report = deploy::run::deploy(&daemon.running()?, &request, say).await?;
-            done(outcome(&report), Some(Payload::Deploy(Box::new(report))))
-        }
+        // `attend` has these: they are followed, and outlive their caller.
+        Request::Deploy(_) | Request::ServiceRemove(_) | Request::DeployAttach(_) => Err(Failure::new(
+            ErrorCode::InvalidRequest,
+            "deploys are asked for by a call that can be followed",
+        )),
         Request::DeployPreview(request) => {
             let preview = deploy::run::preview(&daemon.running()?, &request).await?;
             done("preview".into(), Some(Payload::DeployPreview(Box::new(preview))))
@@ -154,10 +155,6 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
         Request::ServiceLogs(request) => {
             let logs = deploy::services::logs(&*daemon.running()?, &request).await?;
             done(format!("{} lines", logs.lines.len()), Some(Payload::ServiceLogs(logs)))
-        }
-        Request::ServiceRemove(request) => {
-            let report = deploy::run::remove(&daemon.running()?, &request, say).await?;
-            done(outcome(&report), Some(Payload::Deploy(Box::new(report))))
         }
         Request::ImagePush(request) => {
             let report = image::push::push(&*daemon.running()?, &request, say).await?;
@@ -178,7 +175,8 @@ fn pushed(report: &ImagePushReport) -> String {
     }
 }
 
-fn outcome(report: &DeployReport) -> String {
+/// How a deploy ended, in one line.
+pub(super) fn outcome(report: &DeployReport) -> String {
     let namespace = &report.preview.namespace;
     match (&report.deploy_id, report.state) {
         (Some(deploy), DeployState::CleanupPending) => {

@@ -1,5 +1,6 @@
 //! The operator's API on the Unix socket.
 
+mod attend;
 pub mod handle;
 mod needs;
 pub mod server;

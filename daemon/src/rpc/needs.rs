@@ -51,6 +51,7 @@ fn needs(request: &Request) -> Needs {
         Request::CertificateImport(_)
         | Request::CertificateList
         | Request::CertificateRemove(_)
+        | Request::DeployAttach(_)
         | Request::InviteCreate { .. }
         | Request::InviteList { .. }
         | Request::InviteRevoke { .. } => Needs::Store,

@@ -2,7 +2,7 @@
 
 use crate::daemon::Daemon;
 use crate::disk::make_dir;
-use crate::rpc::handle;
+use crate::rpc::{attend, handle, needs};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -79,10 +79,18 @@ async fn call(State(daemon): State<Arc<Daemon>>, body: Bytes) -> Response {
     // A caller that goes away does not stop a change half way: the operation runs to its end.
     tokio::spawn(async move {
         let progress = events.clone();
-        let say = move |message: &str| {
-            let _ = progress.send(Event::Progress { message: message.to_owned() });
+        let send = move |event: Event| {
+            let _ = progress.send(event);
         };
-        let envelope = handle::run(&daemon, request, &say).await;
+        let say = |message: &str| send(Event::Progress { message: message.to_owned(), deploy: None });
+        let envelope = match (attend::wish(&request), request) {
+            (Some(wish), request) => attend::carry_out(&daemon, wish, request, &send).await,
+            (None, Request::DeployAttach(which)) => {
+                needs::wait(&daemon, &Request::DeployAttach(which.clone()), &say).await;
+                attend::attach(&daemon, &which, &send).await
+            }
+            (None, request) => handle::run(&daemon, request, &say).await,
+        };
         let _ = events.send(Event::Result { envelope: Box::new(envelope) });
     });
     let lines = UnboundedReceiverStream::new(stream).map(|event| {

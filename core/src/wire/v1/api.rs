@@ -8,8 +8,8 @@ use crate::adopt::{Component, Plan};
 use crate::id::{InviteId, MachineId, NetworkName};
 use crate::key::PublicKey;
 use crate::wire::v1::api_deploy::{
-    DeployPreview, DeployReport, DeployRequest, ServiceDetail, ServiceList, ServiceListRequest, ServiceLogs,
-    ServiceLogsRequest, ServiceRequest,
+    DeployAttachRequest, DeployMark, DeployPreview, DeployReport, DeployRequest, ServiceDetail, ServiceList,
+    ServiceListRequest, ServiceLogs, ServiceLogsRequest, ServiceRequest,
 };
 use crate::wire::v1::certificate::{CertificateImport, CertificateRequest, CertificateRow};
 use crate::wire::v1::doctor::Doctor;
@@ -118,6 +118,8 @@ pub enum Request {
     Deploy(DeployRequest),
     /// Says what that would do.
     DeployPreview(DeployRequest),
+    /// Follows a deploy from its beginning to its end, or gives it up.
+    DeployAttach(DeployAttachRequest),
     /// Services of one namespace, or of all.
     ServiceList(ServiceListRequest),
     /// One service in detail.
@@ -140,6 +142,9 @@ pub enum Event {
     Progress {
         /// One line for a person.
         message: String,
+        /// The deploy it is of.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        deploy: Option<DeployMark>,
     },
     /// The end.
     Result {
@@ -220,7 +225,7 @@ pub enum Payload {
         /// By name.
         certificates: Vec<CertificateRow>,
     },
-    /// [`Request::Deploy`], [`Request::ServiceRemove`]; when they failed too.
+    /// [`Request::Deploy`], [`Request::ServiceRemove`], [`Request::DeployAttach`]; when they failed too.
     Deploy(Box<DeployReport>),
     /// [`Request::DeployPreview`].
     DeployPreview(Box<DeployPreview>),

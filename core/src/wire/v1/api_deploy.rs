@@ -1,6 +1,6 @@
 //! The operator API's part about deploys and services: what a request holds and what an answer's payload holds.
 //!
-//! Each request is the content of one variant of `api::Request` (`deploy`, `deploy-preview`, `service-list`,
+//! Each request is the content of one variant of `api::Request` (`deploy`, `deploy-preview`, `deploy-attach`, `service-list`,
 //! `service-inspect`, `service-logs`, `service-remove`), each answer that of one variant of `api::Payload`.
 
 use crate::id::{DeployId, InstanceId, MachineId, Namespace, ServiceName};
@@ -23,6 +23,29 @@ pub struct DeployRequest {
     /// Refuse with `BASELINE_CHANGED` unless this is what the plan starts from: a preview's `baseline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_baseline: Option<DeployId>,
+}
+
+/// `deploy-attach`: show a deploy from its beginning to its end, or give it up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeployAttachRequest {
+    /// Which; `None` = the latest that is under way on this machine, else the latest that ended there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deploy: Option<DeployId>,
+    /// Undo it; `DEPLOY_COMMITTED` when it is too late for that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abort: bool,
+}
+
+/// Which deploy a line of progress is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeployMark {
+    /// The deploy.
+    pub id: DeployId,
+    /// Its namespace.
+    pub namespace: Namespace,
+    /// Whether it is committed: then it cannot be undone.
+    pub committed: bool,
 }
 
 /// `service-list`.

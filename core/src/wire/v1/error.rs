@@ -94,11 +94,17 @@ error_codes! {
     /// A TCP route on a port that the mesh itself needs.
     PortReserved = "PORT_RESERVED", "choose another port to listen on: HTTP and HTTPS belong to routes with a host, the others to the mesh";
     /// Somebody deploys to this namespace.
-    DeployInProgress = "DEPLOY_IN_PROGRESS", "wait until it is over; the lock of a coordinator that died runs out by itself";
+    DeployInProgress = "DEPLOY_IN_PROGRESS", "`ployzctl deploy attach` shows it: wait until it is over; the lock of a coordinator that died runs out by itself";
     /// It did not happen and was undone.
     DeployFailed = "DEPLOY_FAILED", "nothing was changed: the causes say why; deploy again when it is mended";
     /// It was cut off; what is left is known.
     DeployInterrupted = "DEPLOY_INTERRUPTED", "deploy again: it first finishes or undoes what was cut off";
+    /// No deploy of that id, or none under way.
+    DeployNotFound = "DEPLOY_NOT_FOUND", "a deploy can be shown on the machine that carries it out and for an hour after its end; `ployzctl service ls` shows what is deployed";
+    /// An operator gave it up.
+    DeployAborted = "DEPLOY_ABORTED", "nothing was changed: what was begun is undone; deploy again when you want it";
+    /// Too late to give it up.
+    DeployCommitted = "DEPLOY_COMMITTED", "what is committed is finished and not undone: deploy the manifest from before";
     /// A machine's clock is so far ahead that everything comes too late for it.
     ClockSkew = "CLOCK_SKEW", "set the clocks of the named machines (`timedatectl`), then deploy again";
     /// What a preview was made from is no longer so.
