@@ -17,6 +17,7 @@ mod external_names;
 mod held;
 mod hostile_member;
 mod images;
+mod interrupted;
 mod joins;
 mod killed;
 mod lab_self_test;
@@ -180,6 +181,7 @@ const THEMES: &[&[Scenario]] = &[
     &doctor::SCENARIOS,
     &deploy_away::SCENARIOS,
     &right_after::SCENARIOS,
+    &interrupted::SCENARIOS,
     &services_under_load::SCENARIOS,
     &store_away::SCENARIOS,
     &hostile_member::SCENARIOS,
