@@ -1,4 +1,4 @@
-//! Ctrl-C while ployzd changes something: ployzd goes on with it, so the operator is told that, and how to see its end. A
+//! Ctrl-C while ployzd changes something: ployzd goes on with it, so it says that, and how to see its end. A
 //! deploy that is not committed is undone by a second Ctrl-C.
 
 use crate::client::{self, Answer};

@@ -4,8 +4,9 @@ use crate::plan::{Cluster, manifest};
 use ployz_core::deploy::Scope;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::api_deploy::{
-    DeployReport, DeployRequest, DeployState, InstanceRow, ServiceDetail, ServiceList, ServiceListRequest,
-    ServiceLogLine, ServiceLogMissing, ServiceLogs, ServiceLogsRequest, ServiceRequest, ServiceRow,
+    DeployAttachRequest, DeployMark, DeployReport, DeployRequest, DeployState, InstanceRow, ServiceDetail,
+    ServiceList, ServiceListRequest, ServiceLogLine, ServiceLogMissing, ServiceLogs, ServiceLogsRequest,
+    ServiceRequest, ServiceRow,
 };
 use ployz_core::wire::v1::deploy::{
     Candidate, Decision, DeployAnswer, DeployCommand, DeployEvent, DeployFailure, DeployLock, DeployPhase,
@@ -201,6 +202,11 @@ fn golden_requests_and_payloads() {
             expected_baseline: Some(plan.deploy.clone()),
         },
     );
+    line(&mut out, "deploy-attach", &DeployAttachRequest::default());
+    let attach = DeployAttachRequest { deploy: Some(plan.deploy.clone()), abort: true };
+    line(&mut out, "deploy-attach", &attach);
+    let mark = DeployMark { id: plan.deploy.clone(), namespace: "shop".parse().unwrap(), committed: false };
+    line(&mut out, "deploy-mark", &mark);
     line(&mut out, "service-list", &ServiceListRequest { namespace: None });
     line(&mut out, "service-inspect", &ServiceRequest { namespace: shop, service: web });
     line(

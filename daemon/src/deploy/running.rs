@@ -37,11 +37,11 @@ pub struct Attended {
     pub namespace: Namespace,
     wish: Wish,
     given_up: CancellationToken,
-    told: watch::Sender<Told>,
+    progress: watch::Sender<Progress>,
 }
 
 #[derive(Default)]
-struct Told {
+struct Progress {
     /// The last lines.
     lines: VecDeque<String>,
     /// How many came before them and are not kept.
@@ -79,7 +79,7 @@ impl Running {
             namespace: wish.namespace().clone(),
             wish: wish.clone(),
             given_up: CancellationToken::new(),
-            told: watch::Sender::default(),
+            progress: watch::Sender::default(),
         });
         known.push_back(one.clone());
         (one, true)
@@ -107,28 +107,28 @@ impl Running {
 impl Attended {
     /// Tells all who follow it.
     pub fn say(&self, line: &str) {
-        self.told.send_modify(|told| {
-            told.lines.push_back(line.to_owned());
-            if told.lines.len() > LINES {
-                told.lines.pop_front();
-                told.dropped += 1;
+        self.progress.send_modify(|progress| {
+            progress.lines.push_back(line.to_owned());
+            if progress.lines.len() > LINES {
+                progress.lines.pop_front();
+                progress.dropped += 1;
             }
         });
     }
 
     /// From here on nothing can be undone.
     pub fn committed(&self) {
-        self.told.send_modify(|told| told.committed = true);
+        self.progress.send_modify(|progress| progress.committed = true);
     }
 
     /// Whether it is committed.
     pub fn is_committed(&self) -> bool {
-        self.told.borrow().committed
+        self.progress.borrow().committed
     }
 
     /// It is over.
     pub fn end(&self, envelope: Envelope) {
-        self.told.send_modify(|told| told.end = Some((envelope, Instant::now())));
+        self.progress.send_modify(|progress| progress.end = Some((envelope, Instant::now())));
     }
 
     /// Asks for it to be given up.
@@ -163,11 +163,11 @@ impl Attended {
 
     /// Everything from its beginning, as it comes; returns how it ended.
     pub async fn follow(&self, send: &(dyn Fn(Event) + Send + Sync)) -> Envelope {
-        let mut told = self.told.subscribe();
+        let mut progress = self.progress.subscribe();
         let mut shown = 0;
         loop {
             let (lines, committed, end) = {
-                let now = told.borrow_and_update();
+                let now = progress.borrow_and_update();
                 let fresh = now.lines.iter().skip(shown.max(now.dropped) - now.dropped);
                 let lines: Vec<String> = fresh.cloned().collect();
                 shown = now.dropped + now.lines.len();
@@ -179,7 +179,7 @@ impl Attended {
             if let Some(end) = end {
                 return end;
             }
-            if told.changed().await.is_err() {
+            if progress.changed().await.is_err() {
                 let message = format!("deploy {} was cut off", self.id);
                 return Envelope::error(ErrorCode::DeployInterrupted, message, Vec::new());
             }
@@ -191,7 +191,7 @@ impl Attended {
     }
 
     fn ended(&self) -> Option<Duration> {
-        self.told.borrow().end.as_ref().map(|(_, at)| at.elapsed())
+        self.progress.borrow().end.as_ref().map(|(_, at)| at.elapsed())
     }
 }
 

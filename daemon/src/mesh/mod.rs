@@ -77,7 +77,7 @@ pub struct Mesh {
     pub store: watch::Sender<Option<Store>>,
     /// What is known of the other machines' connections to it.
     pub presence: Arc<presence::Presence>,
-    /// Told when news that should have come did not: the store is watched afresh.
+    /// Notified when news that should have come did not: the store is watched afresh.
     pub late_news: tokio::sync::Notify,
     /// Health of the store's connection.
     pub sync: watch::Sender<Health>,

@@ -75,7 +75,7 @@ impl Default for Presence {
     }
 }
 
-/// What is answered to `send` by a machine that may be about to connect again: nobody there is asked again for `least`,
+/// What is answered to `send` by a machine that may be about to connect again: while it is not there it is asked again for `least`,
 /// and for as long as `goes_on` says after so much waiting.
 pub async fn connected<T, W, G>(
     least: Duration,
@@ -128,11 +128,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_that_is_not_connected_is_waited_for_only_so_long() {
-        let (asked, nobody) = (Cell::new(0), || Err(RequestError::new(RequestErrorKind::NoResponders)));
+        let (asked, absent) = (Cell::new(0), || Err(RequestError::new(RequestErrorKind::NoResponders)));
         let send = |from| {
             asked.set(asked.get() + 1);
             let there = asked.get() >= from;
-            async move { if there { Ok("answer") } else { nobody() } }
+            async move { if there { Ok("answer") } else { absent() } }
         };
         let long_away = |_| async { false };
         assert_eq!(connected(LEAST, || send(8), long_away).await.ok(), Some("answer"));

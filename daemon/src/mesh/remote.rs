@@ -1,5 +1,5 @@
-//! Commands between machines: request and reply over the store's connection. Nobody there is a named failure, at once
-//! unless the machine was there a moment ago; answers go only to inboxes, never to a subject a caller could choose.
+//! Commands between machines: request and reply over the store's connection. A machine that is not there is a named failure,
+//! at once unless it was there a moment ago; answers go only to inboxes, never to a subject a caller could choose.
 
 use crate::membership::store::Store;
 use crate::mesh::Mesh;

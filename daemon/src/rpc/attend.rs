@@ -1,4 +1,4 @@
-//! Deploys on the socket: the daemon carries each one out in a task of its own, and whoever asked for it only follows; so do
+//! Deploys on the socket: the daemon carries each one out in a task of its own, and the caller only follows; so do
 //! those who attach, while it is under way, for a while after its end, and by the store's record where another machine
 //! carries it out.
 
@@ -52,7 +52,7 @@ pub(super) async fn carry_out(
     one.follow(send).await
 }
 
-/// One that broke off has an end too: nobody follows it for ever.
+/// One that broke off has an end too: it is not followed for ever.
 async fn ends(work: tokio::task::JoinHandle<()>, one: Arc<Attended>) {
     if let Err(error) = work.await {
         let message = format!("deploy {} broke off", one.id);
@@ -60,7 +60,7 @@ async fn ends(work: tokio::task::JoinHandle<()>, one: Arc<Attended>) {
     }
 }
 
-/// Ends by itself, whoever follows.
+/// Ends by itself, followed or not.
 async fn work(daemon: Arc<Daemon>, mesh: Arc<Mesh>, wish: Wish, request: Request, one: Arc<Attended>) {
     needs::wait(&daemon, &request, &|line| one.say(line)).await;
     let done = match &wish {
@@ -99,7 +99,7 @@ async fn attend(one: &Attended, abort: bool, send: Send<'_>) -> Envelope {
     given_up(&one.id, one.follow(send).await)
 }
 
-/// The end of a deploy as the answer to whoever gave it up.
+/// The end of a deploy as the answer to the one who gave it up.
 fn given_up(id: &DeployId, end: Envelope) -> Envelope {
     let state = match &end.payload {
         Some(Payload::Deploy(report)) => Some(report.state),

@@ -47,7 +47,7 @@ pub async fn run(mesh: Arc<Mesh>) {
     watch::run(SOCKET.into(), wanted(&mesh), checks, mesh.workloads.clone(), mesh.cancel.clone()).await;
 }
 
-/// Has the Docker network made if it is not there; whoever attaches a container asks for that first. What is in the way is
+/// Has the Docker network made if it is not there; before a container is attached this is asked for. What is in the way is
 /// an error of its own.
 pub async fn stand(mesh: &Mesh, docker: &Docker) -> Result<(), DockerError> {
     let held = |detail: String| DockerError::Odd { operation: "use network", subject: BRIDGE.into(), detail };

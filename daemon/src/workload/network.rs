@@ -96,7 +96,7 @@ impl NetworkSpec {
 /// Adopts the network or makes it; one that is not ours, or not right while containers are on it, is held. One of ours
 /// that is not right and has no containers is made anew.
 ///
-/// One at a time, whoever asks: Docker would make two networks of one name.
+/// One at a time: Docker would make two networks of one name.
 pub async fn ensure(docker: &Docker, spec: &NetworkSpec) -> Result<Ensured> {
     let _alone = ONE_AT_A_TIME.lock().await;
     let seen = inspect(docker).await?;

@@ -1,4 +1,4 @@
-//! A standing view of this machine's containers: from inspection, told by events, looked over every half minute. The Docker
+//! A standing view of this machine's containers: from inspection, prompted by events, looked over every half minute. The Docker
 //! network is kept in the same way: one that is pruned is made again when Docker says so.
 //!
 //! When Docker is away the last view stays and says so: unknown is not absent. No container is changed from here.

@@ -33,19 +33,19 @@ fn goes_on(ctx: &Ctx) -> Result<()> {
     let (n1, n2) = (ctx.node(1), ctx.node(2));
     let deploy = begin(ctx, 1)?;
     interrupt(n1)?;
-    let told = deploy.wait(ctx.lab.secs(20))?;
-    ensure!(told.code == 130 && told.stderr.contains("goes on"), "{}", product::told(&told));
-    let id = attach_hint(&told.stderr)?;
+    let ended = deploy.wait(ctx.lab.secs(20))?;
+    ensure!(ended.code == 130 && ended.stderr.contains("goes on"), "{}", product::told(&ended));
+    let id = attach_hint(&ended.stderr)?;
     let attached = n1.spawn("ployzctl --json deploy attach")?;
     let elsewhere = n2.spawn(&format!("ployzctl deploy attach {id}"))?;
     ready(ctx)?;
-    let told = attached.wait(ctx.lab.secs(60))?;
-    let envelope: Value = serde_json::from_str(&told.stdout).with_context(|| product::told(&told))?;
+    let ended = attached.wait(ctx.lab.secs(60))?;
+    let envelope: Value = serde_json::from_str(&ended.stdout).with_context(|| product::told(&ended))?;
     let report = &envelope["payload"];
     ensure!(report["state"] == "committed" && report["deploy_id"] == id.as_str(), "{envelope}");
     ensure!(report["events"].as_array().is_some_and(|events| events.len() > 2), "{envelope}");
-    let told = elsewhere.wait(ctx.lab.secs(30))?;
-    ensure!(told.code == 0 && told.stdout.contains(&id), "{}", product::told(&told));
+    let ended = elsewhere.wait(ctx.lab.secs(30))?;
+    ensure!(ended.code == 0 && ended.stdout.contains(&id), "{}", product::told(&ended));
     let again = n1.sh("ployzctl deploy attach")?;
     ensure!(again.contains(&id) && again.contains("is committed"), "{again}");
     product::refused(n1, &format!("ployzctl deploy attach {id} --abort"), "DEPLOY_COMMITTED")?;
@@ -58,12 +58,16 @@ fn undone_by_the_second(ctx: &Ctx) -> Result<()> {
     interrupt(n1)?;
     ctx.wait(10, "the first Ctrl-C to be answered", || n1.sh("grep -q 'goes on' /run/deploy.err").map(Some))?;
     interrupt(n1)?;
-    let told = deploy.wait(ctx.lab.secs(60))?;
-    ensure!(told.code == 130 && told.stderr.contains("was given up and undone"), "{}", product::told(&told));
+    let ended = deploy.wait(ctx.lab.secs(60))?;
+    ensure!(
+        ended.code == 130 && ended.stderr.contains("was given up and undone"),
+        "{}",
+        product::told(&ended)
+    );
     Ok(())
 }
 
-/// The same command again follows the deploy that is under way; both are told when it is given up from a third place.
+/// The same command again follows the deploy that is under way; both end when it is given up from a third place.
 fn given_up_from_elsewhere(ctx: &Ctx) -> Result<()> {
     let n1 = ctx.node(1);
     let deploy = begin(ctx, 3)?;
@@ -77,9 +81,9 @@ fn given_up_from_elsewhere(ctx: &Ctx) -> Result<()> {
     let undone = n1.sh_for(Duration::from_secs(60), &format!("ployzctl deploy attach {id} --abort"))?;
     ensure!(undone.contains("was given up and undone"), "{undone}");
     for command in [deploy, again] {
-        let told = command.wait(ctx.lab.secs(20))?;
-        ensure!(told.code == 1 && told.stderr.contains("DEPLOY_ABORTED"), "{}", product::told(&told));
-        ensure!(told.stderr.contains(&id), "{}", product::told(&told));
+        let ended = command.wait(ctx.lab.secs(20))?;
+        ensure!(ended.code == 1 && ended.stderr.contains("DEPLOY_ABORTED"), "{}", product::told(&ended));
+        ensure!(ended.stderr.contains(&id), "{}", product::told(&ended));
     }
     Ok(())
 }
@@ -89,12 +93,12 @@ fn after_a_restart(ctx: &Ctx) -> Result<()> {
     let n1 = ctx.node(1);
     let deploy = begin(ctx, 4)?;
     n1.sh("systemctl kill -s KILL ployzd")?;
-    let told = deploy.wait(ctx.lab.secs(20))?;
-    ensure!(told.code == 1, "{}", product::told(&told));
+    let ended = deploy.wait(ctx.lab.secs(20))?;
+    ensure!(ended.code == 1, "{}", product::told(&ended));
     product::started(ctx, n1)?;
-    let told = n1.run_for(ctx.lab.secs(60), "ployzctl deploy attach")?;
-    let over = told.stderr.contains("failed and was undone") || told.stderr.contains("DEPLOY_NOT_FOUND");
-    ensure!(told.code == 1 && over, "{}", product::told(&told));
+    let ended = n1.run_for(ctx.lab.secs(60), "ployzctl deploy attach")?;
+    let over = ended.stderr.contains("failed and was undone") || ended.stderr.contains("DEPLOY_NOT_FOUND");
+    ensure!(ended.code == 1 && over, "{}", product::told(&ended));
     ctx.wait(60, "the candidates to be gone", || {
         let left = n1.sh("docker ps -q --filter label=ployz.namespace=shop | xargs docker inspect -f '{{.Config.Env}}' | grep -c VERSION=4 || true")?;
         ensure!(left == "0", "{left} left");

@@ -115,7 +115,7 @@ fn long_away(ctx: &Ctx) -> Result<()> {
     let began = Instant::now();
     let mut wanted = manifest(0);
     wanted["services"][0]["placement"] = json!({"machines": ["n3"]});
-    refused(n1, &json!({"command": "deploy", "manifest": wanted}), "PARTICIPANT_UNREACHABLE")?;
+    refused(n1, &json!({"command": "deploy", "manifest": wanted}), "NO_ELIGIBLE_MACHINE")?;
     let took = began.elapsed();
     ensure!(took < ctx.lab.secs(4), "refused after {took:?}");
     n3.sh("systemctl start ployzd")?;
