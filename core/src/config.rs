@@ -31,7 +31,7 @@ pub struct Config {
     pub advertise_endpoints: Vec<NamedEndpoint>,
     /// Who runs the tunnel.
     pub wireguard_backend: BackendChoice,
-    /// HTTP listener of the gateway.
+    /// HTTP listener of the gateway. Where it is not set, IPv6 is served beside it ([`Config::gateway_takes_both`]).
     pub gateway_listen_addr: SocketAddr,
     /// HTTPS listener of the gateway; set = TLS on.
     pub gateway_https_listen_addr: Option<SocketAddr>,
@@ -262,6 +262,11 @@ impl Config {
         self.origins.get(key)
     }
 
+    /// Whether the gateway serves IPv6 beside IPv4: an address that an operator wrote means what it says.
+    pub fn gateway_takes_both(&self) -> bool {
+        self.origin("gateway_listen_addr") == Some(&Origin::Default)
+    }
+
     /// Every key with its value and origin, for `check-config`.
     pub fn describe(&self, layers: &[Layer]) -> Vec<(String, String, Origin)> {
         let merged = Merged(layers);
@@ -478,6 +483,17 @@ mod tests {
             "203.0.113.7 fd12::1"
         );
         assert_eq!(named(file("").unwrap()), "");
+    }
+
+    #[test]
+    fn both_families_are_served_unless_an_address_is_given() {
+        assert!(file("").unwrap().gateway_takes_both());
+        for given in ["0.0.0.0:80", "[::]:80", "192.0.2.1:8080"] {
+            assert!(!file(&format!("gateway_listen_addr = \"{given}\"")).unwrap().gateway_takes_both());
+        }
+        let variable = ("PLOYZ_GATEWAY_LISTEN_ADDR".to_owned(), "0.0.0.0:80".to_owned());
+        let given = Config::resolve(&[Layer::from_environment([variable])]).unwrap();
+        assert!(!given.gateway_takes_both());
     }
 
     #[test]

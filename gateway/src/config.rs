@@ -25,12 +25,18 @@ pub struct Given {
     /// Addresses for HTTP, unless sockets are handed over
     #[arg(long, env = "PLOYZ_GATEWAY_HTTP", value_name = "ADDRESS", value_delimiter = ',')]
     pub http: Vec<SocketAddr>,
+    /// Addresses for HTTP over IPv6 alone, beside one of IPv4 on the same port, unless sockets are handed over
+    #[arg(long, env = "PLOYZ_GATEWAY_HTTP6", value_name = "ADDRESS", value_delimiter = ',')]
+    pub http6: Vec<SocketAddr>,
     /// Addresses for HTTPS, unless sockets are handed over
     #[arg(long, env = "PLOYZ_GATEWAY_HTTPS", value_name = "ADDRESS", value_delimiter = ',')]
     pub https: Vec<SocketAddr>,
     /// Addresses for TCP routes, each for the route of its port, unless sockets are handed over
     #[arg(long, env = "PLOYZ_GATEWAY_TCP", value_name = "ADDRESS", value_delimiter = ',')]
     pub tcp: Vec<SocketAddr>,
+    /// The same over IPv6 alone, beside one of IPv4 on the same port
+    #[arg(long, env = "PLOYZ_GATEWAY_TCP6", value_name = "ADDRESS", value_delimiter = ',')]
+    pub tcp6: Vec<SocketAddr>,
     /// Address for Prometheus, unless a socket is handed over
     #[arg(long, env = "PLOYZ_GATEWAY_METRICS", value_name = "ADDRESS")]
     pub metrics: Option<SocketAddr>,
@@ -135,8 +141,10 @@ impl Given {
             config: self.config,
             threads: self.threads.or(under.threads),
             http: list(self.http, under.http),
+            http6: list(self.http6, under.http6),
             https: list(self.https, under.https),
             tcp: list(self.tcp, under.tcp),
+            tcp6: list(self.tcp6, under.tcp6),
             metrics: self.metrics.or(under.metrics),
             https_port: self.https_port.or(under.https_port),
             nats: self.nats.or(under.nats),
@@ -159,6 +167,13 @@ impl Given {
         let tcp = self.tcp.iter().map(|address| (Kind::Tcp(address.port()), *address));
         let metrics = self.metrics.iter().map(|address| (Kind::Metrics, *address));
         http.chain(https).chain(tcp).chain(metrics).collect()
+    }
+
+    /// Those of IPv6 alone. Without one of them the others are served all the same.
+    pub fn addresses6(&self) -> Vec<(Kind, SocketAddr)> {
+        let http = self.http6.iter().map(|address| (Kind::Http, *address));
+        let tcp = self.tcp6.iter().map(|address| (Kind::Tcp(address.port()), *address));
+        http.chain(tcp).collect()
     }
 
     /// The static pair, when it is whole and somebody can ask for it.

@@ -12,13 +12,13 @@ use std::time::Duration;
 /// What a socket is for; as text its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// `http`
+    /// `http`, and `http6` for IPv6 beside it
     Http,
     /// `https`
     Https,
     /// `metrics`
     Metrics,
-    /// `tcp-<port>`: the TCP route of that port.
+    /// `tcp-<port>`, and `tcp6-<port>` for IPv6 beside it: the TCP route of that port.
     Tcp(u16),
 }
 
@@ -35,7 +35,9 @@ pub struct Socket {
 #[derive(Debug, thiserror::Error)]
 pub enum CannotListen {
     /// The service manager handed over something without a name that says what it is for.
-    #[error("socket {number} is named {name:?}, which is none of http, https, metrics and tcp-<port>")]
+    #[error(
+        "socket {number} is named {name:?}, which is none of http, http6, https, metrics, tcp-<port> and tcp6-<port>"
+    )]
     Name {
         /// Which one, from 0.
         number: usize,
@@ -83,10 +85,13 @@ pub fn inherited() -> Result<Vec<Socket>, CannotListen> {
         .collect()
 }
 
-/// Opens a socket.
-pub fn open(kind: Kind, address: SocketAddr) -> Result<Socket, CannotListen> {
+/// Opens a socket. `v6_only`: leaves IPv4 to another socket of this port; otherwise what the kernel does with `[::]`.
+pub fn open(kind: Kind, address: SocketAddr, v6_only: bool) -> Result<Socket, CannotListen> {
     let open = || {
         let raw = Raw::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        if v6_only {
+            raw.set_only_v6(true)?;
+        }
         raw.set_reuse_address(true)?;
         raw.bind(&address.into())?;
         raw.listen(BACKLOG)?;
@@ -109,11 +114,12 @@ impl FromStr for Kind {
     type Err = ();
     fn from_str(name: &str) -> Result<Self, ()> {
         match name {
-            "http" => Ok(Self::Http),
+            "http" | "http6" => Ok(Self::Http),
             "https" => Ok(Self::Https),
             "metrics" => Ok(Self::Metrics),
             _ => {
-                let port = name.strip_prefix("tcp-").and_then(|port| port.parse().ok());
+                let port = name.strip_prefix("tcp-").or_else(|| name.strip_prefix("tcp6-"));
+                let port = port.and_then(|port| port.parse().ok());
                 port.filter(|port| *port > 0).map(Self::Tcp).ok_or(())
             }
         }
@@ -133,8 +139,22 @@ mod tests {
     fn names_of_sockets_say_what_they_are_for() {
         assert_eq!("http".parse(), Ok(Kind::Http));
         assert_eq!("tcp-5432".parse(), Ok(Kind::Tcp(5432)));
+        assert_eq!(("http6".parse(), "tcp6-5432".parse()), (Ok(Kind::Http), Ok(Kind::Tcp(5432))));
         for bad in ["", "tcp-", "tcp-0", "tcp-70000", "tcp-x", "HTTP", "ployz-gateway.socket"] {
             assert_eq!(bad.parse::<Kind>(), Err(()), "{bad}");
+        }
+    }
+    #[test]
+    fn ipv6_alone_is_opened_beside_ipv4_on_one_port() {
+        let four = open(Kind::Http, "0.0.0.0:0".parse().unwrap(), false).unwrap();
+        let port = four.listener.local_addr().unwrap().port();
+        let at = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), port);
+        assert!(matches!(open(Kind::Http, at, false), Err(CannotListen::Bind { .. })), "both families");
+        let six = open(Kind::Http, at, true).unwrap();
+        for (to, listener) in [("127.0.0.1", four.listener), ("::1", six.listener)] {
+            listener.set_nonblocking(false).unwrap();
+            let client = std::net::TcpStream::connect((to, port)).unwrap();
+            assert_eq!(listener.accept().unwrap().1, client.local_addr().unwrap());
         }
     }
 }

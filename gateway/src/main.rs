@@ -82,15 +82,17 @@ fn sockets(given: &Given) -> anyhow::Result<Vec<Socket>> {
     let mut sockets = listen::inherited()?;
     if sockets.is_empty() {
         for (kind, address) in given.addresses() {
-            match listen::open(kind, address) {
+            match listen::open(kind, address, false) {
                 Ok(socket) => sockets.push(socket),
                 // The port of one route is no reason to serve none.
-                Err(error) if matches!(kind, Kind::Tcp(_)) => {
-                    let cause =
-                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                    tracing::error!("{error}: {cause}; its TCP route is not served");
-                }
+                Err(error) if matches!(kind, Kind::Tcp(_)) => skip(&error, "its TCP route is not served"),
                 Err(error) => return Err(error.into()),
+            }
+        }
+        for (kind, address) in given.addresses6() {
+            match listen::open(kind, address, true) {
+                Ok(socket) => sockets.push(socket),
+                Err(error) => skip(&error, "it is not served over IPv6"),
             }
         }
     }
@@ -98,6 +100,11 @@ fn sockets(given: &Given) -> anyhow::Result<Vec<Socket>> {
         return Err(BadConfig::NoSocket.into());
     }
     Ok(sockets)
+}
+
+fn skip(error: &listen::CannotListen, what: &str) {
+    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+    tracing::error!("{error}: {cause}; {what}");
 }
 
 fn settings(given: &Given, certificates: Option<Arc<Certificates>>, feed: Stats) -> Settings {

@@ -52,7 +52,12 @@ pub fn verdict(spec: &SidecarSpec, live: &SidecarLive, parent: Parent) -> Verdic
 
 /// What is asked for and not there, for a reason that only time or the operator can take away.
 pub fn note(spec: &SidecarSpec, live: &SidecarLive) -> Option<String> {
-    let refused = spec.routes.refused.iter().chain(&live.refused);
+    note_of(spec, live, |_| true)
+}
+
+/// The same of some purposes.
+pub fn note_of(spec: &SidecarSpec, live: &SidecarLive, which: impl Fn(&str) -> bool) -> Option<String> {
+    let refused = spec.routes.refused.iter().chain(&live.refused).filter(|(purpose, _)| which(purpose));
     let words: Vec<String> = refused.map(|(purpose, why)| format!("{purpose}: {why}")).collect();
     (!words.is_empty()).then(|| format!("not listened on: {}", words.join(", ")))
 }
@@ -79,7 +84,7 @@ pub fn superfluous(spec: &SidecarSpec, live: &SidecarLive) -> Vec<String> {
     let goes = |name: &str, found: &SocketLive| match spec.routes.wanted.iter().find(|want| want.name == name)
     {
         Some(want) => !socket_drift(want, found).is_empty(),
-        None => spec.routes.complete && spec.is_route(name),
+        None => spec.may_close(name),
     };
     let ours = live.sockets.iter().filter(|(_, found)| found.fingerprint.is_some());
     ours.filter(|(name, found)| goes(name, found)).map(|(name, _)| name.clone()).collect()
@@ -129,22 +134,20 @@ fn routes_drift(spec: &SidecarSpec, live: &SidecarLive) -> Vec<Drift> {
             }
         }
     }
-    if spec.routes.complete {
-        drift.extend(routes_left(spec, live));
-    }
+    drift.extend(routes_left(spec, live));
     drift
 }
 
 /// Sockets that no route asks for any more. One whose unit is gone listens for as long as the process has it.
 fn routes_left(spec: &SidecarSpec, live: &SidecarLive) -> Vec<Drift> {
     let wanted = |name: &str| spec.routes.wanted.iter().any(|socket| socket.name == name);
-    let units = live.sockets.iter().filter(|(name, _)| spec.is_route(name) && !wanted(name));
+    let units = live.sockets.iter().filter(|(name, _)| spec.may_close(name) && !wanted(name));
     let mut drift: Vec<Drift> =
         units.map(|(name, found)| Drift::new(&label(name), listens(found), "-")).collect();
     let given = live.given.iter().flatten().filter(|purpose| is_route_purpose(purpose));
     for purpose in given {
         let name = format!("{}-{purpose}", spec.unit.name);
-        if !wanted(&name) && !live.sockets.contains_key(&name) {
+        if spec.may_close(&name) && !wanted(&name) && !live.sockets.contains_key(&name) {
             drift.push(Drift::new(&format!("{}.given", label(&name)), "yes", "-"));
         }
     }

@@ -365,6 +365,7 @@ fn drift_table() {
         }),
     );
     routes::tcp_rows(&mut row);
+    routes::family_rows(&mut row);
     golden("drift-table", &text);
 }
 

@@ -159,6 +159,7 @@ pub fn socket(name: &str, purpose: &str, listen: &[&str], netns: Option<&str>) -
         purpose: purpose.into(),
         listen: listen.iter().map(|text| Listen::Stream(text.parse().unwrap())).collect(),
         netns: netns.map(Into::into),
+        v6_only: false,
     }
 }
 

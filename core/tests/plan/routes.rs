@@ -7,7 +7,7 @@ use ployz_core::adopt::sidecar::{Replace, replace, superfluous};
 use ployz_core::adopt::{Seen, Verdict};
 use ployz_core::live::SidecarLive;
 use ployz_core::spec::sidecar::tcp_purpose;
-use ployz_core::spec::{Listen, NodeSpec, RouteSockets, SidecarSpec};
+use ployz_core::spec::{Listen, NodeSpec, RouteSockets, SidecarSpec, UnitName};
 use proptest::prelude::*;
 
 /// Sockets that routes ask for: none of them is a reason to touch another.
@@ -73,6 +73,54 @@ pub(super) fn tcp_rows(row: &mut impl FnMut(&str, String)) {
     );
 }
 
+/// IPv6 beside IPv4, as a gateway from before has it not, or as an address that is given now leaves no place for it.
+pub(super) fn family_rows(row: &mut impl FnMut(&str, String)) {
+    row(
+        "a gateway of IPv4 alone, where both families are to be served",
+        drifted(KERNEL, |spec, _| both(spec, &[], false)),
+    );
+    row(
+        "the same with the socket of a TCP route",
+        drifted(KERNEL, |spec, live| {
+            asked(spec, &[5432], true);
+            live.gateway = Seen::Present(node::served(&spec.gateway));
+            both(spec, &[5432], true);
+        }),
+    );
+    row(
+        "another program has the port of HTTP over IPv6",
+        drifted(KERNEL, |spec, live| {
+            both(spec, &[], true);
+            present!(live.gateway).refused.insert("http6".into(), "[::]:80 is taken".into());
+        }),
+    );
+    row(
+        "gateway_listen_addr was given, routes are as last known",
+        drifted(KERNEL, |spec, live| {
+            both(spec, &[5432], true);
+            live.gateway = Seen::Present(node::served(&spec.gateway));
+            asked(spec, &[5432], false);
+        }),
+    );
+    row(
+        "the socket of IPv6 takes IPv4 too",
+        drifted(KERNEL, |spec, live| {
+            both(spec, &[], true);
+            let mut other = spec.gateway.clone();
+            other.routes.wanted[0].v6_only = false;
+            live.gateway = Seen::Present(node::served(&other));
+        }),
+    );
+}
+
+fn both(spec: &mut NodeSpec, ports: &[u16], complete: bool) {
+    asked(spec, ports, complete);
+    let name = spec.gateway.unit.name.clone();
+    let wanted = &mut spec.gateway.routes.wanted;
+    wanted.extend(ports.iter().map(|port| RouteSockets::tcp6(&name, *port)));
+    wanted.insert(0, RouteSockets::http6(&name, 80));
+}
+
 fn asked(spec: &mut NodeSpec, ports: &[u16], complete: bool) {
     let socket = |port: &u16| RouteSockets::tcp(&spec.gateway.unit.name, ([0, 0, 0, 0], *port).into());
     let wanted = ports.iter().map(socket).collect();
@@ -102,6 +150,42 @@ fn sockets_of_routes_come_and_go_while_the_others_stay() {
     foreign.sockets.get_mut("ployz-gateway-tcp-5432").unwrap().fingerprint = None;
     asked(&mut whole, &[], true);
     assert_eq!(superfluous(&whole.gateway, &foreign), ["ployz-gateway-tcp-6379"], "not ours is never closed");
+}
+
+/// IPv6 comes beside what is there, and HTTP's goes when it is not to be there, whatever is known of routes.
+#[test]
+fn ipv6_comes_and_goes_while_ipv4_stays() {
+    let mut with = spec(KERNEL);
+    both(&mut with, &[5432], true);
+    let mut without = spec(KERNEL);
+    asked(&mut without, &[5432], true);
+    let four = node::served(&without.gateway);
+    assert_eq!(replace(&with.gateway, Some(&four), Some(NS)), Replace::Routes);
+    assert_eq!(superfluous(&with.gateway, &four), Vec::<String>::new());
+    let live = node::served(&with.gateway);
+    let left = |complete| {
+        let mut spec = without.clone();
+        spec.gateway.routes.complete = complete;
+        superfluous(&spec.gateway, &live)
+    };
+    assert_eq!(left(false), ["ployz-gateway-http6"]);
+    assert_eq!(left(true), ["ployz-gateway-http6", "ployz-gateway-tcp6-5432"]);
+}
+
+/// Fingerprints of sockets from before IPv6 had its own are what they were.
+#[test]
+fn fingerprints_of_sockets_stay() {
+    let unit = UnitName::GATEWAY;
+    let http = node::socket("ployz-gateway", "http", &["0.0.0.0:80"], None);
+    let sockets = [
+        http,
+        RouteSockets::tcp(&unit, ([0, 0, 0, 0], 5432).into()),
+        RouteSockets::http6(&unit, 80),
+        RouteSockets::tcp6(&unit, 5432),
+    ];
+    let found: String =
+        sockets.iter().map(|s| format!("{} {}\n", s.name, s.identity().fingerprint())).collect();
+    super::golden("socket-identity-v1", &found);
 }
 
 /// Sockets that stay are connections that are not refused.

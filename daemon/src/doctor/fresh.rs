@@ -8,6 +8,7 @@ use crate::workload::watch::Engine;
 use ployz_core::adopt::sidecar;
 use ployz_core::spec::UnitName;
 use ployz_core::spec::container::ZONE;
+use ployz_core::spec::sidecar::is_tcp_purpose;
 use ployz_core::wire::v1::api::ControlPlaneStatus;
 use std::net::{IpAddr, SocketAddr};
 
@@ -16,7 +17,20 @@ pub async fn rows(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
     let file = mesh.network();
     let (gateway, dns) = tokio::join!(gateway(mesh.shared.reconciler.supervisor()), dns(&file));
     let docker = docker(&mesh.workloads.borrow().engine);
-    gateway.into_iter().chain(tcp(mesh)).chain([dns, docker]).collect()
+    gateway.into_iter().chain(tcp(mesh)).chain(ipv6(mesh)).chain([dns, docker]).collect()
+}
+
+/// What keeps the gateway from IPv6 where it serves both families; nothing where it has it, or is not to.
+fn ipv6(mesh: &Mesh) -> Option<ControlPlaneStatus> {
+    let outcome = mesh.outcome.borrow().clone();
+    let live = outcome.as_ref().and_then(|outcome| outcome.live.gateway.present())?;
+    let error = sidecar::note_of(&mesh.spec().gateway, live, |purpose| !is_tcp_purpose(purpose))?;
+    Some(ControlPlaneStatus {
+        component: "gateway ipv6".into(),
+        healthy: false,
+        stale_since_unix_secs: None,
+        error: Some(error),
+    })
 }
 
 /// Whether the gateway of this machine listens wherever TCP routes ask for it; nothing where none does.
@@ -26,7 +40,7 @@ fn tcp(mesh: &Mesh) -> Option<ControlPlaneStatus> {
     let outcome = mesh.outcome.borrow().clone();
     let live = outcome.as_ref().and_then(|outcome| outcome.live.gateway.present());
     let error = match live {
-        Some(live) => sidecar::note(&gateway, live),
+        Some(live) => sidecar::note_of(&gateway, live, is_tcp_purpose),
         None => Some("the gateway is not there".to_owned()),
     };
     let row = ControlPlaneStatus {

@@ -8,6 +8,7 @@ mod answers;
 mod certificates;
 mod clock_of_peer;
 mod engine;
+mod families;
 pub mod fresh;
 mod machine;
 mod name;
@@ -24,6 +25,7 @@ use crate::mesh::Shared;
 use crate::mesh::desired;
 use crate::mesh::ports::Asked;
 use crate::reconcile::Reconciler;
+use crate::supervisor::ports::has_ipv6;
 use crate::{clock, reach};
 use ployz_core::config::{BadConfig, Config};
 use ployz_core::live::NodeLive;
@@ -141,7 +143,7 @@ async fn network(shared: &Shared) -> Result<Option<Running>, Check> {
         return Ok(None);
     }
     let mut spec = desired::node(&shared.around, disk, &file, &keys, &peers, clock::now());
-    spec.gateway.routes = Asked::last_known(disk, &file).sockets(&shared.around.config);
+    spec.gateway.routes = Asked::last_known(disk, &file).sockets(&shared.around.config, has_ipv6());
     let live = shared.reconciler.inspect(&spec).await;
     Ok(Some(Running { file, peers, spec, live }))
 }

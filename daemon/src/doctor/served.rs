@@ -1,10 +1,12 @@
 //! Gateway and DNS: who has the gateway's port, whether it answers, whether an own name resolves, and how fresh both tables are.
 
 use super::name::{self, A, Reply, TXT};
-use super::{Ground, Running, answers, plane, sockets};
+use super::sockets::Bound;
+use super::{Ground, Running, answers, families, plane, sockets};
 use crate::supervisor::Supervisor;
 use ployz_core::spec::UnitName;
 use ployz_core::spec::container::ZONE;
+use ployz_core::spec::sidecar::is_tcp_purpose;
 use ployz_core::wire::v1::doctor::Check;
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,6 +14,7 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
     let mut checks = ports(ground);
     if let Some(running) = &ground.network {
         checks.push(answers::check(ground).await);
+        checks.push(families::check(ground).await);
         checks.push(gateway_table(ground).await);
         checks.extend(dns(running).await);
     }
@@ -28,18 +31,23 @@ fn ports(ground: &Ground<'_>) -> Vec<Check> {
         let advice = format!(
             "stop it, or set {key} in /etc/ployz/config.toml to another address and `systemctl restart ployzd`"
         );
-        Some((check.to_owned(), at?, advice))
+        Some((check.to_owned(), at?, false, advice))
     });
     let routes = ground.network.iter().flat_map(|running| &running.spec.gateway.routes.wanted);
     let tcp = routes.flat_map(|socket| {
-        let advice = "stop it (ployzd tries again every few seconds), or give the TCP route another port";
+        let advice = if is_tcp_purpose(&socket.purpose) {
+            "stop it (ployzd tries again every few seconds), or give the TCP route another port"
+        } else {
+            "stop it (ployzd tries again every few seconds), or set gateway_listen_addr in /etc/ployz/config.toml to serve IPv4 alone"
+        };
         let check = format!("gateway-{}", socket.purpose);
-        socket.listen.iter().map(move |listen| (check.clone(), listen.address(), advice.to_owned()))
+        let ports = socket.listen.iter().map(|listen| (listen.address(), socket.v6_only));
+        ports.map(move |(at, v6_only)| (check.clone(), at, v6_only, advice.to_owned()))
     });
     // With systemd the sockets are its own, and the gateway has them too once it was started.
     let by_systemd = ground.network.as_ref().is_some_and(|running| plane::is_there(&running.live.gateway));
-    let judged = own.chain(tcp).map(|(check, at, advice)| {
-        let bound: Vec<_> = sockets::tcp(at.port()).into_iter().filter(|bound| clash(bound.at, at)).collect();
+    let judged = own.chain(tcp).map(|(check, at, v6_only, advice)| {
+        let bound = in_the_way(sockets::tcp(at.port()), at, v6_only);
         let holders = sockets::holders(&bound).into_iter().collect::<Vec<_>>();
         let taken = (!bound.is_empty()).then_some(holders);
         judge_port(&check, advice, at, taken.as_deref(), ground.network.is_some(), by_systemd)
@@ -49,6 +57,18 @@ fn ports(ground: &Ground<'_>) -> Vec<Check> {
         Check::fail(format!("gateway-{purpose}"), why.clone(), "give the TCP route another port")
     });
     judged.chain(refused).collect()
+}
+
+/// Who listens on this very address, which only one can; where none does, who keeps it from being listened on. `v6_only`: IPv4
+/// is another socket's. The kernel's tables do not say which families one of `[::]` takes.
+fn in_the_way(bound: Vec<Bound>, at: SocketAddr, v6_only: bool) -> Vec<Bound> {
+    let one_family = |bound: &Bound| !v6_only || bound.at.is_ipv6();
+    let (exact, others): (Vec<_>, Vec<_>) =
+        bound.into_iter().filter(one_family).partition(|bound| bound.at == at);
+    if !exact.is_empty() {
+        return exact;
+    }
+    others.into_iter().filter(|bound| clash(bound.at, at)).collect()
 }
 
 /// Whether two listeners of one port get into each other's way.
@@ -184,6 +204,21 @@ mod tests {
         assert_eq!(port(Some(&["ployz-gateway (pid 8)"]), false, false).level, Level::Warn);
         assert_eq!(port(Some(&[]), true, true).level, Level::Warn);
         assert_eq!((port(None, true, true).level, port(None, false, false).level), (Level::Fail, Level::Ok));
+    }
+
+    #[test]
+    fn the_other_family_of_a_port_is_not_in_the_way_of_its_own() {
+        let bound = |all: &[&str]| all.iter().map(|at| Bound::at(at.parse().unwrap())).collect::<Vec<_>>();
+        let found = |all: &[&str], at: &str, v6_only| -> Vec<String> {
+            let found = in_the_way(bound(all), at.parse().unwrap(), v6_only);
+            found.iter().map(|bound| bound.at.to_string()).collect()
+        };
+        let both = ["0.0.0.0:80", "[::]:80"];
+        assert_eq!(found(&both, "0.0.0.0:80", false), ["0.0.0.0:80"]);
+        assert_eq!(found(&both, "[::]:80", true), ["[::]:80"]);
+        assert_eq!(found(&["0.0.0.0:80"], "[::]:80", true), [""; 0]);
+        assert_eq!(found(&["[2001:db8::1]:80"], "[::]:80", true), ["[2001:db8::1]:80"]);
+        assert_eq!(found(&["[::]:80"], "0.0.0.0:80", false), ["[::]:80"], "it may take both");
     }
 
     #[test]

@@ -12,6 +12,13 @@ pub(super) struct Bound {
     inode: u64,
 }
 
+#[cfg(test)]
+impl Bound {
+    pub(super) fn at(at: SocketAddr) -> Self {
+        Self { at, inode: 1 }
+    }
+}
+
 /// UDP sockets on a port.
 pub(super) fn udp(port: u16) -> Vec<Bound> {
     table(&["udp", "udp6"], |state| state == CLOSED, port)

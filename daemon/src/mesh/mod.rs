@@ -21,6 +21,7 @@ use crate::clock;
 use crate::disk::{Backend, Disk, DiskError, Keys, NetworkFile, PeersFile};
 use crate::membership::store::Store;
 use crate::reconcile::{Outcome, Reconciler};
+use crate::supervisor::ports::has_ipv6;
 use crate::workload::watch::{Checks, View};
 use desired::Surroundings;
 use ployz_core::config::BackendChoice;
@@ -190,7 +191,7 @@ impl Mesh {
         let (network, peers) = (self.network(), self.peers.borrow().clone());
         let (around, now) = (&self.shared.around, clock::now());
         let mut spec = desired::node(around, &self.shared.disk, &network, &self.keys, &peers, now);
-        spec.gateway.routes = self.asked.borrow().sockets(&around.config);
+        spec.gateway.routes = self.asked.borrow().sockets(&around.config, has_ipv6());
         spec
     }
 

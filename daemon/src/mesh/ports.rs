@@ -4,7 +4,7 @@
 use crate::disk::{Disk, NetworkFile, make_dir};
 use crate::mesh::Mesh;
 use crate::nats::config::CLIENT_PORT;
-use crate::supervisor::ports::taken;
+use crate::supervisor::ports::{has_ipv6, taken};
 use ployz_core::config::Config;
 use ployz_core::deploy::reserved_port;
 use ployz_core::routing::{Freshness, State, Value};
@@ -56,16 +56,23 @@ impl Asked {
         Self { ports: state.map(|state| Ports::of(&state).0).unwrap_or_default(), live: false }
     }
 
-    /// The sockets for it.
-    pub fn sockets(&self, config: &Config) -> RouteSockets {
+    /// The sockets for it, and where both families are served, IPv6's of HTTP. `has_ipv6`: whether this kernel knows it.
+    pub fn sockets(&self, config: &Config, has_ipv6: bool) -> RouteSockets {
+        let both = has_ipv6 && config.gateway_takes_both();
         let mut sockets = RouteSockets { complete: self.live, ..RouteSockets::default() };
+        if both {
+            sockets.wanted.push(RouteSockets::http6(&UnitName::GATEWAY, config.gateway_listen_addr.port()));
+        }
         for port in &self.ports {
             let address = SocketAddr::new(config.gateway_listen_addr.ip(), *port);
             match reserved(config, *port) {
                 Some(whose) => {
                     sockets.refused.insert(tcp_purpose(*port), format!("the port is {whose}"));
                 }
-                None => sockets.wanted.push(RouteSockets::tcp(&UnitName::GATEWAY, address)),
+                None => {
+                    sockets.wanted.push(RouteSockets::tcp(&UnitName::GATEWAY, address));
+                    sockets.wanted.extend(both.then(|| RouteSockets::tcp6(&UnitName::GATEWAY, *port)));
+                }
             }
         }
         sockets
@@ -150,9 +157,11 @@ async fn look_again(mesh: &Mesh) {
         tokio::time::sleep(LOOK_AGAIN).await;
         let outcome = mesh.outcome.borrow().clone();
         let refused = outcome.as_ref().and_then(|outcome| Some(&outcome.live.gateway.present()?.refused));
-        let wanted = mesh.asked.borrow().sockets(&mesh.shared.around.config).wanted;
-        let mut waiting =
-            wanted.iter().filter(|socket| refused.is_some_and(|all| all.contains_key(&socket.purpose)));
+        let around = &mesh.shared.around;
+        let wanted = mesh.asked.borrow().sockets(&around.config, has_ipv6()).wanted;
+        // Without systemd one of IPv6 waits for the next start of the gateway, and not for its port alone.
+        let tried = wanted.iter().filter(|socket| around.is_system() || !socket.v6_only);
+        let mut waiting = tried.filter(|socket| refused.is_some_and(|all| all.contains_key(&socket.purpose)));
         if waiting.any(|socket| taken(socket).is_none()) {
             mesh.nudge("a port may be free");
         }
@@ -211,12 +220,25 @@ mod tests {
         let config = config(
             "gateway_listen_addr = \"127.0.0.1:8080\"\ngateway_metrics_listen_addr = \"127.0.0.1:9101\"",
         );
-        let sockets = asked(&[80, 5432, 8080, 9101], true).sockets(&config);
+        let sockets = asked(&[80, 5432, 8080, 9101], true).sockets(&config, true);
         let wanted: Vec<_> =
             sockets.wanted.iter().map(|socket| (&*socket.name, socket.listen[0].to_string())).collect();
         assert_eq!(wanted, [("ployz-gateway-tcp-5432", "stream:127.0.0.1:5432".to_owned())]);
         assert_eq!(sockets.refused.keys().collect::<Vec<_>>(), ["tcp-80", "tcp-8080", "tcp-9101"]);
         assert!(sockets.complete);
+    }
+
+    #[test]
+    fn ipv6_has_sockets_of_its_own_where_no_address_is_given_and_the_kernel_knows_it() {
+        let names = |text: &str, has_ipv6| -> Vec<String> {
+            let sockets = asked(&[5432], false).sockets(&config(text), has_ipv6);
+            sockets.wanted.into_iter().map(|socket| socket.purpose).collect()
+        };
+        assert_eq!(names("", true), ["http6", "tcp-5432", "tcp6-5432"]);
+        assert_eq!(names("", false), ["tcp-5432"]);
+        for given in ["0.0.0.0:80", "[::]:80"] {
+            assert_eq!(names(&format!("gateway_listen_addr = \"{given}\""), true), ["tcp-5432"]);
+        }
     }
 
     #[test]
@@ -227,7 +249,8 @@ mod tests {
         assert_eq!(told(Freshness::LastGood(7)), asked(&[5432], false));
         assert_eq!(told(Freshness::Live), asked(&[5432], true));
         let config = config("");
-        assert!(!Asked::default().sockets(&config).complete && !asked(&[1], false).sockets(&config).complete);
+        let complete = |asked: Asked| asked.sockets(&config, true).complete;
+        assert!(!complete(Asked::default()) && !complete(asked(&[1], false)));
     }
 
     #[test]

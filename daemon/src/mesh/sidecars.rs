@@ -145,7 +145,7 @@ fn socket(
     netns: Option<PathBuf>,
 ) -> SocketSpec {
     let name = if purpose == main { unit.to_string() } else { format!("{unit}-{purpose}") };
-    SocketSpec { name, purpose: purpose.to_owned(), listen, netns }
+    SocketSpec { name, purpose: purpose.to_owned(), listen, netns, v6_only: false }
 }
 
 fn dir(disk: &Disk, network: &NetworkFile, kind: &Kind) -> PathBuf {

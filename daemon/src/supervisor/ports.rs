@@ -24,7 +24,7 @@ pub(super) fn is_missing(socket: &SocketSpec, live: &SidecarLive) -> bool {
 pub fn taken(socket: &SocketSpec) -> Option<String> {
     let errors = socket.listen.iter().filter_map(|listen| {
         let address = listen.address();
-        match open(address) {
+        match open(address, socket.v6_only) {
             Ok(()) => None,
             // Units open their sockets on addresses that are still to come (FreeBind=).
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => None,
@@ -37,9 +37,19 @@ pub fn taken(socket: &SocketSpec) -> Option<String> {
     errors.reduce(|all, next| format!("{all}, {next}"))
 }
 
+/// Whether this kernel knows IPv6 at all: without (`ipv6.disable=1`, or built so) no socket of it can be opened. Switched off on
+/// interfaces (`net.ipv6.conf.*.disable_ipv6`) it can, and serves as soon as it is on. What else fails says nothing about it.
+pub fn has_ipv6() -> bool {
+    let tried = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP));
+    !tried.is_err_and(|error| error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT))
+}
+
 /// As systemd opens it, or the gateway itself; closed at once.
-fn open(address: SocketAddr) -> io::Result<()> {
+fn open(address: SocketAddr, v6_only: bool) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if v6_only {
+        socket.set_only_v6(true)?;
+    }
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(1)
@@ -68,6 +78,19 @@ mod tests {
         assert_eq!(taken(&wanted(address.port())), None);
         drop((served, client));
         assert_eq!(taken(&wanted(address.port())), None);
+    }
+
+    #[test]
+    fn ipv6_beside_ipv4_is_free_until_a_listener_of_ipv6_has_the_port() {
+        let four = TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = four.local_addr().unwrap().port();
+        let wanted = RouteSockets::tcp6(&UnitName::GATEWAY, port);
+        assert_eq!(taken(&wanted), None);
+        let six = Socket::new(Domain::IPV6, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        six.set_only_v6(true).unwrap();
+        six.bind(&wanted.listen[0].address().into()).unwrap();
+        six.listen(1).unwrap();
+        assert_eq!(taken(&wanted).unwrap(), format!("somebody else listens on [::]:{port}"));
     }
 
     #[test]

@@ -71,7 +71,7 @@ fn docker_stopped(ctx: &Ctx, node: &Node) -> Result<()> {
 }
 
 fn port_taken(ctx: &Ctx, node: &Node) -> Result<()> {
-    node.sh("systemctl stop ployzd && systemctl stop ployz-gateway.socket ployz-gateway")?;
+    node.sh("systemctl stop ployzd && systemctl stop 'ployz-gateway*.socket' ployz-gateway")?;
     let holder = node.spawn("exec socat TCP-LISTEN:80,fork,reuseaddr SYSTEM:true")?;
     ctx.wait(10, "somebody else to have port 80", || {
         node.sh("ss -Hltn 'sport = :80' | grep -q .").map(Some)

@@ -14,6 +14,7 @@ mod doctor;
 mod drift_network;
 mod drift_units;
 mod external_names;
+mod families;
 mod held;
 mod hostile_member;
 mod images;
@@ -169,6 +170,7 @@ const THEMES: &[&[Scenario]] = &[
     &metrics::SCENARIOS,
     &dns_conformance::SCENARIOS,
     &sidecars::SCENARIOS,
+    &families::SCENARIOS,
     &tcp_routes::SCENARIOS,
     &certificates::SCENARIOS,
     &package::SCENARIOS,

@@ -66,18 +66,33 @@ fn by_name_and_gateway(ctx: &mut Ctx) -> Result<()> {
     n1.sh(&format!("ployzctl mesh destroy {NETWORK}")).map(drop)
 }
 
-/// Asked from `from`'s underlay address, the gateway of node `i` passes requests to all three, who are told who asks.
+/// Asked from `from`'s underlay addresses of both families, the gateway of node `i` passes requests to all three, who learn
+/// who asks; so they do of a client outside.
 fn reaches_all(ctx: &Ctx, from: &Node, i: usize) -> Result<()> {
-    let url = format!("http://10.77.0.1{i}/cgi-bin/who");
-    ctx.wait(20, &format!("all three behind the gateway of node {i}"), || {
+    let node = ctx.node(i);
+    let families = [
+        (node.ip(1).to_string(), from.ip(1).to_string(), "10.77.0.1"),
+        (format!("[{}]", node.ip6()), from.ip6().to_string(), "fd77::1"),
+    ];
+    for (at, client, outside) in families {
+        let url = format!("http://{at}/cgi-bin/who");
+        reaches_all_at(ctx, from, &url, &client)?;
+        let said = ctx.lab.outside(&format!("curl -gsf -m 5 -H 'Host: shop.example.org' '{url}'"))?;
+        ensure!(said.lines().any(|line| line == format!("for {outside}")), "from outside: {said}");
+    }
+    Ok(())
+}
+
+fn reaches_all_at(ctx: &Ctx, from: &Node, url: &str, client: &str) -> Result<()> {
+    ctx.wait(20, &format!("all three behind {url}"), || {
         let said = from.sh(&format!(
-            "for n in $(seq 12); do curl -sf -m 5 -H 'Host: shop.example.org' {url} || echo failed; done"
+            "for n in $(seq 12); do curl -gsf -m 5 -H 'Host: shop.example.org' '{url}' || echo failed; done"
         ))?;
         ensure!(!said.contains("failed"), "{said}");
         let hosts: BTreeSet<&str> = said.lines().filter(|line| line.starts_with("host ")).collect();
         let clients: BTreeSet<&str> = said.lines().filter(|line| line.starts_with("for ")).collect();
         ensure!(hosts.len() == 3, "{said}");
-        ensure!(clients == BTreeSet::from([&*format!("for {}", from.ip(1))]), "{said}");
+        ensure!(clients == BTreeSet::from([&*format!("for {client}")]), "{said}");
         Ok(Some(()))
     })
 }

@@ -85,6 +85,7 @@ fn replaced(ctx: &mut Ctx) -> Result<()> {
     // By hand, as after an upgrade; and the front alone is killed, which its program outlives to drain.
     n1.sh("systemctl restart ployz-gateway && systemctl restart ployz-dns && systemctl kill --kill-whom=main -s KILL ployz-gateway")?;
     answers(ctx, 1)?;
+    ipv6_comes_beside_ipv4(ctx, n1, n2)?;
     restarted_while_looked_at(ctx, n1)?;
     ensure!(n1.sh(INVOCATIONS)? == sockets, "sockets were made anew");
     n2.sh("touch /run/stop-load")?;
@@ -109,6 +110,23 @@ fn replaced(ctx: &mut Ctx) -> Result<()> {
     })?;
     product::all_adopt(&product::restart(ctx, n1)?)?;
     stopped_by_hand(ctx, n1, n2)
+}
+
+/// As a ployzd that knew IPv4 alone left it: the next one opens IPv6's socket beside the one that stays.
+fn ipv6_comes_beside_ipv4(ctx: &Ctx, node: &Node, client: &Node) -> Result<()> {
+    let url = format!("http://[{}]/", node.ip6());
+    node.sh(
+        "systemctl stop ployzd; systemctl stop ployz-gateway-http6.socket; systemctl restart ployz-gateway",
+    )?;
+    ensure!(!client.run(&format!("curl -gs -m 5 -o /dev/null {url}"))?.ok(), "IPv6 is served still");
+    node.sh("systemctl start ployzd")?;
+    let plan = product::started(ctx, node)?;
+    ctx.say(product::says(&plan, "gateway", "converge", "ployz-gateway-http6.socket: missing")?);
+    ctx.wait(10, "the gateway to answer over IPv6", || {
+        let code = client.sh(&format!("curl -gs -m 5 -o /dev/null -w '%{{http_code}}' {url}"))?;
+        Ok((code == "404").then_some(()))
+    })?;
+    product::all_adopt(&product::restart(ctx, node)?)
 }
 
 /// A gateway that was stopped by hand is not said to follow its routes; whoever asks it next starts it.

@@ -113,17 +113,23 @@ fn everywhere(ctx: &Ctx, port: u16) -> Result<()> {
     [1, 2].into_iter().try_for_each(|i| echoes(ctx, i, port))
 }
 
-/// A plain TCP client of the other node is answered at this port of node `i`.
+/// A plain TCP client of the other node is answered at this port of node `i`, over both families.
 fn echoes(ctx: &Ctx, i: usize, port: u16) -> Result<()> {
     ctx.wait(40, &format!("port {port} of node {i} to echo"), || {
         let said = said(ctx.node(3 - i), ctx.node(i), port)?;
         ensure!(said == "hello", "{said:?}");
+        let said = said_at(ctx.node(3 - i), &format!("TCP6:[{}]:{port}", ctx.node(i).ip6()))?;
+        ensure!(said == "hello", "over IPv6: {said:?}");
         Ok(Some(()))
     })
 }
 
 fn said(from: &Node, to: &Node, port: u16) -> Result<String> {
-    from.sh(&format!("echo hello | socat -t2 - TCP4:{}:{port},connect-timeout=3 | head -1", to.ip(1)))
+    said_at(from, &format!("TCP4:{}:{port}", to.ip(1)))
+}
+
+fn said_at(from: &Node, at: &str) -> Result<String> {
+    from.sh(&format!("echo hello | socat -t2 - {at},connect-timeout=3 | head -1"))
 }
 
 /// The port is closed and its unit gone, on every node.

@@ -38,12 +38,12 @@ fn handshakes(ctx: &Ctx) -> Result<()> {
     })
 }
 
-/// The host namespace has one UDP port open, 51820, and one TCP port, the gateway's.
+/// The host namespace has one UDP port open, 51820, and one TCP port, the gateway's, of both families.
 fn sockets(node: &Node) -> Result<()> {
     let udp = node.sh("ss -Huln | awk '{print $4}' | sed 's/.*://' | sort -u")?;
     ensure!(udp == "51820", "UDP ports of the host: {udp}");
-    let tcp = node.sh("ss -Htln | awk '{print $4}'")?;
-    ensure!(tcp == "0.0.0.0:80", "TCP listeners of the host: {tcp}");
+    let tcp = node.sh("ss -Htln | awk '{print $4}' | sort")?;
+    ensure!(tcp == "0.0.0.0:80\n[::]:80", "TCP listeners of the host: {tcp}");
     let seen = node.sh("ss -Hulnp | grep -c 'users:' || true")?;
     socket_owner(node, &seen)
 }

@@ -16,6 +16,7 @@ use ployz_core::adopt::Seen;
 use ployz_core::adopt::identity::Identity;
 use ployz_core::adopt::sidecar::Replace;
 use ployz_core::live::{SidecarLive, SocketLive, UnitLive};
+use ployz_core::spec::sidecar::{V6_ONLY, V6_ONLY_FIELD};
 use ployz_core::spec::unit::HASH_VARIABLE;
 use ployz_core::spec::{Listen, SidecarSpec, SocketSpec, UnitName, UnitSpec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -273,6 +274,9 @@ fn socket(spec: &SocketSpec) -> (String, Assignments) {
     put(&mut assignments, "Description", Variant::new(format!("Ployz sockets: {}", spec.purpose)));
     put(&mut assignments, "Listen", Variant::new(listen));
     put(&mut assignments, "FileDescriptorName", Variant::new(spec.purpose.clone()));
+    if spec.v6_only {
+        put(&mut assignments, "BindIPv6Only", Variant::new(V6_ONLY.to_owned()));
+    }
     put(&mut assignments, "Environment", Variant::new(environment));
     if let Some(netns) = &spec.netns {
         put(&mut assignments, "NetworkNamespacePath", Variant::new(netns.display().to_string()));
@@ -309,11 +313,15 @@ fn socket_live(unit: &Properties, socket: &Properties) -> SocketLive {
         format!("{}:{address}", kind.to_ascii_lowercase())
     });
     let netns = text(socket, "NetworkNamespacePath");
-    let fields = BTreeMap::from([
+    let mut fields = BTreeMap::from([
         ("listen".to_owned(), listen.collect::<Vec<_>>().join(" ")),
         ("netns".to_owned(), if netns.is_empty() { "host".to_owned() } else { netns }),
         ("purpose".to_owned(), text(socket, "FileDescriptorName")),
     ]);
+    // What leaves it to the kernel (`default`) is every other socket of ours.
+    if text(socket, "BindIPv6Only") == V6_ONLY {
+        fields.insert(V6_ONLY_FIELD.to_owned(), V6_ONLY.to_owned());
+    }
     let environment = list(socket, "Environment");
     let mark = environment.iter().find_map(|entry| entry.strip_prefix(HASH_VARIABLE)?.strip_prefix('='));
     let (identity, fingerprint) = (Identity::new(fields), mark.map(str::to_owned));
