@@ -123,14 +123,14 @@ pub fn start_with(
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let mut kinds = vec![Kind::Http, Kind::Tcp(5432), Kind::Metrics];
     kinds.extend(certificates.is_some().then_some(Kind::Https));
-    let sockets: Vec<Socket> = kinds.into_iter().map(|kind| open(kind, any).unwrap()).collect();
+    let sockets: Vec<Socket> = kinds.into_iter().map(|kind| open(kind, any, false).unwrap()).collect();
     start_on(first, sockets, certificates, limits)
 }
 
 /// A gateway with one worker: what one client left behind meets the next.
 pub fn start_single(state: &State) -> Running {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    let sockets = [Kind::Http, Kind::Metrics].map(|kind| open(kind, any).unwrap());
+    let sockets = [Kind::Http, Kind::Metrics].map(|kind| open(kind, any, false).unwrap());
     start_threads(1, snapshot(state), sockets.into(), None, limits())
 }
 
