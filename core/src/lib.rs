@@ -7,6 +7,7 @@ pub mod address;
 pub mod adopt;
 pub mod config;
 pub mod deploy;
+pub mod host;
 pub mod id;
 pub mod key;
 pub mod live;

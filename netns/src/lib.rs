@@ -5,9 +5,12 @@
 
 pub mod error;
 pub mod firewall;
+pub mod host;
 pub mod link;
 pub mod namespace;
 pub mod netlink;
+pub mod rules;
+pub mod sysctl;
 pub mod underlay;
 pub mod userspace;
 pub mod watch;

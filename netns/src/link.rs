@@ -3,6 +3,7 @@
 use crate::error::{Context, Result};
 use crate::namespace;
 use crate::netlink::{Link, Rtnl};
+use crate::sysctl;
 use ipnet::IpNet;
 use ployz_core::adopt::Seen;
 use ployz_core::live::{EndLive, LinkLive};
@@ -52,9 +53,13 @@ async fn find(spec: &LinkSpec, netns: &Path) -> Result<LinkLive> {
         live.routes.extend(found.rtnl.our_routes().await?.into_iter().map(|route| (side, route.spec)));
     }
     let any = [&live.host_end, &live.netns_end, &live.bridge].into_iter().any(Option::is_some);
-    if inside.is_some() && any {
-        live.netns_sysctls = read_sysctls(spec, netns)?;
+    if any {
+        live.host_sysctls = sysctl::read(&spec.host_sysctls)?;
     }
+    if inside.is_some() && any {
+        live.netns_sysctls = sysctl::read_inside(netns, &spec.netns_sysctls)?;
+    }
+    live.rules = host.rtnl.our_rules().await?.into_iter().map(|found| found.rule).collect();
     Ok(live)
 }
 
@@ -67,7 +72,8 @@ pub async fn apply(spec: &LinkSpec, netns: &Path) -> Result<()> {
     if host.link(&spec.bridge).await?.is_none() {
         host.add_bridge(&spec.bridge, spec.bridge_mac).await?;
     }
-    write_sysctls(spec, netns)?;
+    sysctl::write(&spec.host_sysctls)?;
+    sysctl::write_inside(netns, &spec.netns_sysctls)?;
     set_mac(&host, &spec.bridge, spec.bridge_mac).await?;
     set_mac(&inside, &spec.service_end, spec.service_mac).await?;
     attach(&host, &spec.port_end, &spec.bridge).await?;
@@ -83,12 +89,15 @@ pub async fn apply(spec: &LinkSpec, netns: &Path) -> Result<()> {
     for (side, rtnl) in [(Side::Host, &host), (Side::Netns, &inside)] {
         set_routes(spec, side, rtnl).await?;
     }
-    Ok(())
+    set_rules(spec, &host).await
 }
 
-/// Removes the veth pairs, the bridge and our routes in the host namespace; each only if it carries our mark.
+/// Removes the veth pairs, the bridge and our rules and routes in the host namespace; each only if it carries our mark.
 pub async fn remove(spec: &LinkSpec) -> Result<()> {
     let host = Rtnl::here()?;
+    for found in host.our_rules().await? {
+        host.delete_rule(&found).await?;
+    }
     for route in host.our_routes().await? {
         let device = route.spec.via.device();
         if device == spec.host_end || device == spec.bridge {
@@ -197,38 +206,16 @@ async fn set_routes(spec: &LinkSpec, side: Side, rtnl: &Rtnl) -> Result<()> {
     Ok(())
 }
 
-fn read_sysctls(spec: &LinkSpec, netns: &Path) -> Result<BTreeMap<String, String>> {
-    let names: Vec<String> = spec.netns_sysctls.keys().cloned().collect();
-    namespace::inside(netns, move || {
-        names
-            .into_iter()
-            .filter_map(|name| match std::fs::read_to_string(sysctl(&name)) {
-                // Of a link that is not there.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-                read => Some(
-                    read.doing("read sysctl", name.as_str()).map(|value| (name, value.trim().to_owned())),
-                ),
-            })
-            .collect()
-    })?
-}
-
-fn write_sysctls(spec: &LinkSpec, netns: &Path) -> Result<()> {
-    let wanted = spec.netns_sysctls.clone();
-    namespace::inside(netns, move || {
-        for (name, value) in wanted {
-            let now = std::fs::read_to_string(sysctl(&name)).doing("read sysctl", name.as_str())?;
-            if now.trim() != value {
-                std::fs::write(sysctl(&name), &value).doing("write sysctl", name.as_str())?;
-            }
-        }
-        Ok(())
-    })?
-}
-
-/// `/proc/sys/net` shows the namespace of the thread that looks.
-fn sysctl(name: &str) -> String {
-    format!("/proc/sys/net/{name}")
+/// New ones before old ones go: in between, packets find one of the two.
+async fn set_rules(spec: &LinkSpec, host: &Rtnl) -> Result<()> {
+    let found = host.our_rules().await?;
+    for rule in spec.rules.iter().filter(|rule| !found.iter().any(|live| live.rule == **rule)) {
+        host.add_rule(rule).await?;
+    }
+    for stale in found.iter().filter(|live| !spec.rules.contains(&live.rule)) {
+        host.delete_rule(stale).await?;
+    }
+    Ok(())
 }
 
 struct View {

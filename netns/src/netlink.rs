@@ -67,6 +67,10 @@ impl Rtnl {
         Ok(Self { handle })
     }
 
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
     /// In the namespace of `file`.
     pub fn inside(file: &Path) -> Result<Self> {
         let runtime = tokio::runtime::Handle::current();
@@ -296,7 +300,7 @@ impl Rtnl {
 /// RT_TABLE_MAIN (linux/rtnetlink.h).
 const MAIN_TABLE: u8 = 254;
 
-fn code(error: &rtnetlink::Error) -> Option<i32> {
+pub(crate) fn code(error: &rtnetlink::Error) -> Option<i32> {
     match error {
         rtnetlink::Error::NetlinkError(message) => Some(-message.raw_code()),
         _ => None,

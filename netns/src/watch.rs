@@ -1,4 +1,5 @@
-//! Being told of changes: links, addresses, routes and nftables rules, in the host and in the namespace.
+//! Being told of changes: links, addresses, routes, policy rules, sysctls and nftables rules, in the host and in the
+//! namespace.
 //!
 //! Only *that* something changed is said; what it is now is for an inspection to find out.
 
@@ -77,14 +78,21 @@ impl Source {
     }
 }
 
-/// Whether one of the messages takes something away or changes a link or an address. New routes of others are
-/// routine on a router.
+/// Whether one of the messages takes something away or changes a link, an address, a policy rule or a sysctl of a link
+/// (forwarding, rp_filter). New routes of others are routine on a router.
 fn interesting(mut messages: &[u8]) -> bool {
     while let [a, b, c, d, e, f, ..] = *messages {
         let length = u32::from_ne_bytes([a, b, c, d]) as usize;
         if matches!(
             u16::from_ne_bytes([e, f]),
-            RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR | RTM_DELROUTE
+            RTM_NEWLINK
+                | RTM_DELLINK
+                | RTM_NEWADDR
+                | RTM_DELADDR
+                | RTM_DELROUTE
+                | RTM_NEWRULE
+                | RTM_DELRULE
+                | RTM_NEWNETCONF
         ) {
             return true;
         }
@@ -109,8 +117,10 @@ fn netlink(protocol: SockProtocol, groups: u32) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE (linux/rtnetlink.h).
-const ROUTE_GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+/// RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE; RTNLGRP_IPV6_RULE = 19, IPV4_NETCONF = 24,
+/// IPV6_NETCONF = 25 (linux/rtnetlink.h).
+const ROUTE_GROUPS: u32 =
+    0x1 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << (19 - 1) | 1 << (24 - 1) | 1 << (25 - 1);
 /// NFNLGRP_NFTABLES = 7 (linux/netfilter/nfnetlink.h).
 const FIREWALL_GROUPS: u32 = 1 << (7 - 1);
 const RTM_NEWLINK: u16 = 16;
@@ -118,3 +128,6 @@ const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_DELROUTE: u16 = 25;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
+const RTM_NEWNETCONF: u16 = 80;

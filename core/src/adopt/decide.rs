@@ -14,7 +14,7 @@ use crate::spec::{
     FirewallSpec, LinkSpec, Mac, NatsSpec, NetnsSpec, NodeSpec, PeerSpec, TunnelBackend, UnitSpec,
     WireguardSpec,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 /// What happens to the thing a component lives in.
@@ -160,6 +160,7 @@ pub fn wireguard_drift(spec: &WireguardSpec, live: &WireguardLive) -> Vec<Drift>
     differ(&mut drift, "listen_port", live.listen_port, spec.listen_port);
     differ(&mut drift, "mtu", live.mtu, spec.mtu);
     differ(&mut drift, "up", live.up, true);
+    differ(&mut drift, "ipv6", switch(live.ipv6), switch(true));
     sets(&mut drift, "addresses", &live.addresses, &spec.addresses);
     if let Some(change) = peer_changes(spec, live) {
         drift.push(Drift::change("peers", change));
@@ -264,10 +265,21 @@ pub fn link(spec: &LinkSpec, live: &LinkLive) -> Verdict {
     }
     let names = |set: &BTreeSet<_>| set.iter().map(route_text).collect::<BTreeSet<String>>();
     sets(&mut drift, "routes", &names(&live.routes), &names(&spec.routes));
-    for (name, want) in &spec.netns_sysctls {
-        differ(&mut drift, name, live.netns_sysctls.get(name).map_or("-", |v| v), want);
-    }
+    sets(&mut drift, "rules", &live.rules, &spec.rules);
+    sysctl_drift(&mut drift, "host:", &live.host_sysctls, &spec.host_sysctls);
+    sysctl_drift(&mut drift, "", &live.netns_sysctls, &spec.netns_sysctls);
     converge(drift)
+}
+
+fn sysctl_drift(
+    drift: &mut Vec<Drift>,
+    side: &str,
+    live: &BTreeMap<String, String>,
+    want: &BTreeMap<String, String>,
+) {
+    for (name, want) in want {
+        differ(drift, &format!("{side}{name}"), live.get(name).map_or("-", |v| v), want);
+    }
 }
 
 /// The namespace's port of the bridge. Made anew it costs workloads a packet or two, so it counts as a soft drift.
@@ -494,6 +506,10 @@ fn sets<T: Ord + Display>(drift: &mut Vec<Drift>, field: &str, live: &BTreeSet<T
     if !words.is_empty() {
         drift.push(Drift::change(field, words.join(" ")));
     }
+}
+
+fn switch(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
 }
 
 fn text(alias: Option<&str>) -> &str {

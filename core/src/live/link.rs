@@ -1,6 +1,6 @@
-//! Links, routes and sysctls as found.
+//! Links, routes, rules and sysctls as found.
 
-use crate::spec::{Mac, RouteSpec, Side};
+use crate::spec::{Mac, RouteSpec, Rule, Side};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,11 @@ pub struct LinkLive {
     pub service_end: Option<EndLive>,
     /// Routes with our protocol number, on either side.
     pub routes: BTreeSet<(Side, RouteSpec)>,
-    /// The wanted sysctls as they are.
+    /// Policy rules of the host with our protocol number.
+    pub rules: BTreeSet<Rule>,
+    /// The wanted sysctls of the host as they are.
+    pub host_sysctls: BTreeMap<String, String>,
+    /// The wanted sysctls of the namespace as they are.
     pub netns_sysctls: BTreeMap<String, String>,
 }
 

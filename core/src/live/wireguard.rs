@@ -23,6 +23,8 @@ pub struct WireguardLive {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// Whether it may have IPv6 addresses (`disable_ipv6` is 0).
+    pub ipv6: bool,
     /// Addresses (link-local ones left out).
     pub addresses: BTreeSet<IpNet>,
     /// Peers by public key.

@@ -1,4 +1,4 @@
-//! The links between host, namespace and workloads, and the routes and sysctls that make them work.
+//! The links between host, namespace and workloads, and the routes, rules and sysctls that make them work.
 //!
 //! Two veth pairs: one for the host, routed; one that makes the namespace a port of the workload bridge. Workloads and
 //! namespace are on one Ethernet segment, so that no forward rule of Docker, nor of anybody else, is on the way to
@@ -7,6 +7,7 @@
 use crate::address::{NodeSubnet, OverlayPrefix};
 use crate::id::NetworkId;
 use crate::spec::netns::owner_alias;
+use crate::spec::rule::Rule;
 use ipnet::{IpNet, Ipv4Net};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -44,6 +45,11 @@ pub struct LinkSpec {
     pub service_mac: Mac,
     /// Routes by side.
     pub routes: BTreeSet<(Side, RouteSpec)>,
+    /// Policy rules of the host, which lead to those routes whatever other rules there are.
+    pub rules: BTreeSet<Rule>,
+    /// Sysctls of our own links in the host, by path below `/proc/sys/net`: what the host wants for all links is not ours
+    /// to change.
+    pub host_sysctls: BTreeMap<String, String>,
     /// Sysctls inside the namespace, by path below `/proc/sys/net`.
     pub netns_sysctls: BTreeMap<String, String>,
 }
@@ -141,6 +147,8 @@ impl LinkSpec {
                 // to the host from a link that Docker's FORWARD policy does not accept.
                 (Side::Netns, route(EVERYTHING, gateway(SERVICE_END, bridge), Some(egress))),
             ]),
+            rules: [overlay, IpNet::V4(cluster)].into_iter().flat_map(Rule::ours).collect(),
+            host_sysctls: HOST_SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             netns_sysctls: SYSCTLS.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         }
     }
@@ -191,8 +199,18 @@ pub const NETNS_HOP: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
 /// `proto` of our routes as `ip route` prints it; free in `/etc/iproute2/rt_protos`.
 pub const ROUTE_PROTOCOL: u8 = 76;
 
+/// Of our links alone. `all` in front of these names changes every link of the host, and is what hardening guides set;
+/// a link's own value counts, whenever it was set last.
+const HOST_SYSCTLS: [(&str, &str); 3] = [
+    // From workloads to the overlay, and from the namespace to a published port.
+    ("ipv4/conf/ployz0/forwarding", "1"),
+    ("ipv4/conf/ployz-veth/forwarding", "1"),
+    // The overlay is IPv6, and its next hops serve IPv4 too.
+    ("ipv6/conf/ployz-veth/disable_ipv6", "0"),
+];
+
 /// A new namespace starts with the host's values, whatever those are: all that matter are set.
-const SYSCTLS: [(&str, &str); 8] = [
+const SYSCTLS: [(&str, &str); 10] = [
     ("ipv4/ip_forward", "1"),
     ("ipv6/conf/all/forwarding", "1"),
     // Workloads answer by the bridge to what came from them by the host: no path is the reverse of another.
@@ -203,4 +221,6 @@ const SYSCTLS: [(&str, &str); 8] = [
     ("ipv4/conf/svc0/arp_ignore", "0"),
     // Overlay IPv6 is what the control plane trusts: nothing of it may come from a workload's Ethernet frame.
     ("ipv6/conf/svc0/disable_ipv6", "1"),
+    ("ipv6/conf/lo/disable_ipv6", "0"),
+    ("ipv6/conf/host0/disable_ipv6", "0"),
 ];

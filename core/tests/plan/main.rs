@@ -21,7 +21,7 @@ use ployz_core::adopt::{Seen, plan};
 use ployz_core::id::NetworkId;
 use ployz_core::live::*;
 use ployz_core::spec::netns::owner_alias;
-use ployz_core::spec::{Listen, Mac, NodeSpec, TunnelBackend};
+use ployz_core::spec::{Listen, Mac, NodeSpec, Rule, Side, TunnelBackend};
 
 const KERNEL: TunnelBackend = TunnelBackend::Kernel;
 const USERSPACE: TunnelBackend = TunnelBackend::Userspace;
@@ -203,6 +203,48 @@ fn drift_table() {
             link.routes.pop_first();
             link.host_end.as_mut().unwrap().addresses.pop_first();
             link.netns_sysctls.insert("ipv4/ip_forward".into(), "0".into());
+        }),
+    );
+    row(
+        "IPv6 switched off on every link of the host",
+        drifted(KERNEL, |_, live| {
+            let link = present!(live.link);
+            link.host_end.as_mut().unwrap().addresses.clear();
+            link.routes.retain(|(side, route)| *side == Side::Netns || route.to.addr().is_ipv4());
+            link.host_sysctls.insert("ipv6/conf/ployz-veth/disable_ipv6".into(), "1".into());
+        }),
+    );
+    row(
+        "IPv6 switched off in the namespace",
+        drifted(KERNEL, |_, live| {
+            let device = present!(live.wireguard);
+            device.ipv6 = false;
+            device.addresses.retain(|address| address.addr().is_ipv4());
+            present!(live.link).netns_sysctls.insert("ipv6/conf/host0/disable_ipv6".into(), "1".into());
+        }),
+    );
+    row(
+        "forwarding switched off on every link of the host",
+        drifted(KERNEL, |_, live| {
+            let sysctls = &mut present!(live.link).host_sysctls;
+            sysctls.insert("ipv4/conf/ployz0/forwarding".into(), "0".into());
+            sysctls.insert("ipv4/conf/ployz-veth/forwarding".into(), "0".into());
+        }),
+    );
+    row(
+        "no policy rules (a node of an older version)",
+        drifted(KERNEL, |_, live| {
+            let link = present!(live.link);
+            link.rules.clear();
+        }),
+    );
+    row(
+        "a policy rule removed by hand, and one changed",
+        drifted(KERNEL, |_, live| {
+            let rules = &mut present!(live.link).rules;
+            rules.pop_first();
+            let moved = rules.pop_last().unwrap();
+            rules.insert(Rule { priority: 9000, ..moved });
         }),
     );
     row(

@@ -208,6 +208,7 @@ fn device(spec: &WireguardSpec) -> WireguardLive {
         listen_port: spec.listen_port,
         mtu: spec.mtu,
         up: true,
+        ipv6: true,
         addresses: spec.addresses.clone(),
         peers: spec.peers.iter().map(|(key, spec)| (*key, peer(spec))).collect(),
     }
@@ -236,6 +237,8 @@ fn links(spec: &LinkSpec) -> LinkLive {
         port_end: Some(EndLive { controller: Some(spec.bridge.clone()), ..port }),
         service_end: Some(EndLive { mac: Some(spec.service_mac), ..service }),
         routes: spec.routes.clone(),
+        rules: spec.rules.clone(),
+        host_sysctls: spec.host_sysctls.clone(),
         netns_sysctls: spec.netns_sysctls.clone(),
     }
 }

@@ -13,6 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::link::{is_ours_to_judge, settle};
 use crate::namespace;
 use crate::netlink::Rtnl;
+use crate::sysctl;
 use ployz_core::adopt::Seen;
 use ployz_core::live::WireguardLive;
 use ployz_core::spec::{TunnelBackend, WireguardSpec};
@@ -75,6 +76,10 @@ pub async fn converge(spec: &WireguardSpec, live: &WireguardLive, netns: &Path) 
     if !change.is_empty() {
         configure(spec.backend, &spec.name, netns, &change).await?;
     }
+    if !live.ipv6 {
+        // It has no addresses of IPv6 before that, and takes none.
+        sysctl::switch_ipv6_on(netns, &spec.name)?;
+    }
     settle(&inside, &spec.name, &spec.alias(), spec.mtu, &spec.addresses).await
 }
 
@@ -131,6 +136,7 @@ async fn find(name: &str, netns: &Path) -> Result<Option<Found>> {
         listen_port: state.listen_port,
         mtu: link.mtu,
         up: link.up,
+        ipv6: sysctl::ipv6_is_on(netns, name)?,
         addresses: addresses.into_iter().filter(is_ours_to_judge).collect(),
         peers: state.peers,
     })))

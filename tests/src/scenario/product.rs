@@ -285,5 +285,6 @@ nft list tables | grep ployz
 ip -br link | grep -vE '^(lo |eth[0-9]|docker0)' | sed 's/^/link /'
 ip route show table all proto 76; ip -6 route show table all proto 76
 ip rule | grep -vE 'lookup (local|main|default)'
+(ip rule; ip -6 rule) | grep 'proto 76'
 ps -eo comm | grep -E '^(nats-server|ployz-wireguard|ployz-front|ployz-gateway|ployz-dns)'
 true";

@@ -71,6 +71,8 @@ error_codes! {
     NoEndpoint = "NO_ENDPOINT", "name an address that the new machine can dial: `ployzctl machine invite create --endpoint ADDRESS`; for all tokens and peers, advertise_endpoints in config.toml and `systemctl restart ployzd`";
     /// Refused by an inspection.
     ComponentHeld = "COMPONENT_HELD", "`ployzctl explain` names what is in the way; it was not touched";
+    /// The kernel has no IPv6.
+    Ipv6Unavailable = "IPV6_UNAVAILABLE", "take ipv6.disable=1 off the kernel's command line: the overlay is IPv6; net.ipv6.conf.all.disable_ipv6=1 is no hindrance";
     /// ployzctl could not talk to ployzd (never sent by ployzd itself).
     DaemonUnreachable = "DAEMON_UNREACHABLE", "`systemctl status ployzd`; the socket is readable by root and the group ployz";
     /// The wire contract was broken.
@@ -122,7 +124,7 @@ error_codes! {
     /// The engine does not answer.
     DockerUnavailable = "DOCKER_UNAVAILABLE", "`systemctl status docker` on the named machine";
     /// No room.
-    DiskFull = "DISK_FULL", "make room on the named machine: `df /var/lib/ployz /var/lib/docker`; `docker system df` shows what Docker holds";
+    DiskFull = "DISK_FULL", "make room on the named machine: `df /var/lib/ployz /var/lib/docker`, `df -i` for inodes; `docker system df` shows what Docker holds";
     /// No such image in this machine's engine.
     ImageNotFound = "IMAGE_NOT_FOUND", "`docker image ls` shows the images of this machine";
     /// Not a member.
