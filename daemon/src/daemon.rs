@@ -4,13 +4,13 @@ mod destroy;
 mod found;
 mod invite;
 mod joining;
+mod resume;
 
 pub use found::{backend, hostname, membership, named_first};
 
 use crate::clock;
 use crate::disk::{Keys, NetworkFile, Stored};
 use crate::failure::{Failure, Result};
-use crate::membership::join;
 use crate::mesh::{Mesh, Shared, desired, teardown};
 use ployz_core::adopt::Seen;
 use ployz_core::id::NetworkName;
@@ -67,37 +67,6 @@ impl Daemon {
                 let message = format!("none of this machine's networks runs, and there are several: {names}");
                 let hint = "name the one that is meant".to_owned();
                 Err(Failure { hint: Some(hint), ..Failure::new(ErrorCode::NoRunningNetwork, message) })
-            }
-        }
-    }
-
-    /// At the daemon's start: takes up what should be running. Trouble is logged, never fatal: the data plane is
-    /// better left alone with a daemon that can say so.
-    pub async fn resume(self: &Arc<Self>) {
-        let _alone = self.exclusive.lock().await;
-        if let Err(failure) = join::clear_leftover(&self.shared).await {
-            tracing::error!("{failure}: {}", failure.causes.join(": "));
-        }
-        let active = match self.shared.disk.active() {
-            Ok(Some(name)) => name,
-            Ok(None) => return,
-            Err(error) => return tracing::error!("{}", ployz_netns::chain(&error)),
-        };
-        if let Err(failure) = self.resume_network(&active).await {
-            tracing::error!(network = %active, "cannot resume: {failure}: {}", failure.causes.join(": "));
-        }
-    }
-
-    async fn resume_network(self: &Arc<Self>, name: &NetworkName) -> Result<()> {
-        let (network, keys) = self.load(name)?;
-        match network.lifecycle {
-            // A stop or a destruction that was cut short: the record said so first, the data plane follows.
-            Stored::Stopped | Stored::Leaving => self.finish_stop(&network, &keys).await,
-            Stored::Running => self.bring_up(network, keys, "daemon start").await.map(|_| ()),
-            Stored::Joining { .. } => {
-                let mesh = self.bring_up(network, keys, "daemon start").await?;
-                tokio::spawn(self.clone().finish_join(mesh));
-                Ok(())
             }
         }
     }

@@ -11,6 +11,7 @@ mod deploy;
 mod disk;
 mod doctor;
 mod failure;
+mod host;
 mod http;
 mod image;
 mod membership;

@@ -21,6 +21,7 @@ impl Daemon {
         if self.shared.disk.network(name)?.is_some() {
             return Err(Failure::new(ErrorCode::NetworkAlreadyExists, format!("network {name} exists")));
         }
+        has_ipv6()?;
         self.no_old_store(name)?;
         let plan = self.shared.around.config.plan;
         self.no_conflict(plan.cluster_cidr).await?;
@@ -114,6 +115,14 @@ impl Daemon {
 pub fn named_first(config: &Config, found: &[std::net::SocketAddr]) -> Vec<std::net::SocketAddr> {
     let named = config.advertise_endpoints.iter().map(|named| named.at(config.wireguard_listen_port));
     offered(named, found)
+}
+
+/// A kernel without IPv6 cannot carry a network, and would say so only deep inside.
+pub(super) fn has_ipv6() -> Result<()> {
+    if ployz_netns::sysctl::kernel_has_ipv6() {
+        return Ok(());
+    }
+    Err(Failure::new(ErrorCode::Ipv6Unavailable, "this kernel runs without IPv6"))
 }
 
 /// The machine's record as its keys give it.

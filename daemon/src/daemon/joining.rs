@@ -6,6 +6,8 @@ use crate::disk::{Keys, NetworkFile, Stored};
 use crate::failure::{Failure, Result};
 use crate::membership::{dial, join};
 use crate::mesh::Mesh;
+use crate::reconcile::Outcome;
+use ployz_core::adopt::Component;
 use ployz_core::config::Origin;
 use ployz_core::mesh::invite::LONGEST_LIFE;
 use ployz_core::wire::v1::api::ErrorCode;
@@ -18,6 +20,7 @@ impl Daemon {
     pub async fn join(self: &Arc<Self>, text: &str, say: Say<'_>) -> Result<NetworkFile> {
         let _alone = self.exclusive.lock().await;
         self.nothing_running()?;
+        super::found::has_ipv6()?;
         let token = read_token(text)?;
         self.acceptable(&token).await?;
         // An earlier attempt with this token may have got further than its answer.
@@ -32,7 +35,18 @@ impl Daemon {
         };
         self.shared.disk.set_active(Some(&network.name))?;
         say("starting the data plane");
-        let mesh = self.bring_up(network, keys, "join").await?;
+        let begun = self.bring_up(network, keys, "join").await;
+        let mesh = begun.map_err(|mut failure| {
+            // The invite is redeemed and on disk: it goes on from there.
+            self.resume_later();
+            failure.hint = Some(GOES_ON.into());
+            failure
+        })?;
+        if let Err(mut failure) = carries(&mesh).await {
+            tokio::spawn(self.clone().finish_join(mesh));
+            failure.hint = Some(GOES_ON.into());
+            return Err(failure);
+        }
         say("confirming with this machine's own key");
         match join::confirm(&mesh).await {
             Ok(network) => {
@@ -49,7 +63,7 @@ impl Daemon {
             },
             Err(mut failure) => {
                 tokio::spawn(self.clone().finish_join(mesh));
-                failure.hint = Some("the join goes on by itself; `ployzctl mesh ready` tells, `ployzctl mesh stop` gives it up".into());
+                failure.hint = Some(GOES_ON.into());
                 Err(failure)
             }
         }
@@ -145,6 +159,22 @@ async fn until_heard(mesh: &Mesh) {
     }
 }
 
+/// Whether this machine's own part is there: without it the issuer cannot be reached, and is not to blame.
+async fn carries(mesh: &Mesh) -> Result<()> {
+    let mut outcome = mesh.outcome.subscribe();
+    let broken = |outcome: &Option<Arc<Outcome>>| {
+        outcome.as_ref().map(|outcome| outcome.complaints_of(&CARRYING)).unwrap_or_default()
+    };
+    // Cancel-safe: the watch keeps its value.
+    let _ = tokio::time::timeout(COMES_UP, outcome.wait_for(|outcome| broken(outcome).is_empty())).await;
+    let broken = broken(&mesh.outcome.borrow());
+    if broken.is_empty() {
+        return Ok(());
+    }
+    let message = "the data plane of this machine did not come up, so the join is not confirmed yet";
+    Err(Failure::new(ErrorCode::NetworkStartFailed, message).with(broken))
+}
+
 fn read_token(text: &str) -> Result<Token> {
     Token::verify(text).map_err(|error: BadToken| {
         Failure::because(ErrorCode::InvalidToken, "the token is not valid", &error)
@@ -157,6 +187,12 @@ fn is_joining(file: &NetworkFile, token: &Token) -> bool {
 
 /// Probes are sent every second.
 const HEARD: Duration = Duration::from_secs(3);
+/// What packets to the issuer need.
+const CARRYING: [Component; 4] = [Component::Netns, Component::Tunnel, Component::Wireguard, Component::Link];
+/// What failed at first is tried again every second.
+const COMES_UP: Duration = Duration::from_secs(6);
+const GOES_ON: &str =
+    "the join goes on by itself; `ployzctl mesh ready` tells, `ployzctl mesh stop` gives it up";
 /// Seconds that two machines' clocks may differ by.
 const CLOCKS_APART: u64 = 3_600;
 

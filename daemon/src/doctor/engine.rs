@@ -1,6 +1,7 @@
 //! Docker: whether it is there and answers, its network on the bridge, and what is known to get in its way.
 
-use super::{Ground, machine};
+use super::Ground;
+use crate::host;
 use crate::workload::docker::{Docker, SOCKET};
 use crate::workload::network::{self, NetworkSpec};
 use ployz_core::adopt::Verdict;
@@ -23,7 +24,7 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
                 };
                 checks.push(network_of(&docker, &wanted).await);
                 if let Ok(Some(root)) = docker.root().await {
-                    checks.push(machine::space_of("docker-disk", &root));
+                    checks.push(host::room("docker-disk", &root));
                 }
             }
         },

@@ -1,10 +1,9 @@
-//! The daemon, its configuration, the programs that run, and the room there is on disk.
+//! The daemon, its configuration and the programs that run.
 
 use super::Ground;
 use crate::args::Args;
 use crate::mesh::Shared;
 use clap::Parser;
-use nix::sys::statvfs::statvfs;
 use ployz_core::config::BadConfig;
 use ployz_core::wire::v1::doctor::Check;
 use std::path::Path;
@@ -51,36 +50,6 @@ pub(super) fn bad_config(error: &BadConfig) -> Check {
     Check::fail("config", error.to_string(), "mend it; `ployzd check-config` tells whether it is right")
 }
 
-/// Room where the state is.
-pub(super) fn space(ground: &Ground<'_>) -> Vec<Check> {
-    vec![space_of("disk", &ground.config().data_dir)]
-}
-
-/// Room on the file system of a directory.
-pub(super) fn space_of(check: &str, path: &Path) -> Check {
-    match statvfs(path) {
-        Ok(found) => {
-            let unit = found.fragment_size();
-            judge_space(check, path, found.blocks_available() * unit, found.blocks() * unit)
-        }
-        Err(nix::errno::Errno::ENOENT) => Check::ok(check, format!("{} is not there yet", path.display())),
-        Err(errno) => Check::warn(check, format!("{}: {errno}", path.display()), "run this as root"),
-    }
-}
-
-fn judge_space(check: &str, path: &Path, free: u64, size: u64) -> Check {
-    let percent = (free * 100).checked_div(size).unwrap_or(0);
-    let seen = format!("{} MiB free of {} MiB ({percent} %) at {}", free >> 20, size >> 20, path.display());
-    let advice = "make room: the store and deploys stop when nothing is left; `docker system df` shows what Docker holds";
-    if free < FULL {
-        Check::fail(check, seen, advice)
-    } else if free < SHORT && percent < 10 {
-        Check::warn(check, seen, advice)
-    } else {
-        Check::ok(check, seen)
-    }
-}
-
 /// Programs of the data plane whose file was replaced since they were started.
 pub(super) fn programs(ground: &Ground<'_>) -> Vec<Check> {
     let Some(running) = &ground.network else { return Vec::new() };
@@ -118,23 +87,10 @@ fn is_replaced(program: &Path) -> bool {
     program.to_string_lossy().ends_with(" (deleted)")
 }
 
-const SHORT: u64 = 5 << 30;
-const FULL: u64 = 200 << 20;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use ployz_core::wire::v1::doctor::Level;
-
-    #[test]
-    fn a_full_disk_fails_and_a_small_share_of_a_large_one_does_not() {
-        let level = |free: u64, size: u64| judge_space("disk", Path::new("/x"), free << 20, size << 20).level;
-        assert_eq!(level(100, 100_000), Level::Fail);
-        assert_eq!(level(1_000, 100_000), Level::Warn);
-        assert_eq!(level(1_000, 4_000), Level::Ok);
-        assert_eq!(level(50_000, 1_000_000), Level::Ok);
-        assert_eq!(level(0, 0), Level::Fail);
-    }
 
     #[test]
     fn older_programs_are_named() {

@@ -10,6 +10,7 @@ mod clock_of_peer;
 mod engine;
 mod families;
 pub mod fresh;
+mod host;
 mod machine;
 mod name;
 mod plane;
@@ -95,7 +96,8 @@ async fn of_ground(shared: &Shared) -> Vec<Check> {
         }
     };
     let ground = Ground { shared, network };
-    let (tunnel, store, served, upstreams, engine) = tokio::join!(
+    let (host, tunnel, store, served, upstreams, engine) = tokio::join!(
+        host::checks(&ground),
         tunnel::checks(&ground),
         store::checks(&ground),
         served::checks(&ground),
@@ -105,13 +107,13 @@ async fn of_ground(shared: &Shared) -> Vec<Check> {
     checks.extend(plane::checks(&ground));
     let certificates = certificates::checks(&ground);
     for part in [
+        host,
         tunnel,
         store,
         served,
         upstreams,
         certificates,
         engine,
-        machine::space(&ground),
         machine::programs(&ground),
     ] {
         checks.extend(part);

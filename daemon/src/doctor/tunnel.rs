@@ -15,7 +15,7 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
     let Some(running) = &ground.network else { return checks };
     checks.push(backend(running));
     checks.push(port(running.spec.wireguard.listen_port));
-    checks.push(mtu(running, ground.shared.around.underlay_mtu));
+    checks.push(mtu(running, ground.shared.around.underlay_mtu).await);
     checks.push(judge_endpoints(&running.file.machine.endpoints));
     checks.extend(peers(running).await);
     checks
@@ -42,7 +42,11 @@ fn port(port: u16) -> Check {
     Check::ok("udp-port", format!("UDP {port} is bound by {by}; a firewall in front must let it in"))
 }
 
-fn mtu(running: &Running, underlay: u32) -> Check {
+/// The underlay's may have changed since ployzd started.
+async fn mtu(running: &Running, at_start: u32) -> Check {
+    let offered = &running.file.machine.endpoints;
+    let seen = ployz_netns::underlay::observe().await;
+    let underlay = seen.map_or(at_start, |seen| ployz_netns::underlay::smallest_mtu(&seen, offered));
     let live = running.live.wireguard.present().map(|device| device.mtu);
     judge_mtu(underlay, live.unwrap_or(running.spec.wireguard.mtu))
 }

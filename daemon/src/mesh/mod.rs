@@ -5,6 +5,7 @@
 
 pub mod desired;
 pub mod endpoints;
+pub mod host;
 pub mod listener;
 pub mod monitor;
 pub mod ports;
@@ -31,6 +32,7 @@ use ployz_core::live::NsId;
 use ployz_core::mesh::path::Path as PeerPath;
 use ployz_core::spec::NodeSpec;
 use ployz_core::wire::v1::api::Phase;
+use ployz_core::wire::v1::doctor::Check;
 use ployz_routing::Feed;
 use ports::Ports;
 use std::collections::BTreeMap;
@@ -82,6 +84,10 @@ pub struct Mesh {
     pub late_news: tokio::sync::Notify,
     /// Health of the store's connection.
     pub sync: watch::Sender<Health>,
+    /// What the network relies on in the host, as last seen.
+    pub host: watch::Sender<Vec<Check>>,
+    /// Files that could not be written, for want of room most likely; tried again by every run.
+    pub unwritten: watch::Sender<Option<String>>,
     /// What the routes of the cluster ask of this machine's gateway.
     pub asked: watch::Sender<ports::Asked>,
     /// The containers of this machine.
@@ -136,6 +142,8 @@ impl Mesh {
             outcome: watch::Sender::new(None),
             store: watch::Sender::new(None),
             sync: watch::Sender::new(away),
+            host: watch::Sender::default(),
+            unwritten: watch::Sender::default(),
             asked: watch::Sender::new(ports::Asked::default()),
             workloads: watch::Sender::new(View::default()),
             readiness: deploys.checks(),
@@ -155,13 +163,6 @@ impl Mesh {
         });
         mesh.choose_backend().await?;
         mesh.phase.send_replace(Phase::Provisioning);
-        mesh.install_seed()?;
-        if let Err(error) =
-            sidecars::install(&mesh.shared.around, &mesh.shared.disk, &mesh.network(), &mesh.keys)
-        {
-            // The mesh is worth more than what is served on it.
-            tracing::error!("the sidecars have no files to start from: {}", ployz_netns::chain(&error));
-        }
         let routes = ports::follow(&mesh);
         let outcome = mesh.reconcile(trigger).await;
         mesh.phase.send_replace(Phase::Bootstrapping);
@@ -204,6 +205,7 @@ impl Mesh {
         {
             return last;
         }
+        self.write_files();
         let outcome = Arc::new(self.shared.reconciler.run(trigger, &self.spec()).await);
         self.outcome.send_replace(Some(outcome.clone()));
         outcome
@@ -287,6 +289,7 @@ impl Mesh {
         self.task(crate::transfer::listener::run(self.clone()));
         self.task(probe::run(self.clone()));
         self.task(endpoints::run(self.clone()));
+        self.task(host::run(self.clone()));
         self.task(monitor::run(self.clone()));
         self.task(crate::workload::run(self.clone()));
         self.task(crate::deploy::announce::run(self.clone()));
@@ -314,6 +317,30 @@ impl Mesh {
             (BackendChoice::Auto, None) => Backend::Userspace,
         };
         self.change_network(|network| network.backend = Some(backend)).map(|_| ())
+    }
+
+    /// What the store and the sidecars start from. The mesh is worth more than what is served on it, so what cannot be
+    /// written is no reason to stop; each run tries again and writes only what is not there as it should be.
+    fn write_files(&self) {
+        let (around, disk, network) = (&self.shared.around, &self.shared.disk, self.network());
+        let written = [
+            self.install_seed(),
+            sidecars::install(around, disk, &network, &self.keys),
+            ports::prepare(disk, &network),
+        ];
+        let errors = written.iter().filter_map(|written| written.as_ref().err());
+        let errors: Vec<String> = errors.map(|error| ployz_netns::chain(error)).collect();
+        let now = (!errors.is_empty()).then(|| errors.join("; "));
+        self.unwritten.send_if_modified(|before| {
+            let changed = *before != now;
+            match &now {
+                Some(why) if changed => tracing::error!("store and sidecars lack files to start from: {why}"),
+                None if changed => tracing::info!("store and sidecars have their files again"),
+                _ => {}
+            }
+            before.clone_from(&now);
+            changed
+        });
     }
 
     fn install_seed(&self) -> Result<(), DiskError> {
@@ -344,7 +371,8 @@ async fn reconcile_on_request(mesh: Arc<Mesh>, mut requests: mpsc::Receiver<&'st
             tokio::time::sleep(SETTLE).await;
             while requests.try_recv().is_ok() {}
         }
-        pause = soon(mesh.reconcile(trigger).await.is_good());
+        let good = mesh.reconcile(trigger).await.is_good();
+        pause = soon(good && mesh.unwritten.borrow().is_none());
     }
 }
 

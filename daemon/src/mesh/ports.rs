@@ -1,7 +1,7 @@
 //! Which ports of the gateway the routes of the cluster ask for: learned from the routing events, as gateway and DNS learn
 //! theirs, kept on disk, and passed on in steps, because each step restarts the gateway.
 
-use crate::disk::{Disk, NetworkFile, make_dir};
+use crate::disk::{Disk, DiskError, NetworkFile, make_dir};
 use crate::mesh::Mesh;
 use crate::nats::config::CLIENT_PORT;
 use crate::supervisor::ports::{has_ipv6, taken};
@@ -97,13 +97,15 @@ pub fn reserved(config: &Config, port: u16) -> Option<&'static str> {
         .or_else(|| reserved_port(port))
 }
 
+/// Makes the directory in which they are kept.
+pub fn prepare(disk: &Disk, network: &NetworkFile) -> Result<(), DiskError> {
+    snapshot(disk, network).parent().map_or(Ok(()), |dir| make_dir(dir, 0o700))
+}
+
 /// Starts to follow the routes. What is on disk is known at once.
 pub fn follow(mesh: &Mesh) -> Feed<Ports> {
     let network = mesh.network();
     let path = snapshot(&mesh.shared.disk, &network);
-    if let Some(Err(error)) = path.parent().map(|dir| make_dir(dir, 0o700)) {
-        tracing::warn!("the ports of TCP routes are not kept: {}", ployz_netns::chain(&error));
-    }
     let feed = Feed::start(Settings {
         server: SocketAddr::new(IpAddr::V6(network.machine.overlay_ip), CLIENT_PORT),
         seed: Seed::from(mesh.keys.nats_seed.expose().to_owned()),

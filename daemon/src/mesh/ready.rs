@@ -1,6 +1,6 @@
 //! Whether the mesh can take work, and every reason why not.
 
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, host};
 use ployz_core::adopt::Verdict;
 use ployz_core::wire::v1::api::{MeshReady, Phase};
 
@@ -31,6 +31,8 @@ pub fn check(mesh: &Mesh) -> MeshReady {
     if sync.healthy && !member {
         reasons.push("this machine's record is not in the store".to_owned());
     }
+    reasons.extend(host::reasons(mesh));
+    reasons.extend(mesh.unwritten.borrow().clone());
     if phase != Phase::Running {
         reasons.push(format!("the phase is {phase}"));
     }

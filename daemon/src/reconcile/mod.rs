@@ -51,14 +51,20 @@ impl Outcome {
 
     /// One line a component that is not as it should be.
     pub fn complaints(&self) -> Vec<String> {
+        self.complaints_of(&Component::ALL)
+    }
+
+    /// The same of these alone.
+    pub fn complaints_of(&self, components: &[Component]) -> Vec<String> {
         let held = self.plan.steps.iter().filter_map(|step| match &step.verdict {
             Verdict::Hold(why) if !self.failures.contains_key(&step.component) => {
-                Some(format!("{} is held: {why}", step.component))
+                Some((step.component, format!("{} is held: {why}", step.component)))
             }
             _ => None,
         });
-        held.chain(self.failures.iter().map(|(component, error)| format!("{component} failed: {error}")))
-            .collect()
+        let failed = self.failures.iter();
+        let failed = failed.map(|(component, error)| (*component, format!("{component} failed: {error}")));
+        held.chain(failed).filter(|(part, _)| components.contains(part)).map(|(_, words)| words).collect()
     }
 }
 

@@ -5,10 +5,13 @@ use anyhow::{Context, Result, ensure};
 
 use super::product::{self, NETWORK, refused, told};
 use super::{Ctx, Need, Scenario};
-use crate::lab::Node;
+use crate::lab::{Node, quote};
 
-pub(super) const SCENARIOS: [Scenario; 2] =
-    [scenario("mesh-on-a-full-disk", 1, full_disk), scenario("leaving-can-be-repeated", 2, leaving)];
+pub(super) const SCENARIOS: [Scenario; 3] = [
+    scenario("mesh-on-a-full-disk", 1, full_disk),
+    scenario("join-without-inodes", 2, no_inodes),
+    scenario("leaving-can-be-repeated", 2, leaving),
+];
 
 const fn scenario(name: &'static str, nodes: usize, run: fn(&mut Ctx) -> Result<()>) -> Scenario {
     Scenario { name, needs: &[Need::Systemd, Need::Package], nodes, underlays: 1, run }
@@ -37,6 +40,44 @@ fn full_disk(ctx: &mut Ctx) -> Result<()> {
     product::gone(ctx, n1)?;
     n1.sh("systemctl stop ployzd && umount /var/lib/ployz")?;
     n1.sh("systemctl start ployzd").map(drop)
+}
+
+/// A join that runs out of inodes, sooner and later, while bytes are free: it is named, and when there is room again all of it
+/// comes up by itself.
+fn no_inodes(ctx: &mut Ctx) -> Result<()> {
+    product::init(ctx)?;
+    let n2 = ctx.node(2);
+    n2.sh(FEW_INODES)?;
+    for left in [4, 9, 13, 17] {
+        let token = product::token(ctx)?;
+        n2.sh(&format!("{FILL}; ls {FILLED} | head -n {left} | sed 's,^,{FILLED}/,' | xargs rm"))?;
+        let join = format!("echo {} | ployzctl mesh join --token-stdin", quote(&token));
+        let output = n2.run(&join)?;
+        let first = output.stderr.lines().next().unwrap_or_default().to_owned();
+        ctx.say(format!("{left} inodes: exit {} {first}", output.code));
+        let found = super::doctor::findings(n2)?;
+        let (level, seen) = &found["disk"];
+        ensure!(level == "fail" && seen.contains("inodes free of"), "{level} {seen}");
+        n2.sh(&format!("rm -r {FILLED}"))?;
+        if output.code != 0 && !output.stderr.contains("goes on by itself") {
+            ensure!(output.stderr.contains("No space left on device"), "{}", told(&output));
+            n2.sh(&join).context("the same again with room")?;
+        }
+        product::ready(ctx, 2).with_context(|| format!("with {left} inodes"))?;
+        dns_answers(ctx, n2).with_context(|| format!("with {left} inodes"))?;
+        n2.sh(&format!("ployzctl -q mesh destroy {NETWORK} --local"))?;
+        product::gone(ctx, n2)?;
+    }
+    n2.sh("systemctl stop ployzd && umount /var/lib/ployz && systemctl start ployzd").map(drop)
+}
+
+fn dns_answers(ctx: &Ctx, node: &Node) -> Result<()> {
+    ctx.wait(30, "DNS to answer", || {
+        let found = super::doctor::findings(node)?;
+        let (level, seen) = found.get("dns-names").context("no dns-names")?;
+        ensure!(level == "ok", "{level} {seen}");
+        Ok(Some(()))
+    })
 }
 
 /// D-Bus hangs while a member leaves, and while a join is given up.
@@ -86,6 +127,12 @@ fn hangs(node: &Node, command: &str) -> Result<()> {
     Ok(())
 }
 
+/// State where files may be few.
+const FEW_INODES: &str =
+    "set -e; systemctl stop ployzd; mount -t tmpfs -o size=100m,nr_inodes=2000,mode=711 tmpfs /var/lib/ployz
+chown root:ployz /var/lib/ployz; systemd-tmpfiles --create ployz.conf; systemctl start ployzd";
+const FILLED: &str = "/var/lib/ployz/filled";
+const FILL: &str = "mkdir /var/lib/ployz/filled && cd /var/lib/ployz/filled && for i in $(seq 2000); do : 2>/dev/null >$i || break; done";
 const BALLAST: &str = "/var/lib/ployz/ballast";
 const ORPHAN: &str = "/var/lib/ployz/networks/prod/nats";
 

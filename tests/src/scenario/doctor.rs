@@ -156,7 +156,8 @@ fn names(ctx: &Ctx, node: &Node, wanted: &[(&str, &str)]) -> Result<()> {
     })
 }
 
-fn findings(node: &Node) -> Result<BTreeMap<String, (String, String)>> {
+/// Each check with its level and what was seen.
+pub(super) fn findings(node: &Node) -> Result<BTreeMap<String, (String, String)>> {
     let envelope = product::envelope(node, "doctor")?;
     let checks = envelope["payload"]["checks"].as_array().with_context(|| envelope.to_string())?;
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();

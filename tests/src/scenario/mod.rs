@@ -16,6 +16,7 @@ mod drift_units;
 mod external_names;
 mod families;
 mod held;
+mod host;
 mod hostile_member;
 mod images;
 mod interrupted;
@@ -162,6 +163,7 @@ const THEMES: &[&[Scenario]] = &[
     &drift_network::SCENARIOS,
     &drift_units::SCENARIOS,
     &held::SCENARIOS,
+    &host::SCENARIOS,
     &tokens::SCENARIOS,
     &joins::SCENARIOS,
     &service::SCENARIOS,
