@@ -124,6 +124,9 @@ pub(crate) enum Mesh {
         /// The network [default: the only one of this machine]
         #[arg(add = ArgValueCompleter::new(network_names))]
         network: Option<NetworkName>,
+        /// The state was moved or restored to this machine, and the one it comes from is off for good
+        #[arg(long)]
+        restored: bool,
     },
     /// Stop the running network; refused while workloads of this machine depend on it
     Stop {

@@ -97,7 +97,7 @@ fn of_mesh(mesh: Mesh, stdin: &mut dyn Read) -> Result<Request, Failure> {
         Mesh::Status { network } => Request::MeshStatus { network },
         Mesh::Create { network } => Request::MeshCreate { network },
         Mesh::Init { name } => Request::MeshInit { network: network(name, stdin)? },
-        Mesh::Start { network } => Request::MeshStart { network },
+        Mesh::Start { network, restored } => Request::MeshStart { network, restored },
         Mesh::Stop { force } => Request::MeshStop { force },
         Mesh::Join(given) => Request::MeshJoin { token: token(given, stdin)? },
         Mesh::Ready => Request::MeshReady,

@@ -2,11 +2,13 @@
 
 mod destroy;
 mod found;
+mod identity;
 mod invite;
 mod joining;
 mod resume;
 
 pub use found::{backend, hostname, membership, named_first};
+pub use identity::check as identity_check;
 
 use crate::clock;
 use crate::disk::{Keys, NetworkFile, Stored};
@@ -25,6 +27,7 @@ pub struct Daemon {
     /// Unix seconds.
     pub started_at: u64,
     current: RwLock<Option<Arc<Mesh>>>,
+    held: RwLock<Option<(NetworkName, String)>>,
     exclusive: tokio::sync::Mutex<()>,
 }
 
@@ -38,6 +41,7 @@ impl Daemon {
             shared,
             started_at: clock::now(),
             current: RwLock::new(None),
+            held: RwLock::new(None),
             exclusive: tokio::sync::Mutex::new(()),
         })
     }
@@ -49,8 +53,10 @@ impl Daemon {
 
     /// The running network, or the failure that says there is none.
     pub fn running(&self) -> Result<Arc<Mesh>> {
-        self.current()
-            .ok_or_else(|| Failure::new(ErrorCode::NoRunningNetwork, "no network is running on this machine"))
+        self.current().ok_or_else(|| match self.held_reason() {
+            Some((name, why)) => identity::failure(&name, why),
+            None => Failure::new(ErrorCode::NoRunningNetwork, "no network is running on this machine"),
+        })
     }
 
     /// The network an operator means: the one named, else the running one, else the only one of this machine.
@@ -115,10 +121,21 @@ impl Daemon {
     }
 
     /// `mesh start`.
-    pub async fn start(self: &Arc<Self>, name: &NetworkName, say: Say<'_>) -> Result<NetworkFile> {
+    pub async fn start(
+        self: &Arc<Self>,
+        name: &NetworkName,
+        restored: bool,
+        say: Say<'_>,
+    ) -> Result<NetworkFile> {
         let _alone = self.exclusive.lock().await;
-        let (network, _) = self.load(name)?;
+        let (network, keys) = self.load(name)?;
         self.nothing_running()?;
+        if restored {
+            self.take_over(name)?;
+        } else {
+            // Refused before anything of it is written.
+            self.admit(&network, &keys).await?;
+        }
         let standing = match network.lifecycle {
             Stored::Joining { .. } => "is still joining",
             // The peers know that it is gone.
@@ -138,6 +155,7 @@ impl Daemon {
             })?;
             let (network, keys) = self.load(&name)?;
             self.finish_stop(&network, &keys).await?;
+            self.no_longer_held();
             return Ok(name);
         };
         if !force {
@@ -176,6 +194,7 @@ impl Daemon {
         mesh.phase.send_replace(Phase::Stopping);
         let left = mesh.tear_down().await;
         mesh.phase.send_replace(Phase::Stopped);
+        self.shared.identities.send_replace(Vec::new());
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
         self.shared.reconciler.forget();
         left
@@ -230,14 +249,19 @@ impl Daemon {
         keys: Keys,
         trigger: &'static str,
     ) -> Result<Arc<Mesh>> {
+        self.admit(&network, &keys).await?;
+        self.no_longer_held();
         let (mesh, _) = Mesh::start(self.shared.clone(), network, keys, trigger).await?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(mesh.clone());
         let (daemon, watched) = (self.clone(), mesh.clone());
         tokio::spawn(async move {
-            // Cancel-safe: a notification that is not awaited any more has nobody to tell.
-            tokio::select! {
-                () = watched.leave.notified() => daemon.leave(watched.clone()).await,
-                () = watched.cancel.cancelled() => {}
+            loop {
+                // Cancel-safe: a notification that is not awaited any more is of no use.
+                tokio::select! {
+                    () = watched.leave.notified() => daemon.leave(watched.clone()).await,
+                    () = watched.stand_back.notified() => daemon.stand_back(watched.clone()).await,
+                    () = watched.cancel.cancelled() => return,
+                }
             }
         });
         Ok(mesh)

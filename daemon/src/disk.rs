@@ -6,6 +6,7 @@
 use crate::deploy::local::InstancesFile;
 use nix::unistd::Gid;
 use ployz_core::address::{AddressPlan, NodeSubnet, OverlayPrefix};
+use ployz_core::host::HostMark;
 use ployz_core::id::{InviteId, MachineId, NetworkId, NetworkName};
 use ployz_core::key::{PrivateKey, stored};
 use ployz_core::spec::TunnelBackend;
@@ -152,6 +153,15 @@ pub struct PeersFile {
     /// Invites that were made while the network was not running: put into the store when it is there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drafts: Vec<InviteRecord>,
+}
+
+/// `held.json`: another machine uses the identity of this state, and was there first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldFile {
+    /// Since when; Unix seconds.
+    pub since: u64,
+    /// How that is known.
+    pub why: String,
 }
 
 /// The directory tree of one daemon.
@@ -330,6 +340,30 @@ impl Disk {
         write(&self.network_dir(name).join(INSTANCES), instances, 0o600)
     }
 
+    /// The machine that a network's state was made on; `None` in a state of before marks.
+    pub fn host_mark(&self, name: &NetworkName) -> Result<Option<HostMark>, DiskError> {
+        read(&self.network_dir(name).join(HOST))
+    }
+
+    /// Stores it.
+    pub fn put_host_mark(&self, name: &NetworkName, mark: &HostMark) -> Result<(), DiskError> {
+        write(&self.network_dir(name).join(HOST), mark, 0o600)
+    }
+
+    /// Why a network's identity is not used here; `None` when it is.
+    pub fn held(&self, name: &NetworkName) -> Result<Option<HeldFile>, DiskError> {
+        read(&self.network_dir(name).join(HELD))
+    }
+
+    /// Notes that it is not to be used here, or that it is again.
+    pub fn set_held(&self, name: &NetworkName, held: Option<&HeldFile>) -> Result<(), DiskError> {
+        let path = self.network_dir(name).join(HELD);
+        match held {
+            Some(held) => write(&path, held, 0o600),
+            None => remove(&path),
+        }
+    }
+
     /// The active network's name.
     pub fn active(&self) -> Result<Option<NetworkName>, DiskError> {
         let path = self.root.join(ACTIVE);
@@ -486,6 +520,8 @@ const NETWORK: &str = "network.json";
 const KEYS: &str = "keys.json";
 const PEERS: &str = "peers.json";
 const INSTANCES: &str = "instances.json";
+const HOST: &str = "host.json";
+const HELD: &str = "held.json";
 const PENDING: &str = "joining.json";
 const ACTIVE: &str = "active_network";
 

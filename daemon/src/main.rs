@@ -93,7 +93,12 @@ async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> any
     let socket = around.config.socket.clone();
     let listener =
         rpc::server::listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
-    let shared = Arc::new(Shared { around, disk, reconciler: Reconciler::new(supervisor) });
+    let shared = Arc::new(Shared {
+        around,
+        disk,
+        reconciler: Reconciler::new(supervisor),
+        identities: Default::default(),
+    });
     let daemon = Daemon::new(shared);
     let shutdown = tokio_util::sync::CancellationToken::new();
     let until = shutdown.clone().cancelled_owned();

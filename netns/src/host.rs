@@ -1,7 +1,7 @@
-//! Counters of the host that run out: connections, neighbours, open files. `None`: this kernel, or this namespace, does not
-//! say.
+//! Counters of the host that run out (connections, neighbours, open files) and what the machine is known by. `None`: this
+//! kernel, or this namespace, does not say.
 
-use ployz_core::host::Usage;
+use ployz_core::host::{HostMark, Usage};
 use std::path::Path;
 
 /// Connections that are tracked.
@@ -41,6 +41,18 @@ pub fn files_of(pid: u32) -> Option<Usage> {
 pub fn forwards() -> Option<bool> {
     number("/proc/sys/net/ipv4/ip_forward").map(|value| value == 1)
 }
+
+/// What this machine is known by. In a container the firmware is its host's, and says nothing of it.
+pub fn mark() -> HostMark {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let machine_id = read("/etc/machine-id").or_else(|| read("/var/lib/dbus/machine-id"));
+    let contained = CONTAINED.iter().any(|path| Path::new(path).exists());
+    let uuid = if contained { None } else { read("/sys/class/dmi/id/product_uuid") };
+    HostMark::new(machine_id.as_deref(), uuid.as_deref())
+}
+
+/// What container managers leave for those inside (systemd's Container Interface, podman, Docker).
+const CONTAINED: [&str; 3] = ["/run/systemd/container", "/run/.containerenv", "/.dockerenv"];
 
 fn number(path: &str) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()

@@ -5,7 +5,7 @@ use crate::error::{Context, Result};
 use crate::netlink::Rtnl;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteProtocol};
+use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteHeader, RouteProtocol};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use ployz_core::host::Way;
 use ployz_core::spec::Rule;
@@ -115,6 +115,8 @@ impl Rtnl {
         query.header = RouteHeader {
             address_family: query.header.address_family,
             destination_prefix_length: query.header.destination_prefix_length,
+            // Without it the kernel says `main` of every IPv4 route.
+            flags: RouteFlags::LookupTable,
             ..Default::default()
         };
         let mut found = std::pin::pin!(self.handle().route().get(query).execute());

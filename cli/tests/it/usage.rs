@@ -161,6 +161,11 @@ fn each_command_asks_for_what_it_says() {
         ("mesh init prod", "", json!({"command": "mesh-init", "network": "prod"})),
         ("mesh init --name-stdin", "prod\n", json!({"command": "mesh-init", "network": "prod"})),
         ("mesh start prod", "", json!({"command": "mesh-start", "network": "prod"})),
+        (
+            "mesh start prod --restored",
+            "",
+            json!({"command": "mesh-start", "network": "prod", "restored": true}),
+        ),
         ("mesh stop", "", json!({"command": "mesh-stop", "force": false})),
         ("mesh stop --force", "", json!({"command": "mesh-stop", "force": true})),
         ("mesh join --token eyJhbGciOiJ.c2ln", "", json!({"command": "mesh-join", "token": token})),

@@ -117,7 +117,7 @@ pub fn room(check: &str, path: &Path, room: Room) -> Check {
     }
     let seen = format!("{of_bytes} at {at}");
     let advice = "make room: the store and deploys stop when nothing is left; `docker system df` shows what Docker holds";
-    if bytes.free < FULL {
+    if bytes.free < FULL && bytes.percent() < SMALL_SHARE {
         Check::fail(check, seen, advice)
     } else if bytes.free < SHORT && bytes.percent() < 10 {
         Check::warn(check, seen, advice)
@@ -140,6 +140,8 @@ fn is_full(inodes: Free, few: u64) -> bool {
 
 const SHORT: u64 = 5 << 30;
 const FULL: u64 = 200 << 20;
+/// In percent: a small file system that is nearly empty is not full.
+const SMALL_SHARE: u64 = 25;
 const FEW_INODES: u64 = 200;
 const SHORT_INODES: u64 = 20_000;
 
@@ -161,6 +163,8 @@ mod tests {
         assert_eq!(level(1_000, 100_000), Level::Warn);
         assert_eq!(level(1_000, 4_000), Level::Ok);
         assert_eq!(level(50_000, 1_000_000), Level::Ok);
+        assert_eq!(level(90, 100), Level::Ok, "small, and nearly empty");
+        assert_eq!(level(10, 100), Level::Fail);
         assert_eq!(level(0, 0), Level::Fail);
     }
 

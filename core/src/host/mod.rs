@@ -5,8 +5,10 @@
 //! scenario `host-changes-under-us` breaks every row.
 
 pub mod judge;
+pub mod mark;
 pub mod table;
 
+pub use mark::HostMark;
 pub use table::{Done, HostPart, Row};
 
 use std::fmt;

@@ -4,3 +4,4 @@ pub mod admission;
 pub mod invite;
 pub mod path;
 pub mod presence;
+pub mod twin;

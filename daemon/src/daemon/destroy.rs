@@ -76,6 +76,9 @@ impl Daemon {
             }
             None => {}
         }
+        if self.held_reason().is_some_and(|(held, _)| held == *name) {
+            self.no_longer_held();
+        }
         Ok(self.shared.disk.remove_network(name)?)
     }
 }

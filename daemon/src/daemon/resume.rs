@@ -5,6 +5,7 @@ use crate::disk::Stored;
 use crate::failure::{Failure, Result};
 use crate::membership::join;
 use ployz_core::id::NetworkName;
+use ployz_core::wire::v1::api::ErrorCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,10 @@ impl Daemon {
     pub async fn resume(self: &Arc<Self>) {
         if let Err(failure) = self.resume_once().await {
             log(&failure);
-            self.resume_later();
+            // What is held waits for the operator.
+            if failure.code != ErrorCode::IdentityHeld {
+                self.resume_later();
+            }
         }
     }
 
@@ -26,6 +30,9 @@ impl Daemon {
             loop {
                 tokio::time::sleep(pause).await;
                 let Err(failure) = daemon.resume_once().await else { return };
+                if failure.code == ErrorCode::IdentityHeld {
+                    return log(&failure);
+                }
                 let told = format!("{failure}: {}", failure.causes.join(": "));
                 if told != last {
                     log(&failure);

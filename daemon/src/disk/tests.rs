@@ -156,3 +156,19 @@ fn a_new_network_replaces_no_other() {
     assert_eq!((disk.network(&file.name).unwrap().unwrap(), disk.peers(&file.name).unwrap()), (file, peers));
     std::fs::remove_dir_all(root).unwrap();
 }
+
+#[test]
+fn a_held_state_stays_held_until_it_is_not() {
+    let (disk, root) = disk("held");
+    let name: NetworkName = "prod".parse().unwrap();
+    disk.put_keys(&name, &crate::random::keys(None)).unwrap();
+    assert_eq!((disk.held(&name).unwrap(), disk.host_mark(&name).unwrap()), (None, None));
+    let held = HeldFile { since: 7, why: "two machines".into() };
+    disk.set_held(&name, Some(&held)).unwrap();
+    let mark = HostMark::new(Some("a"), None);
+    disk.put_host_mark(&name, &mark).unwrap();
+    assert_eq!((disk.held(&name).unwrap(), disk.host_mark(&name).unwrap()), (Some(held), Some(mark)));
+    disk.set_held(&name, None).unwrap();
+    assert_eq!(disk.held(&name).unwrap(), None);
+    std::fs::remove_dir_all(root).unwrap();
+}

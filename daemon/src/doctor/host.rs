@@ -1,7 +1,9 @@
 //! What the network relies on in the host, looked at now (docs/host.md).
 
-use super::Ground;
+use super::{Ground, Running};
+use crate::daemon::identity_check;
 use crate::host::{self, Scene};
+use crate::mesh::Shared;
 use ployz_core::wire::v1::doctor::Check;
 
 pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
@@ -13,4 +15,18 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
             host::look(&Scene { spec, live, machines, data_dir }).await
         }
     }
+}
+
+/// Whether the state here is this machine's, and the keys that two machines use.
+pub(super) fn identity(shared: &Shared, running: Option<&Running>) -> Vec<Check> {
+    let told = shared.identities.borrow().clone();
+    let key = running.map(|running| running.spec.wireguard.private_key.public());
+    let is_up = running
+        .and_then(|running| running.live.wireguard.present())
+        .is_some_and(|device| device.public_key.is_some() && device.public_key == key);
+    let name = shared.disk.active().ok().flatten();
+    let own = name.map(|name| identity_check(&shared.disk, &name, is_up));
+    // What the peers say of this machine's key says more than that the state is its own.
+    let contested = told.iter().any(|check| check.check == "identity");
+    own.into_iter().filter(|_| !contested).chain(told).collect()
 }

@@ -81,6 +81,7 @@ pub async fn alone(args: &Args, mode: ServiceMode, config: Result<Config, BadCon
         disk: Disk::at(&config.data_dir),
         reconciler: Reconciler::new(crate::supervisor(mode, &config.data_dir)),
         around: crate::surroundings(mode, config, &seen),
+        identities: Default::default(),
     };
     checks.extend(of_ground(&shared).await);
     envelope(Doctor { daemon_answers: false, checks })
@@ -95,6 +96,7 @@ async fn of_ground(shared: &Shared) -> Vec<Check> {
             None
         }
     };
+    checks.extend(host::identity(shared, network.as_ref()));
     let ground = Ground { shared, network };
     let (host, tunnel, store, served, upstreams, engine) = tokio::join!(
         host::checks(&ground),

@@ -45,8 +45,10 @@ fn take_in(mesh: &Mesh, now: Vec<Check>) {
 
 /// Why the machine cannot do its work.
 pub fn reasons(mesh: &Mesh) -> Vec<String> {
-    let checks = mesh.host.borrow();
-    let failed = checks.iter().filter(|check| check.level == Level::Fail);
+    let (checks, identities) = (mesh.host.borrow(), mesh.shared.identities.borrow());
+    // Of a peer's key it is the peer that is not ready.
+    let own = identities.iter().filter(|check| check.check == "identity");
+    let failed = checks.iter().filter(|check| check.level == Level::Fail).chain(own);
     failed.map(|check| format!("{}: {}", check.check, check.seen)).collect()
 }
 

@@ -17,6 +17,7 @@ pub mod routes;
 pub mod sidecars;
 pub mod sync;
 pub mod teardown;
+pub mod twins;
 
 use crate::clock;
 use crate::disk::{Backend, Disk, DiskError, Keys, NetworkFile, PeersFile};
@@ -51,6 +52,8 @@ pub struct Shared {
     pub disk: Disk,
     /// The adopt path.
     pub reconciler: Reconciler,
+    /// Keys that two machines use, as probes tell.
+    pub identities: watch::Sender<Vec<Check>>,
 }
 
 /// Health of one connection to others.
@@ -102,6 +105,10 @@ pub struct Mesh {
     pub transfers: crate::transfer::Transfers,
     /// A peer said that the network is to be destroyed here.
     pub leave: tokio::sync::Notify,
+    /// The peers said that another machine uses this identity and was there first.
+    pub stand_back: tokio::sync::Notify,
+    /// Who is heard under which key.
+    pub twins: twins::Watch,
     /// Ends every task.
     pub cancel: CancellationToken,
     network: Mutex<NetworkFile>,
@@ -130,6 +137,7 @@ impl Mesh {
         let peers = shared.disk.peers(&network.name)?;
         let deploys = crate::deploy::local::Local::open(&shared.disk, &network.name);
         let (nudges, requests) = mpsc::channel(16);
+        let twins = twins::Watch::new(shared.around.config.socket.parent());
         let away = Health { healthy: false, since: Some(clock::now()), error: None };
         let peers = watch::Sender::new(peers);
         let mesh = Arc::new(Self {
@@ -151,6 +159,8 @@ impl Mesh {
             attended: crate::deploy::running::Running::default(),
             transfers: crate::transfer::Transfers::default(),
             leave: tokio::sync::Notify::new(),
+            stand_back: tokio::sync::Notify::new(),
+            twins,
             cancel: CancellationToken::new(),
             network: Mutex::new(network),
             paths: Mutex::default(),

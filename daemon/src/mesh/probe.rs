@@ -1,7 +1,9 @@
 //! One ICMPv6 echo a second to every peer over the overlay, and the move to another endpoint when it stays
-//! unanswered. The peer's kernel answers, so a peer whose ployzd is down is still seen to be there.
+//! unanswered. The peer's kernel answers, so a peer whose ployzd is down is still seen to be there. The peers' own echoes
+//! are listened to: they tell who sends with which key.
 
 use crate::clock;
+use crate::mesh::twins::{self, PAYLOAD, Payload};
 use crate::mesh::{Mesh, desired, listener};
 use crate::reach;
 use ployz_core::key::PublicKey;
@@ -63,8 +65,10 @@ async fn send(mesh: &Arc<Mesh>, socket: &UdpSocket, sent: &Sent) {
             mesh.with_path(peer.public_key, |path| path.sent(mesh.millis()));
             let to = SocketAddrV6::new(peer.overlay_ip, 0, 0, 0);
             // ENOKEY and ENETUNREACH say only that there is no path yet.
-            let _ = socket.send_to(&echo_request(sequence), SocketAddr::V6(to)).await;
+            let payload = mesh.twins.payload(&peer.public_key, mesh.millis());
+            let _ = socket.send_to(&echo_request(sequence, payload), SocketAddr::V6(to)).await;
         }
+        twins::look(mesh, &peers).await;
         rotate(mesh, &peers).await;
     }
 }
@@ -76,6 +80,11 @@ async fn receive(mesh: &Mesh, socket: &UdpSocket, sent: &Sent) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        if let Some(payload) = echoed(&buffer[..length])
+            && let Some(peer) = twins::sender(mesh, from.ip())
+        {
+            mesh.twins.heard(peer, payload, mesh.millis());
+        }
         let Some(sequence) = echo_reply(&buffer[..length]) else { continue };
         let known = sent.lock().ok().and_then(|mut sent| sent.remove(&sequence));
         if let Some((key, address, at)) = known
@@ -128,13 +137,21 @@ fn tunnel(device: &WireguardLive, key: &PublicKey) -> Option<Tunnel> {
 }
 
 /// RFC 4443 section 4.1; the kernel fills in the checksum.
-fn echo_request(sequence: u16) -> [u8; 16] {
-    let mut packet = [0u8; 16];
+fn echo_request(sequence: u16, payload: Payload) -> [u8; 8 + PAYLOAD] {
+    let mut packet = [0u8; 8 + PAYLOAD];
     packet[0] = ECHO_REQUEST;
     packet[4..6].copy_from_slice(&identifier());
     packet[6..8].copy_from_slice(&sequence.to_be_bytes());
-    packet[8..].copy_from_slice(b"ployz\0\0\0");
+    packet[8..].copy_from_slice(&payload.to_bytes());
     packet
+}
+
+/// What a peer's own probe carries.
+fn echoed(packet: &[u8]) -> Option<Payload> {
+    match packet {
+        [ECHO_REQUEST, 0, _, _, _, _, _, _, payload @ ..] => Payload::read(payload),
+        _ => None,
+    }
 }
 
 fn echo_reply(packet: &[u8]) -> Option<u16> {

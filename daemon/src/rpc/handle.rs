@@ -68,9 +68,9 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             let file = daemon.init(&network, say).await?;
             done(format!("network {network} is running"), Some(now(daemon, &file).await))
         }
-        Request::MeshStart { network } => {
+        Request::MeshStart { network, restored } => {
             let network = daemon.meant(network)?;
-            let file = daemon.start(&network, say).await?;
+            let file = daemon.start(&network, restored, say).await?;
             done(format!("network {network} is running"), Some(now(daemon, &file).await))
         }
         Request::MeshStop { force } => {
@@ -195,7 +195,7 @@ async fn status(daemon: &Daemon) -> Status {
     let file = mesh.as_ref().map(|mesh| mesh.network());
     let control_plane = match &mesh {
         Some(mesh) => control_plane(mesh).await,
-        None => Vec::new(),
+        None => daemon.held_reason().map(|(_, why)| held(why)).into_iter().collect(),
     };
     let last = daemon.shared.reconciler.history().pop();
     Status {
@@ -204,7 +204,7 @@ async fn status(daemon: &Daemon) -> Status {
         started_at: daemon.started_at,
         runtime: "host".into(),
         service_mode: daemon.shared.reconciler.supervisor().service_mode().into(),
-        network: file.as_ref().map(|file| file.name.clone()),
+        network: file.as_ref().map(|file| file.name.clone()).or(daemon.held_reason().map(|(name, _)| name)),
         machine_id: file.as_ref().map(|file| file.machine.id.clone()),
         overlay_ip: file.as_ref().map(|file| file.machine.overlay_ip),
         phase: mesh.as_ref().map_or(Phase::Stopped, |mesh| *mesh.phase.borrow()),
@@ -217,6 +217,12 @@ async fn status(daemon: &Daemon) -> Status {
     }
 }
 
+/// A network that does not run because its state is another machine's.
+fn held(why: String) -> ControlPlaneStatus {
+    let error = Some(format!("{why}; {}", ErrorCode::IdentityHeld.hint()));
+    ControlPlaneStatus { component: "identity".into(), healthy: false, stale_since_unix_secs: None, error }
+}
+
 async fn control_plane(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
     let health = mesh.sync.borrow().clone();
     let store = ControlPlaneStatus {
@@ -225,7 +231,14 @@ async fn control_plane(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
         stale_since_unix_secs: health.since,
         error: health.error,
     };
-    std::iter::once(store).chain(doctor::fresh::rows(mesh).await).collect()
+    let identities = mesh.shared.identities.borrow().clone();
+    let identities = identities.into_iter().map(|check| ControlPlaneStatus {
+        component: check.check,
+        healthy: false,
+        stale_since_unix_secs: None,
+        error: Some(check.seen),
+    });
+    std::iter::once(store).chain(doctor::fresh::rows(mesh).await).chain(identities).collect()
 }
 
 async fn explain(daemon: &Daemon, component: Option<Component>, only_containers: bool) -> Explain {

@@ -48,7 +48,7 @@ fn no_inodes(ctx: &mut Ctx) -> Result<()> {
     product::init(ctx)?;
     let n2 = ctx.node(2);
     n2.sh(FEW_INODES)?;
-    for left in [4, 9, 13, 17] {
+    for left in [9, 19, 25, 31, 37] {
         let token = product::token(ctx)?;
         n2.sh(&format!("{FILL}; ls {FILLED} | head -n {left} | sed 's,^,{FILLED}/,' | xargs rm"))?;
         let join = format!("echo {} | ployzctl mesh join --token-stdin", quote(&token));

@@ -170,10 +170,10 @@ fn step(part: HostPart, node: &Node) -> Step {
         HostPart::Neighbours => Step::NotHere("its limit is the kernel's, for all namespaces together"),
         HostPart::Conntrack => Step::NotHere("its limit is the kernel's and cannot be set in a namespace"),
         HostPart::Descriptors => named(
-            "pid=$(systemctl show -P MainPID ployz-gateway); prlimit -n -o SOFT --noheadings --pid $pid >/run/lab-was; \
-             prlimit --pid $pid --nofile=$(ls /proc/$pid/fd | wc -l):",
-            "open files of ployz-gateway",
-            "prlimit --pid $(systemctl show -P MainPID ployz-gateway) --nofile=$(tr -d ' ' </run/lab-was):; rm /run/lab-was",
+            "pid=$(systemctl show -P MainPID ployz-wireguard); prlimit -n -o SOFT --noheadings --pid $pid >/run/lab-was; \
+             prlimit --pid $pid --nofile=$(($(ls /proc/$pid/fd | wc -l) * 5 / 4)):",
+            "open files of ployz-wireguard",
+            "prlimit --pid $(systemctl show -P MainPID ployz-wireguard) --nofile=$(tr -d ' ' </run/lab-was):; rm /run/lab-was",
         ),
         HostPart::Disk => Step::In("join-without-inodes"),
         HostPart::Clock => Step::NotHere("the clock is the build machine's"),

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod certificates;
+mod clone;
 mod containers;
 mod cut_short;
 mod deploy;
@@ -164,6 +165,7 @@ const THEMES: &[&[Scenario]] = &[
     &drift_units::SCENARIOS,
     &held::SCENARIOS,
     &host::SCENARIOS,
+    &clone::SCENARIOS,
     &tokens::SCENARIOS,
     &joins::SCENARIOS,
     &service::SCENARIOS,

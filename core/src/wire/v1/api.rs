@@ -59,6 +59,9 @@ pub enum Request {
         /// Which; `None` = the only one of this machine.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         network: Option<NetworkName>,
+        /// Its state was moved to this machine for good: it is no copy.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        restored: bool,
     },
     /// Stops the active network.
     MeshStop {

@@ -71,6 +71,8 @@ error_codes! {
     NoEndpoint = "NO_ENDPOINT", "name an address that the new machine can dial: `ployzctl machine invite create --endpoint ADDRESS`; for all tokens and peers, advertise_endpoints in config.toml and `systemctl restart ployzd`";
     /// Refused by an inspection.
     ComponentHeld = "COMPONENT_HELD", "`ployzctl explain` names what is in the way; it was not touched";
+    /// The state is another machine's.
+    IdentityHeld = "IDENTITY_HELD", "a copy: `ployzctl mesh destroy <network> --local`, then join with a token of its own; moved or restored here while the other machine is off for good: `ployzctl mesh start <network> --restored`";
     /// The kernel has no IPv6.
     Ipv6Unavailable = "IPV6_UNAVAILABLE", "take ipv6.disable=1 off the kernel's command line: the overlay is IPv6; net.ipv6.conf.all.disable_ipv6=1 is no hindrance";
     /// ployzctl could not talk to ployzd (never sent by ployzd itself).
