@@ -18,6 +18,7 @@ mod membership;
 mod mesh;
 mod metrics;
 mod nats;
+mod pull;
 mod random;
 mod reach;
 mod reconcile;

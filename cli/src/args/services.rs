@@ -63,9 +63,12 @@ pub(crate) struct OneService {
     /// Its name, also its DNS name
     #[arg(add = ArgValueCompleter::new(service_names))]
     pub(crate) name: String,
-    /// The image, as each machine's own engine knows it
+    /// The image, as each machine's own engine or its registry knows it
     #[arg(long)]
     pub(crate) image: String,
+    /// When the image is pulled from its registry [default: missing]
+    #[arg(long, value_parser = PULLS)]
+    pub(crate) pull: Option<String>,
     /// The namespace it is part of
     #[arg(long, add = ArgValueCompleter::new(namespaces))]
     pub(crate) namespace: String,
@@ -209,6 +212,7 @@ fn since(text: &str) -> Option<Since> {
 
 /// Here for the help and the completion; what they mean is the manifest's.
 const RESTARTS: [&str; 4] = ["unless-stopped", "always", "on-failure", "no"];
+const PULLS: [&str; 3] = ["missing", "always", "never"];
 
 pub(super) const DEPLOY_HELP: &str = "\
 A manifest says everything that should run in one namespace; services it does not name are removed.
@@ -259,8 +263,9 @@ mod tests {
 
     #[test]
     fn restarts_are_those_of_a_manifest() {
-        use ployz_core::wire::v1::manifest::Restart;
+        use ployz_core::wire::v1::manifest::{Pull, Restart};
         assert!(RESTARTS.iter().all(|word| word.parse::<Restart>().is_ok()));
+        assert!(PULLS.iter().all(|word| word.parse::<Pull>().is_ok()));
     }
 
     #[test]

@@ -82,6 +82,7 @@ fn of_one(service: OneService, stdin: &mut dyn Read) -> Result<Request, Failure>
     let flags = ServiceFlags {
         name: service.name,
         image: service.image,
+        pull: service.pull,
         namespace: service.namespace,
         publish: service.publish,
         env,

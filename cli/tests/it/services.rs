@@ -9,8 +9,8 @@ use ployz_core::wire::v1::api_deploy::{
     ServiceLogMissing, ServiceLogs, ServiceRow,
 };
 use ployz_core::wire::v1::deploy::{
-    Action, CommittedService, DeployEvent, DeployFailure, DeployPhase, ImageContent, InstanceSeen, LogLine,
-    LogStream, Placed, Preview, ReadinessState, ServiceChange, SlotChange, Stray, Wave,
+    Action, CommittedService, DeployEvent, DeployFailure, DeployPhase, ImageContent, ImagePull, InstanceSeen,
+    LogLine, LogStream, Placed, Preview, ReadinessState, ServiceChange, SlotChange, Stray, Wave,
 };
 use ployz_core::wire::v1::manifest::{Manifest, Order};
 
@@ -59,6 +59,7 @@ fn preview() -> Preview {
             order: Order::StartFirst,
             slots: vec![0, 1],
         }]],
+        pulls: Vec::new(),
         warnings: vec!["node-3 is draining and gets\u{1b}[2J no instances".into()],
     }
 }
@@ -98,6 +99,20 @@ pub(crate) fn list(names: &[(&str, &str)]) -> Payload {
 fn deploy_preview() {
     let payload = Payload::DeployPreview(Box::new(DeployPreview { preview: preview() }));
     session("service-rm-preview.txt", "service rm shop/mail -n", payload);
+}
+
+#[test]
+fn a_preview_says_what_would_be_pulled_and_leaves_its_revision_open() {
+    let mut preview = preview();
+    (preview.services, preview.strays) = (preview.services.split_off(2), Vec::new());
+    preview.services[0].next_revision = None;
+    preview.pulls = vec![ImagePull {
+        image: "web:2".parse().unwrap(),
+        digest: format!("sha256:{}", "a".repeat(64)).parse().unwrap(),
+        on: preview.participants.clone(),
+    }];
+    let payload = Payload::DeployPreview(Box::new(DeployPreview { preview }));
+    session("deploy-preview-pulls.txt", "deploy service web --namespace shop --image web:2 -n", payload);
 }
 
 #[test]

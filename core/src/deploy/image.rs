@@ -34,8 +34,12 @@ pub enum Agreement {
     Same(ImageContent),
     /// They do not (another architecture, or built anew on some): who has what.
     Differs(BTreeMap<ImageContent, Vec<MachineId>>),
-    /// Nobody has it.
+    /// No machine has it.
     Nowhere,
+    /// No machine has it, and it is fetched from its registry if something is to be started from it.
+    Absent,
+    /// The registry has another one under its name, which is fetched before anything is started.
+    Awaited,
 }
 
 /// The fingerprint of these parts. Only the hash is committed, not the parts, so its version is its own: with another one

@@ -84,9 +84,16 @@ impl<'a, 'd> Planner<'a, 'd> {
             return Err(self.nowhere(wanted, 0));
         }
         let action = action(wanted, &revision, current, &slots);
-        if slots.iter().any(|slot| slot.next.is_some() && slot.action != Action::Unchanged) {
+        let starts = slots.iter().any(|slot| slot.next.is_some() && slot.action != Action::Unchanged);
+        if starts {
             self.image_is_there(wanted)?;
         }
+        // A revision is of what the image holds, and that is not known yet.
+        let awaited = match self.world.images.get(&wanted.image) {
+            Some(Agreement::Awaited) => true,
+            Some(Agreement::Absent) => starts,
+            _ => false,
+        };
         self.warn_of_gap(wanted, &slots);
         let deploy = match (action, current) {
             (Action::Unchanged, Some(current)) => current.deploy.clone(),
@@ -105,7 +112,7 @@ impl<'a, 'd> Planner<'a, 'd> {
             service: wanted.name.clone(),
             action,
             current_revision: current.map(|current| current.revision.clone()),
-            next_revision: Some(revision),
+            next_revision: (!awaited).then_some(revision),
             slots,
         });
         Ok(())
@@ -127,6 +134,8 @@ impl<'a, 'd> Planner<'a, 'd> {
     fn content(&mut self, service: &Service, current: Option<&CommittedService>) -> Option<ImageContent> {
         match self.world.images.get(&service.image) {
             Some(Agreement::Same(content)) => return Some(content.clone()),
+            // Never committed: when it is there, a new plan is made of what it holds.
+            Some(Agreement::Awaited) => return Some(ImageContent(AWAITED.to_owned())),
             Some(Agreement::Differs(who)) => {
                 let machines: Vec<String> = who.values().map(list).collect();
                 self.warnings.push(format!(
@@ -136,7 +145,7 @@ impl<'a, 'd> Planner<'a, 'd> {
                     machines.join(" | ")
                 ));
             }
-            Some(Agreement::Nowhere) | None => {}
+            Some(Agreement::Nowhere | Agreement::Absent) | None => {}
         }
         current.filter(|current| current.service.image == service.image)?.content.clone()
     }
@@ -310,6 +319,7 @@ impl<'a, 'd> Planner<'a, 'd> {
             services: self.changes,
             strays,
             participants,
+            pulls: Vec::new(),
             warnings: self.warnings,
         };
         Ok(DeployPlan { deploy: self.deploy.clone(), preview, services: self.services, removed, retired })
@@ -418,3 +428,6 @@ fn waves(changes: &[ServiceChange], services: &BTreeMap<ServiceName, CommittedSe
     }
     waves
 }
+
+/// What an image holds that is still to be fetched: nothing that one is known to hold.
+const AWAITED: &str = "awaited";

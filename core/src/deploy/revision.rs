@@ -1,7 +1,8 @@
 //! The revision of a service: a fingerprint of everything that makes its containers different.
 //!
 //! Not in it, because they change nothing about a container: replicas and placement, routes, names of ports and ports
-//! that are not published, readiness, rollout, the time a container gets to stop. Changing those replaces nothing.
+//! that are not published, readiness, rollout, the time a container gets to stop, when its image is pulled. Changing those
+//! replaces nothing.
 //!
 //! Fields decide here as everywhere: what is committed is kept whole, so a service whose fields are what they were keeps
 //! its revision as it is written, whatever version of fingerprints wrote it.

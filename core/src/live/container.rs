@@ -83,7 +83,9 @@ impl ContainerLive {
         for (field, name) in LABELLED {
             put(field, self.label(name).unwrap_or("-").to_owned());
         }
-        put("image", self.image.clone());
+        // What is pinned is made from whatever name its engine has for it; the image itself is what counts.
+        let same = spec.image.digest().is_some() && spec.image_id.as_ref() == Some(&self.image_id);
+        put("image", if same { spec.image.to_string() } else { self.image.clone() });
         if spec.image_id.is_some() {
             put("image_id", self.image_id.clone());
         }

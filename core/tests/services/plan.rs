@@ -4,11 +4,11 @@ use ployz_core::address::AddressPlan;
 use ployz_core::deploy::claim::Claims;
 use ployz_core::deploy::image::Agreement;
 use ployz_core::deploy::plan::{DeployPlan, Found, Machine, PlanError, Scope, World, plan};
-use ployz_core::deploy::{commit, probe};
+use ployz_core::deploy::{commit, probe, pull};
 use ployz_core::id::{DeployId, MachineId, ServiceName};
 use ployz_core::routing::ServiceRef;
 use ployz_core::wire::v1::deploy::{Action, DeployCommit, ImageContent, ImageSeen, Placed, Probed};
-use ployz_core::wire::v1::manifest::{ImageRef, Manifest};
+use ployz_core::wire::v1::manifest::{ImageDigest, ImageRef, Manifest, Pull};
 use ployz_core::wire::v1::record::Lifecycle;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -386,14 +386,18 @@ fn a_probe_asks_for_what_the_plan_needs_and_names_what_is_missing() {
     let (network, node) = ("0".repeat(32).parse().unwrap(), "node-1".parse().unwrap());
     let asked = probe::question(&plan, &network, &node);
     assert_eq!((asked.starts, asked.images.len(), asked.publish.len(), asked.releases.len()), (2, 2, 1, 1));
-    let seen =
-        ImageSeen { id: format!("sha256:{:0>64}", 1).parse().unwrap(), content: ImageContent("v1:a".into()) };
+    let seen = ImageSeen {
+        id: format!("sha256:{:0>64}", 1).parse().unwrap(),
+        content: ImageContent("v1:a".into()),
+        digests: BTreeSet::new(),
+    };
     let mut told = Probed {
         images: asked.images.iter().map(|image| (image.clone(), seen.clone())).collect(),
         taken: BTreeSet::new(),
         free_addresses: 9,
         free_disk: None,
         instances: 1,
+        platform: None,
     };
     assert_eq!(probe::judge(&plan, &node, &asked, &told), []);
     told.images.remove(&"web:1".parse().unwrap());
@@ -531,4 +535,106 @@ proptest! {
         }
         prop_assert!(counts.values().max().unwrap() - counts.values().min().unwrap() <= 1);
     }
+}
+
+/// What `nodes` have under an image's name: what it holds, and the registry's digest, if it came from one.
+fn engines(nodes: &[usize], content: &str, digests: &[&ImageDigest]) -> pull::Seen {
+    let digests: BTreeSet<ImageDigest> = digests.iter().map(|digest| (*digest).clone()).collect();
+    let seen = ImageSeen {
+        id: format!("sha256:{:0>64}", 1).parse().unwrap(),
+        content: ImageContent(content.into()),
+        digests,
+    };
+    nodes.iter().map(|node| (format!("node-{node}").parse().unwrap(), seen.clone())).collect()
+}
+
+#[test]
+fn an_image_that_no_machine_has_is_pulled_where_it_starts_and_then_stays() {
+    let (mut cluster, digest) = (Cluster::of(3), image_digest('a'));
+    let (wanted, image) = (manifest(json!([web("nginx:alpine", 2)])), "nginx:alpine".parse().unwrap());
+    let wishes = pull::wishes(&wanted, &Scope::Namespace);
+    assert_eq!(wishes, BTreeMap::from([(image, Pull::Missing)]));
+    let (image, wish) = wishes.into_iter().next().unwrap();
+    let need = pull::need(wish, &image, &pull::Seen::new());
+    assert_eq!(need, pull::Need::Ask);
+    cluster.images.insert(image.clone(), pull::before(&need, &image, &pull::Seen::new()));
+    let plan = cluster.plan(&wanted, &Scope::Namespace).unwrap();
+    assert_eq!(plan.preview.services[0].next_revision, None, "it is of what the image holds");
+    let pulled = pull::pull(&plan, wish, &image, &digest, &pull::Seen::new()).unwrap();
+    assert_eq!(pulled.on, ["node-1", "node-2"].map(|node| node.parse().unwrap()).into());
+    assert_eq!(pulled.to_string(), format!("pull nginx:alpine ({digest}) on node-1, node-2"));
+
+    // Node 2 was sent it by node 1: it has it without a digest.
+    let mut seen = engines(&[1], "v1:a", &[&digest]);
+    seen.extend(engines(&[2], "v1:a", &[]));
+    cluster.images.insert(image.clone(), pull::of_digest(&digest, &seen));
+    let plan = cluster.plan(&wanted, &Scope::Namespace).unwrap();
+    assert_eq!(pull::pull(&plan, wish, &image, &digest, &seen), None);
+    cluster.apply(&plan);
+
+    // The same again, whatever the registry has by now; then on one machine more, which gets the same one.
+    let need = pull::need(wish, &image, &seen);
+    assert_eq!(need, pull::Need::Known(digest.clone()));
+    cluster.images.insert(image.clone(), pull::before(&need, &image, &seen));
+    assert!(cluster.plan(&wanted, &Scope::Namespace).unwrap().preview.is_empty());
+    let plan = cluster.plan(&manifest(json!([web("nginx:alpine", 3)])), &Scope::Namespace).unwrap();
+    let pulled = pull::pull(&plan, wish, &image, &digest, &seen).unwrap();
+    assert_eq!((pulled.digest, pulled.on), (digest, ["node-3".parse().unwrap()].into()));
+
+    // Its name was taken away on all machines while it runs: nothing is to be started, so nothing is to be pulled.
+    let need = pull::need(wish, &image, &pull::Seen::new());
+    cluster.images.insert(image.clone(), pull::before(&need, &image, &pull::Seen::new()));
+    let plan = cluster.plan(&wanted, &Scope::Namespace).unwrap();
+    assert!(plan.preview.is_empty() && pull::users(&plan, &image).is_empty());
+}
+
+#[test]
+fn always_asks_and_pulls_where_the_registry_has_another_one() {
+    let (mut cluster, old, new) = (Cluster::of(3), image_digest('a'), image_digest('b'));
+    let mut service = web("nginx:alpine", 2);
+    service["pull"] = json!("always");
+    let (wanted, image): (_, ImageRef) = (manifest(json!([service])), "nginx:alpine".parse().unwrap());
+    let seen = engines(&[1, 2], "v1:a", &[&old]);
+    cluster.images.insert(image.clone(), pull::of_digest(&old, &seen));
+    let plan = cluster.plan(&wanted, &Scope::Namespace).unwrap();
+    cluster.apply(&plan);
+
+    let need = pull::need(Pull::Always, &image, &seen);
+    assert_eq!(need, pull::Need::Ask);
+    cluster.images.insert(image.clone(), pull::before(&need, &image, &seen));
+    let plan = cluster.plan(&wanted, &Scope::Namespace).unwrap();
+    assert_eq!(pull::users(&plan, &image).len(), 2, "the machines that would be asked");
+    assert_eq!(pull::pull(&plan, Pull::Always, &image, &old, &seen), None, "they have it");
+    assert_eq!(pull::pull(&plan, Pull::Always, &image, &new, &seen).unwrap().on.len(), 2);
+    cluster.images.insert(image.clone(), pull::of_digest(&old, &seen));
+    assert!(cluster.plan(&wanted, &Scope::Namespace).unwrap().preview.is_empty());
+
+    // A machine that takes no part and has an older one under the name changes nothing.
+    let mut more = engines(&[3], "v1:older", &[]);
+    more.extend(engines(&[1, 2], "v1:b", &[&new]));
+    cluster.images.insert(image.clone(), pull::of_digest(&new, &more));
+    let plan = cluster.plan(&wanted, &Scope::Namespace).unwrap();
+    assert!(plan.preview.warnings.is_empty() && plan.preview.services[0].action == Action::Replace);
+}
+
+#[test]
+fn a_build_of_this_cluster_is_never_looked_for_in_a_registry_and_a_pinned_image_is_the_one_it_says() {
+    let (mut cluster, digest) = (Cluster::of(2), image_digest('a'));
+    let local = engines(&[1], "v1:a", &[]);
+    let image: ImageRef = "shop/web:1".parse().unwrap();
+    assert_eq!(pull::need(Pull::Missing, &image, &local), pull::Need::Nothing);
+
+    let pinned = image.pinned(&digest).unwrap();
+    let wanted = manifest(json!([web(pinned.as_str(), 2)]));
+    let need = pull::need(Pull::Missing, &pinned, &local);
+    assert_eq!(need, pull::Need::Known(digest.clone()));
+    cluster.images.insert(pinned.clone(), pull::before(&need, &pinned, &local));
+    let plan = cluster.plan(&wanted, &Scope::Namespace).unwrap();
+    let pulled = pull::pull(&plan, Pull::Missing, &pinned, &digest, &local).unwrap();
+    assert_eq!(pulled.on, ["node-2".parse().unwrap()].into(), "node 1 has it by its id");
+    assert_eq!(pulled.to_string(), format!("pull {pinned} on node-2"));
+}
+
+fn image_digest(letter: char) -> ImageDigest {
+    format!("sha256:{}", letter.to_string().repeat(64)).parse().unwrap()
 }

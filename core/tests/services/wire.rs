@@ -107,6 +107,7 @@ fn golden_commands_and_answers() {
                 ImageSeen {
                     id: format!("sha256:{:0>64}", 1).parse().unwrap(),
                     content: ImageContent("v1:cd".into()),
+                    digests: [format!("sha256:{}", "0".repeat(64)).parse().unwrap()].into(),
                 },
             )]
             .into(),
@@ -114,6 +115,7 @@ fn golden_commands_and_answers() {
             free_addresses: 250,
             free_disk: Some(1 << 30),
             instances: 2,
+            platform: Some("linux/amd64".into()),
         }),
         DeployAnswer::Started {
             instances: vec![Started {

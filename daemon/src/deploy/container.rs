@@ -9,7 +9,7 @@ use crate::workload::docker::Docker;
 use crate::workload::error::DockerError;
 use ployz_core::address::NodeSubnet;
 use ployz_core::adopt::Seen;
-use ployz_core::deploy::{address, image};
+use ployz_core::deploy::address;
 use ployz_core::live::{ContainerLive, ContainerState};
 use ployz_core::spec::container::{BRIDGE, ContainerOwner, ContainerSpec, container_name};
 use ployz_core::wire::v1::api::ErrorCode;
@@ -129,11 +129,10 @@ async fn make(
         || DeployFailure::new(ErrorCode::InvalidRequest, "a candidate of a service that was not sent");
     let service = start.services.get(&candidate.service).ok_or_else(unknown)?;
     let missing = |what: String| DeployFailure::new(ErrorCode::ImageMissing, what).of(&candidate.service);
-    let found = docker.image_parts(&service.image.to_string()).await.map_err(failed)?;
-    let Some((image_id, parts)) = found else {
+    let Some(held) = docker.held(&service.image).await.map_err(failed)? else {
         return Err(missing(format!("the image {} is not there", service.image)));
     };
-    if candidate.content.as_ref().is_some_and(|wanted| *wanted != image::content(&parts)) {
+    if candidate.content.as_ref().is_some_and(|wanted| *wanted != held.facts.content) {
         return Err(missing(format!("the image {} is another one by now", service.image)));
     }
     let file = mesh.network();
@@ -152,7 +151,7 @@ async fn make(
         },
         service: service.clone(),
         address,
-        image_id: image_id.to_string(),
+        image_id: held.facts.id.to_string(),
         started_at: clock::now(),
         stopped_for: None,
         draining: false,

@@ -11,6 +11,7 @@ mod change;
 mod container;
 mod debts;
 mod everywhere;
+mod fetching;
 pub mod follow;
 mod lease;
 pub mod local;
@@ -19,6 +20,7 @@ pub mod participant;
 #[cfg(test)]
 mod path_tests;
 pub mod prune;
+mod pull;
 pub mod records;
 pub mod run;
 pub mod running;

@@ -10,12 +10,13 @@ use crate::membership::store::Store;
 use crate::mesh::Mesh;
 use crate::workload;
 use crate::workload::docker::{Docker, SOCKET};
+use crate::workload::registry::Held;
 use crate::workload::watch::{Engine, Instance};
 use async_nats::Subject;
 use bytes::Bytes;
 use ployz_core::adopt::container::{container as verdict, note};
 use ployz_core::adopt::{Seen, Verdict};
-use ployz_core::deploy::{address, image};
+use ployz_core::deploy::address;
 use ployz_core::id::{MachineId, Namespace};
 use ployz_core::live::{ContainerLive, ContainerState};
 use ployz_core::spec::container::{ContainerOwner, PublishedPort, container_name};
@@ -88,9 +89,8 @@ async fn answer(mesh: &Arc<Mesh>, command: DeployCommand) -> Result<DeployAnswer
 async fn probe(docker: &Docker, mesh: &Mesh, asked: &Probe) -> Result<Probed> {
     let mut images = BTreeMap::new();
     for reference in &asked.images {
-        let found = docker.image_parts(&reference.to_string()).await.map_err(failed)?;
-        if let Some((id, parts)) = found {
-            images.insert(reference.clone(), ImageSeen { id, content: image::content(&parts) });
+        if let Some(Held { facts, digests, .. }) = docker.held(reference).await.map_err(failed)? {
+            images.insert(reference.clone(), ImageSeen { id: facts.id, content: facts.content, digests });
         }
     }
     let found = docker.list().await.map_err(failed)?;
@@ -102,6 +102,7 @@ async fn probe(docker: &Docker, mesh: &Mesh, asked: &Probe) -> Result<Probed> {
         free_addresses: u32::try_from(free).unwrap_or(u32::MAX),
         free_disk: free_disk(),
         instances: u32::try_from(found.iter().filter(|live| runs(live.state)).count()).unwrap_or(u32::MAX),
+        platform: docker.platform().map(str::to_owned),
     })
 }
 

@@ -12,6 +12,7 @@ use crate::workload::hostile;
 use ployz_core::address::AddressPlan;
 use ployz_core::spec::container::container_name;
 use ployz_core::wire::v1::deploy::{DeployCommand, Instances};
+use ployz_core::wire::v1::manifest::ImageRef;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -35,6 +36,13 @@ fn commands(one: &Kept) -> Vec<Value> {
     names.map(of).into()
 }
 
+/// What an image may be looked for by.
+fn names(image: &ImageRef) -> impl Iterator<Item = String> {
+    let (digest, tag) = (image.digest(), image.digest_tag());
+    let pinned = digest.map(String::from).into_iter().chain(tag.map(String::from));
+    std::iter::once(image.to_string()).chain(pinned)
+}
+
 /// What a command makes of the engine, and what it may name there.
 async fn carry_out(disk: &OnDisk, docker: &Docker, one: &Kept, command: DeployCommand) -> BTreeSet<String> {
     let mut slots = BTreeSet::from([CONTAINER.to_owned()]);
@@ -44,15 +52,15 @@ async fn carry_out(disk: &OnDisk, docker: &Docker, one: &Kept, command: DeployCo
     match command {
         DeployCommand::Probe(asked) => {
             for image in &asked.images {
-                let _ = docker.image_parts(image.as_str()).await;
-                slots.insert(image.to_string());
+                let _ = docker.held(image).await;
+                slots.extend(names(image));
             }
         }
         DeployCommand::Start(asked) => {
             let plan = AddressPlan::new("10.101.0.0/16".parse().unwrap(), 24).unwrap();
             for candidate in &asked.candidates {
                 let Some(service) = asked.services.get(&candidate.service) else { continue };
-                let _ = docker.image_parts(service.image.as_str()).await;
+                let _ = docker.held(&service.image).await;
                 let mut made = Kept { service: service.clone(), ..one.clone() };
                 made.owner.namespace = asked.namespace.clone();
                 made.owner.instance = candidate.instance.clone();
@@ -60,7 +68,8 @@ async fn carry_out(disk: &OnDisk, docker: &Docker, one: &Kept, command: DeployCo
                 let spec = made.spec(&plan.slice(0).unwrap());
                 let _ = docker.create(&spec).await;
                 let _ = docker.instance(&spec).await;
-                slots.extend([service.image.to_string(), spec.name()]);
+                slots.extend(names(&service.image));
+                slots.insert(spec.name());
             }
         }
         DeployCommand::Stop(asked) | DeployCommand::Readiness(asked) => {

@@ -5,6 +5,7 @@ use crate::daemon::Say;
 use crate::deploy::carry::Done;
 use crate::deploy::lease::{self, Lease};
 use crate::deploy::local::{Busy, Purpose};
+use crate::deploy::pull::{self, Images};
 use crate::deploy::records::Records;
 use crate::deploy::running::Attended;
 use crate::deploy::survey::Survey;
@@ -51,9 +52,10 @@ pub(super) struct Run<'a> {
 /// `deploy-preview`.
 pub async fn preview(mesh: &Arc<Mesh>, request: &DeployRequest) -> Result<DeployPreview> {
     let (store, records) = open(mesh).await?;
-    let survey = Survey::make(mesh, &store, &records, &request.manifest).await?;
-    let deploy = DeployId::from_bytes(random::bytes());
-    let mut preview = planned(&request.manifest, &scope(request), &survey, &deploy)?.preview;
+    let mut survey = Survey::make(mesh, &store, &records, &request.manifest).await?;
+    let (deploy, own) = (DeployId::from_bytes(random::bytes()), mesh.network().machine.id);
+    let wish = pull::Wish { manifest: &request.manifest, scope: &scope(request), deploy: &deploy, own: &own };
+    let mut preview = Images::of(wish).plan(&store, &mut survey, wish).await?.preview;
     if let Some(found) = records.status(&request.manifest.namespace).await?
         && !found.value.phase.is_final()
     {
@@ -116,13 +118,13 @@ fn scope(request: &DeployRequest) -> Scope {
     request.only.clone().map_or(Scope::Namespace, Scope::Service)
 }
 
-fn planned(manifest: &Manifest, scope: &Scope, survey: &Survey, deploy: &DeployId) -> Result<DeployPlan> {
+pub(super) fn planned(wish: pull::Wish<'_>, survey: &Survey) -> Result<DeployPlan> {
     let mut draw = || u64::from_le_bytes(random::bytes());
-    plan(manifest, scope, &survey.world(), deploy, &mut draw)
+    plan(wish.manifest, wish.scope, &survey.world(), wish.deploy, &mut draw)
         .map_err(|error| Failure::new(error.code(), error.to_string()))
 }
 
-fn unchanged_baseline(expected: Option<&DeployId>, preview: &Preview) -> Result<()> {
+pub(super) fn unchanged_baseline(expected: Option<&DeployId>, preview: &Preview) -> Result<()> {
     match expected {
         Some(expected) if preview.baseline.as_ref() != Some(expected) => {
             let now = preview.baseline.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
@@ -187,9 +189,10 @@ async fn under_lock(
     let say: Say<'_> = &speak;
     let before = Box::pin(settle(mesh, store, records, lease, &manifest.namespace, say)).await?;
     say("asking the machines what they run");
-    let survey = one.unless_given_up(Survey::make(mesh, store, records, manifest)).await??;
-    let plan = planned(manifest, scope, &survey, deploy)?;
-    unchanged_baseline(expected, &plan.preview)?;
+    let own = mesh.network().machine.id;
+    let wish = pull::Wish { manifest, scope, deploy, own: &own };
+    let planning = Box::pin(pull::plan_with_images(mesh, store, records, lease, (wish, expected), say));
+    let (survey, plan, pulled) = one.unless_given_up(planning).await??;
     if plan.preview.is_empty() {
         return Ok(report(None, plan.preview, DeployState::Unchanged, Vec::new(), Vec::new()));
     }
@@ -200,6 +203,7 @@ async fn under_lock(
     let mut run = Run::new(mesh, store, records, lease, status, say);
     run.plan = Some(plan.clone());
     run.attended = Some(one);
+    run.events.extend(pulled.into_iter().map(|message| DeployEvent { step: run.status.phase, message }));
     run.tell(format!("deploy {deploy}: probing {} machines", plan.preview.participants.len()));
     // Once before anything is written at all: a refusal leaves no trace.
     if let Err(failures) = one.unless_given_up(run.probe()).await? {
@@ -250,6 +254,10 @@ async fn settle(
 fn interrupted(deploy: &DeployId, failure: Failure) -> Failure {
     let message = format!("deploy {deploy} was interrupted and goes on as soon as it can: {failure}");
     Failure::new(ErrorCode::DeployInterrupted, message).with(failure.causes)
+}
+
+pub(super) fn lost(deploy: &DeployId) -> Failure {
+    Failure::new(ErrorCode::DeployInterrupted, format!("the lock of deploy {deploy} was lost"))
 }
 
 fn held(status: &DeployStatus, why: &str) -> Failure {
@@ -314,8 +322,7 @@ impl<'a> Run<'a> {
     async fn drive(&mut self) -> Result<()> {
         loop {
             if !self.lease.holds() {
-                let message = format!("the lock of deploy {} was lost", self.status.deploy);
-                return Err(Failure::new(ErrorCode::DeployInterrupted, message));
+                return Err(lost(&self.status.deploy));
             }
             let decision = self.decision.as_ref();
             let step = if self.gives_up {

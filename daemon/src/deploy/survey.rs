@@ -9,11 +9,11 @@ use futures_util::future::join_all;
 use ployz_core::config::Config;
 use ployz_core::deploy::claim::Claims;
 use ployz_core::deploy::image::{Agreement, agree};
+use ployz_core::deploy::pull::Seen;
 use ployz_core::deploy::{Found, Machine, World};
 use ployz_core::id::{MachineId, Namespace};
 use ployz_core::wire::v1::deploy::{
-    DeployAnswer, DeployCommand, DeployCommit, DeployFailure, DeployStatus, ImageContent, InstanceSeen, List,
-    Probe, Probed,
+    DeployAnswer, DeployCommand, DeployCommit, DeployFailure, DeployStatus, InstanceSeen, List, Probe, Probed,
 };
 use ployz_core::wire::v1::manifest::{ImageRef, Manifest, Route};
 use ployz_core::wire::v1::record::MachineMembership;
@@ -24,6 +24,9 @@ pub(super) struct Survey {
     machines: Vec<Machine>,
     found: BTreeMap<MachineId, Vec<Found>>,
     images: BTreeMap<ImageRef, Agreement>,
+    /// What each machine has under each name.
+    seen: BTreeMap<ImageRef, Seen>,
+    platforms: BTreeMap<MachineId, String>,
     claims: Claims,
     reserved: BTreeMap<u16, String>,
     /// What is committed.
@@ -57,20 +60,21 @@ impl Survey {
             machines: Vec::new(),
             found: BTreeMap::new(),
             images: BTreeMap::new(),
+            seen: images.iter().map(|image| (image.clone(), Seen::new())).collect(),
+            platforms: BTreeMap::new(),
             claims,
             reserved: reserved(&mesh.shared.around.config, manifest),
             current,
         };
-        let mut contents: BTreeMap<&ImageRef, Vec<(MachineId, ImageContent)>> =
-            images.iter().map(|image| (image, Vec::new())).collect();
         for (member, told) in join_all(asked).await {
             match told {
                 Ok((instances, probed)) => {
                     for (image, seen) in probed.images {
-                        if let Some(known) = contents.get_mut(&image) {
-                            known.push((member.id.clone(), seen.content));
+                        if let Some(known) = survey.seen.get_mut(&image) {
+                            known.insert(member.id.clone(), seen);
                         }
                     }
+                    survey.platforms.extend(probed.platform.map(|platform| (member.id.clone(), platform)));
                     survey.told(member, namespace, instances);
                 }
                 Err(failure) => {
@@ -79,13 +83,25 @@ impl Survey {
                 }
             }
         }
-        survey.images = contents
-            .into_iter()
-            .map(|(image, seen)| {
-                (image.clone(), agree(seen.iter().map(|(machine, content)| (machine, content))))
-            })
-            .collect();
+        let agreed = |seen: &Seen| agree(seen.iter().map(|(machine, seen)| (machine, &seen.content)));
+        survey.images = survey.seen.iter().map(|(image, seen)| (image.clone(), agreed(seen))).collect();
         Ok(survey)
+    }
+
+    /// What the machines that answered have under a name.
+    pub(super) fn seen(&self, image: &ImageRef) -> &Seen {
+        static NONE: Seen = Seen::new();
+        self.seen.get(image).unwrap_or(&NONE)
+    }
+
+    /// What a machine's engine runs, as `linux/amd64`.
+    pub(super) fn platform(&self, machine: &MachineId) -> Option<&str> {
+        self.platforms.get(machine).map(String::as_str)
+    }
+
+    /// Takes an image for what was found out of it.
+    pub(super) fn judge(&mut self, image: &ImageRef, agreement: Agreement) {
+        self.images.insert(image.clone(), agreement);
     }
 
     fn told(&mut self, member: &MachineMembership, namespace: &Namespace, instances: Vec<InstanceSeen>) {

@@ -9,7 +9,7 @@ use crate::workload::error::DockerError;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
 
-type Result<T> = std::result::Result<T, DeployFailure>;
+pub(crate) type Result<T> = std::result::Result<T, DeployFailure>;
 
 /// What an engine's error is called.
 fn failed(error: DockerError) -> DeployFailure {

@@ -22,6 +22,7 @@ use ployz_core::wire::v1::image::{
 use ployz_core::wire::v1::manifest::ImageRef;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ struct Push<'a> {
 /// How far one machine is.
 struct Leg<'a> {
     machine: &'a MachineId,
-    sent: AtomicU64,
+    sent: Arc<AtomicU64>,
 }
 
 /// `image-push-preview`.
@@ -60,7 +61,7 @@ pub async fn preview(mesh: &Mesh, request: &ImagePushRequest) -> Result<ImagePus
 /// `image-push`. Fails when one machine did not get it; the others have it then all the same.
 pub async fn push(mesh: &Mesh, request: &ImagePushRequest, say: Say<'_>) -> Result<ImagePushReport> {
     let push = Push::begin(mesh, request).await?;
-    let legs: Vec<Leg<'_>> = push.to.iter().map(|machine| Leg { machine, sent: AtomicU64::new(0) }).collect();
+    let legs: Vec<Leg<'_>> = push.to.iter().map(|machine| Leg { machine, sent: Arc::default() }).collect();
     let mut work = std::pin::pin!(join_all(legs.iter().map(|leg| push.give(leg))));
     let mut ticks = tokio::time::interval(TELL);
     let rows = loop {
@@ -74,6 +75,14 @@ pub async fn push(mesh: &Mesh, request: &ImagePushRequest, say: Say<'_>) -> Resu
         }
     };
     judge(push.report(rows))
+}
+
+/// Gets an image to one machine, which a deploy does for those that cannot fetch it.
+pub async fn give(mesh: &Mesh, image: &ImageRef, to: &MachineId, sent: Arc<AtomicU64>) -> image::Result<()> {
+    let request = ImagePushRequest { image: image.clone(), to: [to.clone()].into() };
+    let push = Push::begin(mesh, &request).await;
+    let push = push.map_err(|failure| DeployFailure::new(failure.code, failure.to_string()))?;
+    push.bring(&Leg { machine: to, sent }).await.map(drop)
 }
 
 fn progress(image: &ImageRef, size: u64, legs: &[Leg<'_>]) -> String {

@@ -103,6 +103,8 @@ pub struct Mesh {
     pub attended: crate::deploy::running::Running,
     /// Direct connections with other machines.
     pub transfers: crate::transfer::Transfers,
+    /// Images that come from registries.
+    pub pulls: crate::pull::Pulls,
     /// A peer said that the network is to be destroyed here.
     pub leave: tokio::sync::Notify,
     /// The peers said that another machine uses this identity and was there first.
@@ -158,6 +160,7 @@ impl Mesh {
             deploys,
             attended: crate::deploy::running::Running::default(),
             transfers: crate::transfer::Transfers::default(),
+            pulls: crate::pull::Pulls::default(),
             leave: tokio::sync::Notify::new(),
             stand_back: tokio::sync::Notify::new(),
             twins,

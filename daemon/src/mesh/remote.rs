@@ -75,6 +75,10 @@ pub async fn answer(mesh: &Arc<Mesh>, store: &Store, mut requests: Subscriber) {
                 crate::image::fetch::take(mesh, store, reply, request.payload);
                 continue;
             }
+            Some("pull") => {
+                crate::pull::take(mesh, store, reply, request.payload);
+                continue;
+            }
             _ => {}
         }
         let answer = match serde_json::from_slice(&request.payload) {

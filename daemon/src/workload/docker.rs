@@ -16,8 +16,7 @@ use bollard::query_parameters::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt, future, stream};
 use ployz_core::adopt::Seen;
-use ployz_core::deploy::image::ImageParts;
-use ployz_core::id::{ImageId, NetworkId};
+use ployz_core::id::NetworkId;
 use ployz_core::live::ContainerLive;
 use ployz_core::live::container::owner;
 use ployz_core::spec::ContainerSpec;
@@ -32,17 +31,7 @@ pub struct Docker {
     pub(super) api: Engine,
     pub(super) network: NetworkId,
     version: String,
-}
-
-/// An image of this machine's engine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Image {
-    /// The engine's id of it.
-    pub id: String,
-    /// Names that lead to it.
-    pub tags: Vec<String>,
-    /// Bytes it takes.
-    pub size: u64,
+    platform: Option<String>,
 }
 
 /// Which lines of a log.
@@ -115,11 +104,13 @@ impl Docker {
         let hello = async {
             let api = Engine::connect(path, LONGEST).await?;
             api.ping().await?;
-            let version = api.version().await?.version.unwrap_or_default();
-            Ok::<_, bollard::errors::Error>((api, version))
+            let version = api.version().await?;
+            let platform =
+                version.os.zip(version.arch).map(|(system, processor)| format!("{system}/{processor}"));
+            Ok::<_, bollard::errors::Error>((api, version.version.unwrap_or_default(), platform))
         };
         match tokio::time::timeout(HELLO, hello).await {
-            Ok(Ok((api, version))) => Ok(Self { api, network: network.clone(), version }),
+            Ok(Ok((api, version, platform))) => Ok(Self { api, network: network.clone(), version, platform }),
             Ok(Err(error)) => Err(unavailable(ployz_netns::chain(&error))),
             Err(_) => Err(unavailable(format!("no answer within {}s", HELLO.as_secs()))),
         }
@@ -128,6 +119,11 @@ impl Docker {
     /// The engine's version, for whoever reads `status`.
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// What it runs, as `linux/amd64`; `None` = it does not say.
+    pub fn platform(&self) -> Option<&str> {
+        self.platform.as_deref()
     }
 
     /// Where it keeps images and containers.
@@ -205,20 +201,20 @@ impl Docker {
 
     /// Makes a container, which does not run yet; returns Docker's id. Its name must be free and its network there.
     pub async fn create(&self, spec: &ContainerSpec) -> Result<String> {
-        let name = spec.name();
+        let (name, mut wish) = (spec.name(), body::create(spec));
         if let Some(wanted) = &spec.image_id {
             let subject = spec.image.to_string();
-            match self.image(&subject).await? {
+            match self.held(&spec.image).await? {
                 None => return Err(DockerError::missing("create container from", subject)),
-                Some(image) if image.id != *wanted => {
-                    let detail = format!("the image is {} by now, not {wanted}", image.id);
+                Some(image) if image.facts.id.as_str() != wanted => {
+                    let detail = format!("the image is {} by now, not {wanted}", image.facts.id);
                     return Err(DockerError::Odd { operation: "create container from", subject, detail });
                 }
-                Some(_) => {}
+                Some(image) => wish.image = Some(image.name),
             }
         }
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let made = self.api.create_container(options, body::create(spec));
+        let made = self.api.create_container(options, wish);
         limited("create container", &name, CHANGE, made).await.map(|made| made.id)
     }
 
@@ -311,30 +307,6 @@ impl Docker {
         match limited("inspect", "a command", INSPECT, work).await {
             Ok(found) => Ok(found.running.unwrap_or(true)),
             Err(DockerError::Missing { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The image behind a reference, `None` when this engine has none.
-    pub async fn image(&self, reference: &str) -> Result<Option<Image>> {
-        let work = self.api.inspect_image(Slot::image(reference)?);
-        match limited("inspect image", reference, INSPECT, work).await {
-            Ok(found) => Ok(Some(Image {
-                id: found.id.unwrap_or_default(),
-                tags: found.repo_tags.unwrap_or_default(),
-                size: found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0),
-            })),
-            Err(DockerError::Missing { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The engine's id of an image and what it holds, `None` when this engine has none.
-    pub async fn image_parts(&self, reference: &str) -> Result<Option<(ImageId, ImageParts)>> {
-        let work = self.api.inspect_image(Slot::image(reference)?);
-        match limited("inspect image", reference, INSPECT, work).await {
-            Ok(found) => Ok(Some((read::image_id(&found)?, read::image(found)))),
-            Err(DockerError::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

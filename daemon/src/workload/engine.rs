@@ -11,9 +11,9 @@ use crate::workload::slot::Slot;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{
-    ContainerCreateBody, ContainerCreateResponse, ContainerInspectResponse, ContainerSummary, EventMessage,
-    ExecConfig, ExecInspectResponse, ImageInspect, Network, NetworkCreateRequest, NetworkCreateResponse,
-    SystemInfo, SystemVersion,
+    ContainerCreateBody, ContainerCreateResponse, ContainerInspectResponse, ContainerSummary,
+    CreateImageInfo, DistributionInspect, EventMessage, ExecConfig, ExecInspectResponse, ImageInspect,
+    Network, NetworkCreateRequest, NetworkCreateResponse, SystemInfo, SystemVersion,
 };
 use bollard::query_parameters as query;
 use bytes::Bytes;
@@ -39,6 +39,8 @@ type Result<T> = std::result::Result<T, Error>;
 pub(super) struct Engine {
     /// For answers that are read whole.
     whole: bollard::Docker,
+    /// The same, for those that come from elsewhere: they may take their time.
+    away: bollard::Docker,
     /// For answers that may be of any length.
     streams: bollard::Docker,
 }
@@ -54,14 +56,16 @@ impl Engine {
         let (text, seconds) = (socket.display().to_string(), longest.as_secs());
         // Says that there is no socket, if so.
         bollard::Docker::connect_with_unix(&text, seconds, bollard::API_DEFAULT_VERSION)?;
-        let path = socket.to_owned();
-        let transport = move |request| exchange(path.clone(), request);
-        let address = Some("http://docker");
-        let version = bollard::API_DEFAULT_VERSION;
-        let whole = bollard::Docker::connect_with_custom_transport(transport, address, seconds, version)?;
-        let whole = whole.negotiate_version().await?;
-        let streams = bollard::Docker::connect_with_unix(&text, seconds, &whole.client_version())?;
-        Ok(Self { whole, streams })
+        let connect = |looks: Option<&'static Semaphore>, version| {
+            let path = socket.to_owned();
+            let transport = move |request| exchange(path.clone(), request, looks);
+            let address = Some("http://docker");
+            bollard::Docker::connect_with_custom_transport(transport, address, seconds, version)
+        };
+        let whole = connect(Some(&LOOKS), bollard::API_DEFAULT_VERSION)?.negotiate_version().await?;
+        let version = whole.client_version();
+        let streams = bollard::Docker::connect_with_unix(&text, seconds, &version)?;
+        Ok(Self { away: connect(None, &version)?, whole, streams })
     }
 
     pub(super) async fn ping(&self) -> Result<()> {
@@ -144,6 +148,24 @@ impl Engine {
         self.whole.inspect_image(image.as_str()).await
     }
 
+    /// What a registry says of an image.
+    pub(super) async fn inspect_registry_image(
+        &self,
+        image: Slot<'_>,
+        login: Option<HeaderValue>,
+    ) -> Result<DistributionInspect> {
+        with_login(&self.away, login).inspect_registry_image(image.as_str(), None).await
+    }
+
+    /// Fetches an image from its registry, step by step.
+    pub(super) fn create_image(
+        &self,
+        options: query::CreateImageOptions,
+        login: Option<HeaderValue>,
+    ) -> impl Stream<Item = Result<CreateImageInfo>> + use<> {
+        with_login(&self.streams, login).create_image(Some(options), None, None)
+    }
+
     pub(super) async fn tag_image(&self, image: Slot<'_>, options: query::TagImageOptions) -> Result<()> {
         self.whole.tag_image(image.as_str(), Some(options)).await
     }
@@ -186,12 +208,27 @@ impl Engine {
     }
 }
 
+/// In a header of its own: bollard would write it in a kind of base64 that the engine does not always take.
+fn with_login(api: &bollard::Docker, login: Option<HeaderValue>) -> bollard::Docker {
+    let Some(login) = login else { return api.clone() };
+    api.clone().with_request_modifier(move |mut request| {
+        request.headers_mut().insert(LOGIN, login.clone());
+        request
+    })
+}
+
 /// One request on a connection of its own.
-async fn exchange(socket: PathBuf, request: bollard::BollardRequest) -> Result<Response<Incoming>> {
+async fn exchange(
+    socket: PathBuf,
+    request: bollard::BollardRequest,
+    looks: Option<&'static Semaphore>,
+) -> Result<Response<Incoming>> {
     // Kept by the connection, so until the answer is read or given up. What changes something may take minutes, and
     // what it answers is short.
-    let looks = request.method() == Method::GET;
-    let turn = if looks { Some(LOOKS.acquire().await.map_err(io::Error::other)?) } else { None };
+    let turn = match looks.filter(|_| request.method() == Method::GET) {
+        Some(looks) => Some(looks.acquire().await.map_err(io::Error::other)?),
+        None => None,
+    };
     let stream = Limited { stream: UnixStream::connect(&socket).await?, left: ANSWER };
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
@@ -244,6 +281,8 @@ impl AsyncWrite for Limited {
     }
 }
 
+/// Docker Engine API, "Authentication".
+const LOGIN: &str = "x-registry-auth";
 /// Bytes of an answer that is read whole: a list of a thousand containers is two megabytes.
 const ANSWER: usize = 8 << 20;
 /// Inspections and lists under way in this process.

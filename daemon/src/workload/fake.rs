@@ -50,6 +50,12 @@ pub struct Held {
     pub images: BTreeMap<String, String>,
     /// Why images are not taken in.
     pub full: Option<String>,
+    /// What a registry says when it is asked: status and body.
+    pub registry: Option<(u16, Value)>,
+    /// What is said of a pull, line by line; one without an error leaves the image there.
+    pub pulls: Vec<Value>,
+    /// Logins as they came.
+    pub logins: Vec<String>,
     /// Nothing is answered any more.
     pub hangs: bool,
     /// This container is listed and not inspected.

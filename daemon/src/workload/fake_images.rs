@@ -5,18 +5,49 @@ use axum::Json;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::StreamExt;
 use serde_json::json;
 
 pub(super) fn routes() -> Router<Shared> {
-    Router::new().route("/images/load", post(load)).route("/images/{*rest}", get(read).post(tag))
+    Router::new()
+        .route("/distribution/{*rest}", get(distribution))
+        .route("/images/create", post(create))
+        .route("/images/load", post(load))
+        .route("/images/{*rest}", get(read).post(tag))
 }
 
 fn refused(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({"message": message}))).into_response()
+}
+
+fn login(state: &Shared, headers: &HeaderMap) {
+    let login = headers.get("x-registry-auth").map(|login| login.to_str().unwrap().to_owned());
+    state.lock().unwrap().logins.extend(login);
+}
+
+/// `/distribution/<name>/json`.
+async fn distribution(State(state): State<Shared>, headers: HeaderMap) -> Response {
+    login(&state, &headers);
+    let answer = state.lock().unwrap().registry.clone();
+    let (status, body) = answer.unwrap_or((500, json!({"message": "Get \"https://r/v2/\": EOF"})));
+    (StatusCode::from_u16(status).unwrap(), Json(body)).into_response()
+}
+
+/// A pull: its steps, one JSON value a line.
+async fn create(State(state): State<Shared>, headers: HeaderMap, RawQuery(query): RawQuery) -> Response {
+    login(&state, &headers);
+    let query = query.unwrap_or_default();
+    let image = query.split('&').find_map(|pair| pair.strip_prefix("fromImage=")).unwrap_or_default();
+    let image = image.replace("%2F", "/").replace("%40", "@").replace("%3A", ":");
+    let mut held = state.lock().unwrap();
+    let lines: String = held.pulls.iter().map(|line| format!("{line}\n")).collect();
+    if held.pulls.iter().all(|line| line["error"].is_null()) {
+        held.images.insert(image, format!("sha256:{}", "9".repeat(64)));
+    }
+    lines.into_response()
 }
 
 /// `/images/<name>/json` and `/images/<name>/get`.

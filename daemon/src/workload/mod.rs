@@ -15,6 +15,7 @@ pub mod images;
 pub mod network;
 mod read;
 pub mod readiness;
+pub mod registry;
 mod slot;
 pub mod watch;
 

@@ -562,7 +562,6 @@ async fn what_would_be_another_call_is_not_asked() {
     fake.state.lock().unwrap().asked.clear();
     for text in crate::workload::hostile::TEXTS.into_iter().filter(|text| *text != "foreign") {
         assert!(docker.find_image(text).await.is_err(), "{text}");
-        assert!(docker.image_parts(text).await.is_err(), "{text}");
         assert!(matches!(docker.inspect(text).await, Seen::Unknown(_)), "{text}");
         assert!(docker.remove(text).await.is_err(), "{text}");
         assert!(docker.run(text, Duration::from_secs(1)).await.is_err(), "{text}");

@@ -72,6 +72,7 @@ fn what_cannot_be_changes_nothing(ctx: &Ctx) -> Result<()> {
     let n1 = ctx.node(1);
     let mut wanted = manifest("x");
     wanted["services"][0]["image"] = json!("lab/nothing");
+    wanted["services"][0]["pull"] = json!("never");
     refused(n1, &json!({"command": "deploy", "manifest": wanted}), "IMAGE_MISSING")?;
 
     let mut wanted = manifest("x");

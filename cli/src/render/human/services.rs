@@ -110,7 +110,9 @@ fn wanted(service: &Service) -> Vec<(&'static str, String)> {
         resources.cpus.map(|cpus| format!("{} cpus", f64::from(cpus.as_millis()) / 1000.0)),
         resources.memory.map(|memory| format!("{memory} memory")),
     ];
+    let pull = (!service.pull.is_default()).then_some(service.pull);
     let rows = [
+        ("pull", or_dash(pull)),
         ("command", words(&service.command)),
         ("env", list(service.env.keys())),
         ("ports", list(service.ports.iter().map(port))),

@@ -24,6 +24,10 @@ pub(super) fn preview(preview: &Preview, out: &mut dyn Write) -> io::Result<()> 
         let Placed { machine, instance } = &stray.placed;
         row(&["stray".into(), stray.service.to_string(), machine.to_string(), instance.to_string()], out)
     })?;
+    preview.pulls.iter().try_for_each(|pull| {
+        let on = joined(pull.on.iter().map(ToString::to_string));
+        row(&["pull".into(), pull.image.to_string(), pull.digest.to_string(), on], out)
+    })?;
     preview.warnings.iter().try_for_each(|warning| row(&["warning".into(), warning.clone()], out))
 }
 

@@ -89,6 +89,18 @@ error_codes! {
     ParticipantUnreachable = "PARTICIPANT_UNREACHABLE", "nothing was changed: bring the named machines up, or remove them from the network if they are gone for good";
     /// An image that a machine does not have, or not in that form.
     ImageMissing = "IMAGE_MISSING", "`ployzctl image push <image>` sends a local image to the machines";
+    /// No machine that takes part reaches the registry.
+    RegistryUnreachable = "REGISTRY_UNREACHABLE", "nothing was changed: check the named machines' way to the registry (DNS, proxy, its certificate in /etc/docker/certs.d); without one, `ployzctl image push <image>` and `pull = \"never\"`";
+    /// The registry does not take the login, or wants one.
+    RegistryLoginFailed = "REGISTRY_LOGIN_FAILED", "nothing was changed: `docker login <registry>` as root on one of the machines, and check the image's name: registries say the same of what is not there";
+    /// The registry says that too much was pulled.
+    RegistryRateLimited = "REGISTRY_RATE_LIMITED", "nothing was changed: wait, or `docker login <registry>` as root for a higher limit; an image that a machine has goes to the others by `ployzctl image push`";
+    /// The registry does not have the image.
+    ImageNotInRegistry = "IMAGE_NOT_IN_REGISTRY", "nothing was changed: check the name and the tag; an image that was built here goes to the machines by `ployzctl image push <image>`";
+    /// The image is for other machines.
+    ImagePlatform = "IMAGE_PLATFORM", "nothing was changed: build the image for the named machine's platform too, or keep the service off it (placement)";
+    /// Any other failure of a pull.
+    ImagePullFailed = "IMAGE_PULL_FAILED", "nothing was changed: the causes hold what Docker says; deploy again when it is mended";
     /// A candidate did not become ready.
     ReadinessFailed = "READINESS_FAILED", "nothing was changed: the causes hold what the container printed; check its readiness in the manifest";
     /// A published port is in use.

@@ -7,7 +7,7 @@
 use crate::id::{DeployId, ImageId, InstanceId, Namespace, NetworkId, ServiceName};
 use crate::spec::container::PublishedPort;
 use crate::wire::v1::deploy::record::DeployFailure;
-use crate::wire::v1::manifest::{ImageRef, Protocol, Service, Span};
+use crate::wire::v1::manifest::{ImageDigest, ImageRef, Protocol, Service, Span};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -115,6 +115,9 @@ pub struct Probed {
     pub free_disk: Option<u64>,
     /// Containers of ours that run, of all namespaces.
     pub instances: u32,
+    /// What its engine runs, as `linux/amd64`; `None` = not known, or not said by an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
 }
 
 /// An image as one engine has it.
@@ -124,6 +127,9 @@ pub struct ImageSeen {
     pub id: ImageId,
     /// What it holds, the same on every engine.
     pub content: ImageContent,
+    /// What the registry of its name calls it, as far as this engine knows: none for what was built or sent here.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub digests: BTreeSet<ImageDigest>,
 }
 
 /// Fingerprint of what an image holds: layers and configuration (`deploy::image::content`).

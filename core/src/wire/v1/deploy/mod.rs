@@ -11,7 +11,7 @@ pub use command::{
     Candidate, DeployAnswer, DeployCommand, DeployEvent, Drain, ImageContent, ImageSeen, InstanceSeen,
     Instances, List, LogLine, LogStream, Logs, Probe, Probed, Readiness, ReadinessState, Start, Started,
 };
-pub use preview::{Action, Placed, Preview, ServiceChange, SlotChange, Stray, Wave};
+pub use preview::{Action, ImagePull, Placed, Preview, ServiceChange, SlotChange, Stray, Wave};
 pub use record::{
     CommittedService, Debt, Decision, DeployCommit, DeployFailure, DeployLock, DeployPhase, DeployStatus,
     Owed, Retired, SlotWork,

@@ -1,7 +1,7 @@
 //! What a deploy would do: a value to print, to compare and to carry out. It is made by `deploy::plan`.
 
 use crate::id::{DeployId, InstanceId, MachineId, Namespace, ServiceName};
-use crate::wire::v1::manifest::Order;
+use crate::wire::v1::manifest::{ImageDigest, ImageRef, Order};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -24,9 +24,23 @@ pub struct Preview {
     pub participants: BTreeSet<MachineId>,
     /// Groups of slots that are started together: one group after the other, each until it is ready.
     pub waves: Vec<Vec<Wave>>,
+    /// Images that are fetched first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pulls: Vec<ImagePull>,
     /// What an operator should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// An image that machines lack. They get it from its registry, and those that cannot from a machine that has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImagePull {
+    /// Its name in the manifest.
+    pub image: ImageRef,
+    /// What that is, for all machines of this deploy.
+    pub digest: ImageDigest,
+    /// Those that lack it.
+    pub on: BTreeSet<MachineId>,
 }
 
 /// What it would do to one service.
@@ -125,6 +139,9 @@ impl Preview {
         let starts = self.changes().filter(|(_, slot)| slot.next.is_some()).count();
         let stops = self.changes().filter(|(_, slot)| slot.current.is_some()).count();
         let mut phases = Vec::new();
+        if !self.pulls.is_empty() {
+            phases.push(format!("pull {}", count(self.pulls.len(), "image")));
+        }
         if !self.participants.is_empty() {
             phases.push(format!("probe {}", count(self.participants.len(), "machine")));
         }
@@ -193,6 +210,15 @@ impl fmt::Display for ServiceChange {
     }
 }
 
+impl fmt::Display for ImagePull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on: Vec<&str> = self.on.iter().map(MachineId::as_str).collect();
+        let pinned = self.image.digest().is_some();
+        let digest = if pinned { String::new() } else { format!(" ({})", self.digest) };
+        write!(f, "pull {}{digest} on {}", self.image, on.join(", "))
+    }
+}
+
 impl fmt::Display for Preview {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let changed = self.services.iter().filter(|service| service.action != Action::Unchanged).count();
@@ -202,6 +228,7 @@ impl fmt::Display for Preview {
         for stray in &self.strays {
             writeln!(f, "left behind  remove  {}", stray.placed)?;
         }
+        self.pulls.iter().try_for_each(|pull| writeln!(f, "{pull}"))?;
         if !self.is_empty() {
             writeln!(f, "phases: {}", self.phases())?;
         }

@@ -13,6 +13,8 @@ pub struct ServiceFlags {
     pub name: String,
     /// `--image`.
     pub image: String,
+    /// `--pull`.
+    pub pull: Option<String>,
     /// `--namespace`.
     pub namespace: String,
     /// `-p HOST:CONTAINER[/PROTOCOL]`.
@@ -45,6 +47,9 @@ fn document(flags: &ServiceFlags) -> Result<Node, BadManifest> {
         ("ports".to_owned(), Node::list(ports)),
         ("volumes".to_owned(), Node::list(mounts.iter().map(|(_, node)| node.clone()))),
     ]);
+    if let Some(pull) = &flags.pull {
+        service.insert("pull".into(), Node::text(pull));
+    }
     if let Some(restart) = &flags.restart {
         service.insert("restart".into(), Node::text(restart));
     }
@@ -119,9 +124,10 @@ fn bad(flag: &str, why: String) -> BadManifest {
 
 const PLACE: &str = "deploy service";
 
-const FLAGS: [(&str, &str); 8] = [
+const FLAGS: [(&str, &str); 9] = [
     ("services[0].name", "NAME"),
     ("services[0].image", "--image"),
+    ("services[0].pull", "--pull"),
     ("services[0].command", "COMMAND"),
     ("services[0].env", "--env"),
     ("services[0].ports", "--publish"),

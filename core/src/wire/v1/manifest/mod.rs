@@ -6,6 +6,7 @@
 
 mod flags;
 mod foreign;
+mod image;
 mod probe;
 mod read;
 mod service;
@@ -13,10 +14,11 @@ mod tree;
 mod value;
 
 pub use flags::ServiceFlags;
+pub use image::DOCKER_HUB;
 pub use probe::{HttpCheck, Method, Scheme, Statuses};
 pub use read::{BadManifest, MAX_BYTES, Problem};
 pub use value::{
-    Bytes, Cpus, EnvName, FileMode, FileOwner, HeaderName, HostHeader, HostPattern, ImageRef, InvalidValue,
+    Bytes, Cpus, EnvName, FileMode, FileOwner, HeaderName, HostHeader, HostPattern, ImageDigest, ImageRef, InvalidValue,
     MountPath, PathPrefix, PortName, Span, VolumeName,
 };
 
@@ -48,8 +50,11 @@ pub struct Manifest {
 pub struct Service {
     /// Its name, also its DNS name.
     pub name: ServiceName,
-    /// The image, as each machine's own engine knows it.
+    /// The image, as each machine's own engine knows it, or its registry.
     pub image: ImageRef,
+    /// When it is fetched from its registry; not part of the revision.
+    #[serde(skip_serializing_if = "Pull::is_default")]
+    pub pull: Pull,
     /// Arguments in place of the image's own; empty = the image's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
@@ -252,6 +257,19 @@ pub enum Restart {
     No,
 }
 
+/// When a deploy fetches an image from its registry.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pull {
+    /// Never: it is what the engines hold.
+    Never,
+    /// When no engine holds it.
+    #[default]
+    Missing,
+    /// Whenever the registry has another one under its name.
+    Always,
+}
+
 /// A volume of the namespace. Parsed and judged; deploys do not take them yet ([`Manifest::uses_volumes`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Volume {
@@ -338,6 +356,13 @@ impl Service {
     }
 }
 
+impl Pull {
+    /// Whether it is what a service has that says nothing of it.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 impl Resources {
     /// Whether nothing is limited.
     pub fn is_none(&self) -> bool {
@@ -395,6 +420,7 @@ use words;
 
 words!(Protocol: Tcp = "tcp", Udp = "udp");
 words!(Order: StartFirst = "start-first", StopFirst = "stop-first");
+words!(Pull: Never = "never", Missing = "missing", Always = "always");
 words!(Restart: UnlessStopped = "unless-stopped", Always = "always", OnFailure = "on-failure", No = "no");
 
 /// The version of the document.

@@ -6,7 +6,7 @@ use crate::wire::v1::manifest::read::{BadManifest, Item, Table};
 use crate::wire::v1::manifest::tree::Tree;
 use crate::wire::v1::manifest::{
     Bytes, Check, Cpus, EnvName, HttpCheck, HttpRoute, MAX_REPLICAS, MIN_MEMORY, Manifest, Mode, Mount,
-    Order, PathPrefix, Placement, Port, PortName, Protocol, Readiness, Resources, Restart, Rollout, Route,
+    Order, PathPrefix, Placement, Port, PortName, Protocol, Pull, Readiness, Resources, Restart, Rollout, Route,
     Service, Span, TcpRoute, VERSION, Volume, VolumeName,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +40,7 @@ pub(super) fn service(item: &Item<'_>) -> Result<Service, BadManifest> {
     Ok(Service {
         name: table.need("name")?.parse()?,
         image: table.need("image")?.parse()?,
+        pull: table.or("pull", Pull::default(), Item::parse)?,
         command: table.or("command", Vec::new(), arguments)?,
         env,
         routes: table.each("routes", |item| route(item, &ports))?,
@@ -404,6 +405,7 @@ impl Default for Placement {
 const SERVICE: &[&str] = &[
     "name",
     "image",
+    "pull",
     "command",
     "env",
     "ports",

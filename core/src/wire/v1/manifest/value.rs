@@ -38,6 +38,12 @@ text_value!(
     |text| is_image(text).then(|| text.to_owned())
 );
 text_value!(
+    /// Digest of what a registry or an engine has: `sha256:` and 64 hexadecimal digits in lower case.
+    ImageDigest,
+    "a digest: sha256: and 64 hexadecimal digits in lower case",
+    |text| is_digest(text).then(|| text.to_owned())
+);
+text_value!(
     /// Name of a port, also its SRV name (RFC 6335 section 5.1: at most 15 characters).
     PortName,
     "a port name: 1-15 characters of [a-z0-9-], first and last alphanumeric",
@@ -281,17 +287,18 @@ fn is_image(text: &str) -> bool {
         Some((rest, digest)) => (rest, Some(digest)),
         None => (text, None),
     };
-    let digest_fits = digest.is_none_or(|digest| {
-        digest
-            .strip_prefix("sha256:")
-            .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
-    });
+    let digest_fits = digest.is_none_or(is_digest);
     let (path, tag) = match rest.rsplit_once(':') {
         // A colon before the last slash is the registry's port.
         Some((path, tag)) if !tag.contains('/') => (path, Some(tag)),
         _ => (rest, None),
     };
     digest_fits && tag.is_none_or(is_tag) && is_repository(path)
+}
+
+fn is_digest(text: &str) -> bool {
+    let hex = |hex: &str| hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    text.strip_prefix("sha256:").is_some_and(hex)
 }
 
 fn is_tag(tag: &str) -> bool {
