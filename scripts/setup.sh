@@ -30,6 +30,7 @@ if [ "${1:-}" = test ]; then
     need nghttp nghttp2-client
     need openssl openssl
     need testssl testssl.sh
+    need docker-registry docker-registry
     need hexdump bsdextrautils
     # Debian's Python, whatever another one in the path has.
     /usr/bin/python3 -c 'import grpc' 2>/dev/null || missing="$missing python3-grpcio"

@@ -20,6 +20,7 @@ mod held;
 mod host;
 mod hostile_member;
 mod images;
+mod images_pulled;
 mod interrupted;
 mod joins;
 mod killed;
@@ -30,6 +31,7 @@ mod package;
 mod pings;
 mod power;
 mod product;
+mod registry;
 mod right_after;
 mod secured;
 mod served;
@@ -192,6 +194,7 @@ const THEMES: &[&[Scenario]] = &[
     &store_away::SCENARIOS,
     &hostile_member::SCENARIOS,
     &images::SCENARIOS,
+    &images_pulled::SCENARIOS,
     &containers::SCENARIOS,
     &deploy_failures::SCENARIOS,
     &upgrade::SCENARIOS,
