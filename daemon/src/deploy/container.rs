@@ -34,14 +34,16 @@ pub(super) async fn start(
         return Err(DeployFailure::new(ErrorCode::DeployInterrupted, what));
     }
     let name = container_name(namespace, instance);
-    let (id, at) = pruned_again(|| async {
-        workload::stand(mesh, docker).await.map_err(Unstarted::of)?;
-        let (id, at) = match look(docker, &name).await? {
-            Some(live) => made_before(live, &name)?,
-            None => make(mesh, docker, start, candidate).await?,
-        };
-        docker.start(&id).await.map_err(Unstarted::of)?;
-        Ok((id, at))
+    let (id, at) = pruned_again(|| {
+        Box::pin(async {
+            workload::stand(mesh, docker).await.map_err(Unstarted::of)?;
+            let (id, at) = match look(docker, &name).await? {
+                Some(live) => made_before(live, &name)?,
+                None => make(mesh, docker, start, candidate).await?,
+            };
+            docker.start(&id).await.map_err(Unstarted::of)?;
+            Ok((id, at))
+        })
     })
     .await?;
     // Told to go while it was being made: it must not stay.

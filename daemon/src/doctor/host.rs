@@ -4,7 +4,7 @@ use super::{Ground, Running};
 use crate::daemon::identity_check;
 use crate::host::{self, Scene};
 use crate::mesh::Shared;
-use ployz_core::wire::v1::doctor::Check;
+use ployz_core::wire::v1::doctor::{Check, Level};
 
 pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
     let data_dir = &ground.config().data_dir;
@@ -17,16 +17,17 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
     }
 }
 
-/// Whether the state here is this machine's, and the keys that two machines use.
-pub(super) fn identity(shared: &Shared, running: Option<&Running>) -> Vec<Check> {
+/// Whether the state here is this machine's, and the keys that two machines use. True: the network is held for that.
+pub(super) fn identity(shared: &Shared, running: Option<&Running>) -> (Vec<Check>, bool) {
     let told = shared.identities.borrow().clone();
     let key = running.map(|running| running.spec.wireguard.private_key.public());
     let is_up = running
         .and_then(|running| running.live.wireguard.present())
         .is_some_and(|device| device.public_key.is_some() && device.public_key == key);
     let name = shared.disk.active().ok().flatten();
-    let own = name.map(|name| identity_check(&shared.disk, &name, is_up));
     // What the peers say of this machine's key says more than that the state is its own.
     let contested = told.iter().any(|check| check.check == "identity");
-    own.into_iter().filter(|_| !contested).chain(told).collect()
+    let own = name.filter(|_| !contested).map(|name| identity_check(&shared.disk, &name, is_up));
+    let held = own.as_ref().is_some_and(|check| check.level == Level::Fail);
+    (own.into_iter().chain(told).collect(), held)
 }

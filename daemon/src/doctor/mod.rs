@@ -62,7 +62,7 @@ impl Ground<'_> {
 pub async fn examine(shared: &Shared) -> Envelope {
     let mut checks = vec![machine::daemon_runs()];
     checks.extend(machine::config_file(shared));
-    checks.extend(of_ground(shared).await);
+    checks.extend(Box::pin(of_ground(shared)).await);
     envelope(Doctor { daemon_answers: true, checks })
 }
 
@@ -83,7 +83,7 @@ pub async fn alone(args: &Args, mode: ServiceMode, config: Result<Config, BadCon
         around: crate::surroundings(mode, config, &seen),
         identities: Default::default(),
     };
-    checks.extend(of_ground(&shared).await);
+    checks.extend(Box::pin(of_ground(&shared)).await);
     envelope(Doctor { daemon_answers: false, checks })
 }
 
@@ -96,10 +96,12 @@ async fn of_ground(shared: &Shared) -> Vec<Check> {
             None
         }
     };
-    checks.extend(host::identity(shared, network.as_ref()));
-    let ground = Ground { shared, network };
+    let (identity, held) = host::identity(shared, network.as_ref());
+    checks.extend(identity);
+    // What is held should not be there, so that it is not is no finding.
+    let ground = Ground { shared, network: network.filter(|_| !held) };
     let (host, tunnel, store, served, upstreams, engine) = tokio::join!(
-        host::checks(&ground),
+        Box::pin(host::checks(&ground)),
         tunnel::checks(&ground),
         store::checks(&ground),
         served::checks(&ground),
@@ -108,16 +110,7 @@ async fn of_ground(shared: &Shared) -> Vec<Check> {
     );
     checks.extend(plane::checks(&ground));
     let certificates = certificates::checks(&ground);
-    for part in [
-        host,
-        tunnel,
-        store,
-        served,
-        upstreams,
-        certificates,
-        engine,
-        machine::programs(&ground),
-    ] {
+    for part in [host, tunnel, store, served, upstreams, certificates, engine, machine::programs(&ground)] {
         checks.extend(part);
     }
     checks

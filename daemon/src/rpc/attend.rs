@@ -12,7 +12,7 @@ use crate::random;
 use crate::rpc::handle::outcome;
 use crate::rpc::needs;
 use ployz_core::id::DeployId;
-use ployz_core::wire::v1::api::{Envelope, ErrorCode, Event, Payload, Request};
+use ployz_core::wire::v1::api::{Asked, Envelope, ErrorCode, Event, Payload, Request};
 use ployz_core::wire::v1::api_deploy::{DeployAttachRequest, DeployMark, DeployState};
 use ployz_core::wire::v1::deploy::{Decision, DeployPhase, DeployStatus};
 use std::sync::Arc;
@@ -39,7 +39,7 @@ pub(super) async fn carry_out(
 ) -> Envelope {
     let mesh = match daemon.running() {
         Ok(mesh) => mesh,
-        Err(failure) => return failure.envelope(),
+        Err(failure) => return failure.envelope(Asked::Other),
     };
     let (one, is_new) = mesh.attended.attend(&wish, DeployId::from_bytes(random::bytes()));
     if is_new {
@@ -71,7 +71,7 @@ async fn work(daemon: Arc<Daemon>, mesh: Arc<Mesh>, wish: Wish, request: Request
         Ok(report) => Envelope::ok(outcome(&report), Some(Payload::Deploy(Box::new(report)))),
         Err(failure) => {
             tracing::info!(code = %failure.code, "refused: {failure}");
-            failure.envelope()
+            failure.envelope(Asked::Other)
         }
     });
 }
@@ -85,7 +85,7 @@ pub(super) async fn attach(daemon: &Daemon, request: &DeployAttachRequest, send:
         },
         Err(failure) => Err(failure),
     };
-    found.unwrap_or_else(Failure::envelope)
+    found.unwrap_or_else(|failure| failure.envelope(Asked::Other))
 }
 
 async fn attend(one: &Attended, abort: bool, send: Send<'_>) -> Envelope {

@@ -16,8 +16,11 @@ pub(super) const SCENARIOS: [Scenario; 1] = [Scenario {
 }];
 
 fn cloned(ctx: &mut Ctx) -> Result<()> {
-    (product::init(ctx)?, product::join(ctx, 2)?);
-    (product::meets(ctx, 1, 1)?, product::meets(ctx, 2, 1)?, product::settled(ctx, 2)?);
+    product::init(ctx)?;
+    product::join(ctx, 2)?;
+    product::meets(ctx, 1, 1)?;
+    product::meets(ctx, 2, 1)?;
+    product::settled(ctx, 2)?;
     let (n1, n2, n3) = (ctx.node(1), ctx.node(2), ctx.node(3));
     let before = product::identity(n2)?;
 
@@ -44,7 +47,8 @@ fn cloned(ctx: &mut Ctx) -> Result<()> {
             let found = findings(node)?;
             let (level, seen) = found.get(check).with_context(|| format!("no {check} in {found:?}"))?;
             ensure!(level == "fail" && seen.contains(words), "{level} {seen}");
-            Ok(Some(ctx.say(format!("{}: {check}: {seen}", node.name()))))
+            ctx.say(format!("{}: {check}: {seen}", node.name()));
+            Ok(Some(()))
         })
     };
     names(n1, "identity n2", "two machines use the key of n2")?;

@@ -6,8 +6,8 @@ use crate::wire::v1::manifest::read::{BadManifest, Item, Table};
 use crate::wire::v1::manifest::tree::Tree;
 use crate::wire::v1::manifest::{
     Bytes, Check, Cpus, EnvName, HttpCheck, HttpRoute, MAX_REPLICAS, MIN_MEMORY, Manifest, Mode, Mount,
-    Order, PathPrefix, Placement, Port, PortName, Protocol, Pull, Readiness, Resources, Restart, Rollout, Route,
-    Service, Span, TcpRoute, VERSION, Volume, VolumeName,
+    Order, PathPrefix, Placement, Port, PortName, Protocol, Pull, Readiness, Resources, Restart, Rollout,
+    Route, Service, Span, TcpRoute, VERSION, Volume, VolumeName,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
