@@ -187,7 +187,7 @@ async fn idempotent_request_survives_a_backend_that_dies_and_another_is_not_sent
         let _ = stream.read(&mut head).await;
     })
     .await;
-    let running = start(&one(&[HERE], backend.port));
+    let running = start_single(&one(&[HERE], backend.port));
     let mut client = Client::connect(running.http).await;
     for _ in 0..6 {
         assert_eq!(client.get("/").await.unwrap().status, 200);
