@@ -23,7 +23,7 @@ fn run(ctx: &mut Ctx) -> Result<()> {
     let pid = node.sh("systemctl show -P MainPID ployz-gateway")?;
 
     ipv6(node, "0")?;
-    node.sh(&format!("ip addr replace {}/64 dev u1 nodad", node.ip6()))?;
+    node.sh(&format!("ip addr replace {}/64 dev eth0 nodad", node.ip6()))?;
     says(ctx, node, "HTTP: IPv4 and IPv6")?;
     let six = format!("http://[{}]/", node.ip6());
     ctx.wait(10, "the gateway over IPv6", || Ok((code(ctx, &six)? == "404").then_some(())))?;

@@ -50,10 +50,11 @@ fn tcp_routes(ctx: &mut Ctx) -> Result<()> {
     ctx.lab.nodes().iter().try_for_each(|node| product::gone(ctx, node))
 }
 
-/// Somebody else has the port on node 2: that is the error of the route, there, and of nothing else.
+/// Somebody else has the port on node 2, over both families: that is the error of the route, there, and of nothing else.
 fn taken(ctx: &Ctx) -> Result<()> {
     let (n1, n2) = (ctx.node(1), ctx.node(2));
-    let somebody = n2.spawn("exec socat TCP4-LISTEN:7379,fork,reuseaddr SYSTEM:'echo somebody else'")?;
+    let somebody =
+        n2.spawn("exec socat TCP6-LISTEN:7379,ipv6-v6only=0,fork,reuseaddr SYSTEM:'echo somebody else'")?;
     ctx.wait(5, "somebody to listen", || said(n1, n2, 7379).map(|_| Some(())))?;
     deploy(n1, &[5432, 7379])?;
     echoes(ctx, 1, 7379)?;
