@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HeaderName, LOCATION, SERVER};
 use http::{HeaderValue, Method};
 use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::protocols::http::HttpTask;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
 
@@ -50,9 +51,17 @@ pub async fn respond(session: &mut Session, id: &RequestId, answer: Answer, grpc
         session.set_keepalive(None);
     }
     let bodiless = session.req_header().method == Method::HEAD;
-    session.write_response_header(Box::new(head), bodiless).await?;
-    // Pingora ends a stream of HTTP/2 with a body, also one of no bytes.
-    session.write_response_body((!bodiless).then_some(body), true).await
+    if bodiless {
+        return whole(session, head).await;
+    }
+    session.write_response_header(Box::new(head), false).await?;
+    session.write_response_body(Some(body), true).await
+}
+
+/// Sends a head that is the whole answer: over HTTP/2 its frame ends the stream, which Pingora's own call leaves to a body.
+pub async fn whole(session: &mut Session, head: ResponseHeader) -> Result<()> {
+    let only = vec![HttpTask::Header(Box::new(head), true)];
+    session.as_downstream_mut().response_duplex_vec(only).await.map(|_| ())
 }
 
 /// A gRPC client knows no codes of HTTP: its answer is 200, and what went wrong a status of its own, in a head that is the whole
@@ -66,8 +75,7 @@ async fn respond_grpc(session: &mut Session, id: &RequestId, answer: &Answer) ->
     head.insert_header("grpc-status", grpc_status(answer.status))?;
     head.insert_header("grpc-message", format!("gateway: {} {reason}", answer.status))?;
     head.insert_header("X-Request-Id", forward::value(id))?;
-    session.write_response_header(Box::new(head), true).await?;
-    session.write_response_body(None, true).await
+    whole(session, head).await
 }
 
 /// The mapping that gRPC clients use for an answer of a proxy (grpc/doc/http-grpc-status-mapping.md), and for a message that is too

@@ -8,6 +8,7 @@ use super::body::{Body, Piece};
 use super::head::{self, Answer, Length};
 use super::patience::{self, Patience, Wait};
 use super::sending::Sending;
+use crate::answer;
 use crate::downstream::{Conn, conn};
 use crate::forward;
 use crate::request::Ctx;
@@ -234,7 +235,10 @@ impl<'a> Exchange<'a> {
         }
         // The first piece of the body leaves with the head, when it is here.
         self.gather(ends || !self.buffer.is_empty());
-        self.session.write_response_header(Box::new(head), ends).await.map_err(Error::into_down)
+        if ends {
+            return answer::whole(self.session, head).await.map_err(Error::into_down);
+        }
+        self.session.write_response_header(Box::new(head), false).await.map_err(Error::into_down)
     }
 
     fn gather(&self, gathers: bool) {
