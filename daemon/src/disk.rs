@@ -318,7 +318,7 @@ impl Disk {
     }
 
     /// Stores a new network with its first peers. The record makes it a network, so it is written last: whoever dies
-    /// in between leaves no network that knows nobody. Where a record is, nothing is written: it is another network's.
+    /// in between leaves no network without members. Where a record is, nothing is written: it is another network's.
     pub fn put_new(&self, file: &NetworkFile, peers: &PeersFile) -> Result<(), DiskError> {
         let path = self.network_dir(&file.name).join(NETWORK);
         // One that cannot be looked at is there.

@@ -1,5 +1,5 @@
 //! Every client gets its own answer: a connection to a backend is used again only at the end of a message in both
-//! directions, and bytes that no request asked for are nobody's answer.
+//! directions, and bytes that no request asked for are no answer.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

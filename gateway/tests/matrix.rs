@@ -1,5 +1,5 @@
 //! Does the gateway say and do the same over HTTP/1.0, 1.1 and 2, whatever a backend does? One row for each thing a backend
-//! may do, each asked in all three versions; after each, the next clients get their own answers and nobody else's.
+//! may do, each asked in all three versions; after each, the next clients get their own answers and no other's.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -395,12 +395,12 @@ async fn every_end_of_an_answer_is_the_same_to_every_client_and_the_next_one_get
 }
 
 #[tokio::test]
-async fn every_head_of_an_answer_is_passed_on_or_refused_whoever_asks() {
+async fn every_head_of_an_answer_is_passed_on_or_refused_in_every_version() {
     walk_all(heads()).await;
 }
 
 #[tokio::test]
-async fn trailers_reach_whoever_can_take_them_and_are_announced_to_nobody_else() {
+async fn trailers_reach_every_client_that_takes_them_and_are_announced_to_no_other() {
     walk_all(trailers()).await;
 }
 
@@ -410,6 +410,6 @@ async fn the_answer_s_kind_decides_how_long_its_silences_may_be() {
 }
 
 #[tokio::test]
-async fn every_upload_ends_once_and_is_answered_whoever_sends_it() {
+async fn every_upload_ends_once_and_is_answered_in_every_version() {
     walk_all(uploads()).await;
 }

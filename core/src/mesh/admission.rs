@@ -1,5 +1,5 @@
 //! Whether an issuer's answer is what its token promised. The answer decides a directory, addresses and whose keys are
-//! believed on the joining machine, and whoever issued the token wrote both: nothing in it is taken on trust.
+//! believed on the joining machine, and the issuer wrote both: nothing in it is taken on trust.
 
 use crate::address::{AddressPlan, OverlayPrefix};
 use crate::id::{NetworkId, NetworkName};

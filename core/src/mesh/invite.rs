@@ -138,7 +138,7 @@ impl InviteRecord {
     }
 }
 
-/// Seconds an invite may be good for, whoever made it: 30 days. `machine invite create` gives a week at most.
+/// Seconds an invite may be good for: 30 days. `machine invite create` gives a week at most.
 pub const LONGEST_LIFE: u64 = 30 * 86_400;
 
 /// Seconds a closed invite is still answered for.

@@ -47,7 +47,7 @@ impl Rule {
         [rule(LOCAL_PRIORITY, LOCAL_TABLE), rule(MAIN_PRIORITY, MAIN_TABLE)]
     }
 
-    /// Whether this rule of somebody else is asked before ours and may decide on a packet to `range`. One that looks in
+    /// Whether this foreign rule is asked before ours and may decide on a packet to `range`. One that looks in
     /// `local` or `main` finds what ours would find.
     pub fn comes_before_ours(&self, range: &IpNet) -> bool {
         let finds_the_same = matches!(self.action, Action::Lookup(LOCAL_TABLE | MAIN_TABLE));

@@ -48,7 +48,7 @@ pub async fn until_moved(mesh: &Mesh, id: NsId) {
     }
 }
 
-/// Every local user of a member reaches this port, and whoever holds a token. A redemption waits for the store and for the
+/// Every local user of a member reaches this port, and every holder of a token. A redemption waits for the store and for the
 /// tunnel, ten seconds at most each.
 const LIMITS: Limits = Limits {
     connections: 32,

@@ -1,7 +1,7 @@
 //! How long an exchange may stand still, by what it waits for.
 //!
-//! The kind of the *answer* decides how long its silences may be: a stream of events any, an answer whose length nobody
-//! knows beforehand (generated as it goes) long ones, any other the time of its route.
+//! The kind of the *answer* decides how long its silences may be: a stream of events any, an answer whose length is not
+//! known beforehand (generated as it goes) long ones, any other the time of its route.
 
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
