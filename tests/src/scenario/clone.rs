@@ -27,7 +27,7 @@ fn cloned(ctx: &mut Ctx) -> Result<()> {
     // Another machine, by its machine-id: it never takes the tunnel.
     copy(n2, n3)?;
     n3.sh("systemctl start ployzd")?;
-    held(n3, "machine-id")?;
+    held(ctx, n3, "machine-id")?;
     product::meets(ctx, 2, 1)?;
     product::unchanged(n2, &before)?;
     n3.sh(&format!("ployzctl -q mesh destroy {NETWORK} --local"))?;
@@ -53,12 +53,12 @@ fn cloned(ctx: &mut Ctx) -> Result<()> {
     };
     names(n1, "identity n2", "two machines use the key of n2")?;
     names(n3, "identity", "two machines with its key")?;
-    held(n3, "two machines with its key")?;
+    held(ctx, n3, "two machines with its key")?;
     product::unchanged(n2, &before).context("the original keeps all of its data plane")?;
     let log = product::logged(n1, &since)?.join("\n");
     ensure!(log.contains("two machines, one key"), "{log}");
     n3.sh("systemctl restart ployzd")?;
-    held(n3, "two machines with its key").context("after a restart")?;
+    held(ctx, n3, "two machines with its key").context("after a restart")?;
     ctx.wait(90, "the original to be alone with its key again", || {
         let found = findings(n1)?;
         ensure!(!found.contains_key("identity n2"), "{found:?}");
@@ -84,8 +84,13 @@ fn copy(from: &Node, to: &Node) -> Result<()> {
         .map(drop)
 }
 
-/// The node has the state and does not run with it; every view says why and what to do.
-fn held(node: &Node, words: &str) -> Result<()> {
+/// Soon the node has the state and does not run with it: what is told by peers is found before all of it is taken down.
+fn held(ctx: &Ctx, node: &Node, words: &str) -> Result<()> {
+    ctx.wait(30, &format!("{} to be held", node.name()), || is_held(node, words).map(Some))
+}
+
+/// The node does not run with the state that it has; every view says why and what to do.
+fn is_held(node: &Node, words: &str) -> Result<()> {
     let ready = product::envelope(node, "mesh ready")?;
     ensure!(ready["code"] == "IDENTITY_HELD" && ready.to_string().contains(words), "{ready}");
     ensure!(ready["hint"].as_str().is_some_and(|hint| hint.contains("--restored")), "{ready}");
