@@ -127,10 +127,10 @@ impl Twins {
 
 /// So often each must speak again after the other did: a packet that was overtaken is no second machine.
 const TURNS: usize = 2;
-/// Within this time.
-const WINDOW: Millis = 60_000;
-/// Silent for longer, one is off.
-const ACTIVE: Millis = 20_000;
+/// Within this time: a machine that lost its session to the other takes 15 to 30 s to take it back.
+const WINDOW: Millis = 180_000;
+/// Silent for longer, one is off. Longer than a turn of the other: the one whose turn it is must still be told of both.
+const ACTIVE: Millis = 45_000;
 /// What a peer said counts for so long.
 const HEARD: Millis = 15_000;
 
@@ -156,6 +156,16 @@ mod tests {
         let (two, now) = senders(&TWO);
         assert_eq!(two.pair(now), Some(Pair { first: 7, later: 9 }));
         assert_eq!(two.pair(now + ACTIVE), None, "one of them is off");
+    }
+
+    #[test]
+    fn turns_of_half_a_minute_are_turns_and_the_one_whose_turn_it_is_is_told_throughout() {
+        let turns: Vec<(u64, Run)> =
+            (0..180).map(|second| (second, if second / 30 % 2 == 0 { 7 } else { 9 })).collect();
+        for second in 151..=180 {
+            let (two, now) = senders(&turns[..second]);
+            assert_eq!(two.pair(now), Some(Pair { first: 7, later: 9 }), "second {second}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::Daemon;
 use crate::clock;
 use crate::disk::{Disk, HeldFile, Keys, NetworkFile, Stored};
 use crate::failure::{Failure, Result};
-use crate::mesh::{Mesh, desired};
+use crate::mesh::{Mesh, desired, twins};
 use ployz_core::adopt::Drift;
 use ployz_core::id::NetworkName;
 use ployz_core::spec::link::WG_DEVICE;
@@ -34,6 +34,7 @@ impl Daemon {
     /// `mesh start --restored`: the operator says that no other machine has this identity.
     pub(super) fn take_over(&self, name: &NetworkName) -> Result<()> {
         tracing::warn!(target: "audit", network = %name, "the identity of this network is taken over by this machine");
+        twins::renew(self.shared.around.config.socket.parent());
         self.shared.disk.put_host_mark(name, &host::mark())?;
         Ok(self.shared.disk.set_held(name, None)?)
     }

@@ -163,6 +163,16 @@ pub fn sender(mesh: &Mesh, from: IpAddr) -> Option<PublicKey> {
         .map(|machine| machine.public_key)
 }
 
+/// The next watch draws another number: this machine is not the one any more that its peers have heard, and what they still
+/// say of that one is not about it.
+pub fn renew(runtime: Option<&Path>) {
+    if let Some(Err(error)) = runtime.map(|dir| std::fs::remove_file(dir.join(FILE)))
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("this machine's number stays as it was: {error}");
+    }
+}
+
 fn draw() -> Run {
     Run::from_be_bytes(crate::random::bytes()).max(1)
 }
@@ -213,6 +223,10 @@ mod tests {
         std::fs::remove_dir_all(&dir).unwrap();
         std::fs::create_dir_all(&dir).unwrap();
         assert_ne!(Watch::new(Some(&dir)).run, first, "another boot");
+        let booted = Watch::new(Some(&dir)).run;
+        renew(Some(&dir));
+        renew(Some(&dir));
+        assert_ne!(Watch::new(Some(&dir)).run, booted, "a state that was taken over");
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -67,13 +67,13 @@ fn cloned(ctx: &mut Ctx) -> Result<()> {
     product::meets(ctx, 2, 1)?;
     product::carries(ctx, 1, 2)?;
 
-    // The machine is gone for good and this is its disk, restored.
+    // The machine is gone for good and this is its disk, restored to another. (The journal is found by the machine-id.)
     n2.sh("ployzctl -q mesh stop")?;
+    n3.sh("cat /run/lab-id >/etc/machine-id; rm /run/lab-id")?;
     n3.sh(&format!("ployzctl -q mesh start {NETWORK} --restored"))?;
     product::meets(ctx, 3, 1)?;
     product::carries(ctx, 1, 3)?;
-    product::all_adopt(&product::restart(ctx, n3)?)?;
-    n3.sh("cat /run/lab-id >/etc/machine-id; rm /run/lab-id").map(drop)
+    product::all_adopt(&product::restart(ctx, n3)?)
 }
 
 /// Copies the state, as the clone of an image has it.
