@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PROFILE ?= release
 DEB_ARCH := amd64
 
-.PHONY: help setup build demo deb deb-dev test test-fast test-clients test-ns test-vm lint bench fuzz clean
+.PHONY: help setup build demo deb deb-dev test test-fast test-clients test-ns test-vm test-all lint bench fuzz clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ test-vm: deb-dev ## the core scenarios on virtual machines (lane vm)
 
 test: ## everything CI runs
 	scripts/test.sh
+
+test-all: ## everything CI runs and the scenarios that are too long for it
+	PLOYZ_ALL=1 scripts/test.sh
 
 bench: build ## measurements, with the machine's description
 	scripts/bench.sh
