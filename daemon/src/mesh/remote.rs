@@ -8,7 +8,10 @@ use async_nats::{Message, Request, RequestError, RequestErrorKind, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use ployz_core::id::{MachineId, NetworkId};
+use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::subject;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -125,6 +128,30 @@ pub async fn request(
 ) -> Result<Message, RequestError> {
     let send = || once(store, machine, name, text.clone(), limit);
     connected(least, send, |waited| store.presence().is_waited_for(machine, waited)).await
+}
+
+/// The same for a command of a room of its own, and its answer as that room has it; what keeps a machine from answering is a
+/// failure that names it.
+pub async fn answered<A: DeserializeOwned>(
+    store: &Store,
+    machine: &MachineId,
+    name: &str,
+    command: &impl Serialize,
+    limit: Duration,
+) -> Result<A, DeployFailure> {
+    let failure =
+        |code, why: String| DeployFailure::new(code, format!("no answer to {name}: {why}")).on(machine);
+    let away = |why| failure(ErrorCode::MachineUnreachable, why);
+    let text = serde_json::to_vec(command).map_err(|error| away(error.to_string()))?;
+    let reply = request(store, machine, name, text.into(), limit, Duration::ZERO).await;
+    let reply = reply.map_err(|error| match error.kind() {
+        RequestErrorKind::NoResponders => away("its ployzd is not connected".into()),
+        RequestErrorKind::TimedOut => away(format!("no answer within {}s", limit.as_secs())),
+        _ => away(error.to_string()),
+    })?;
+    let answer = serde_json::from_slice(&reply.payload);
+    answer
+        .map_err(|error| failure(ErrorCode::InvalidRequest, format!("its answer is not understood: {error}")))
 }
 
 /// The same, put once.
