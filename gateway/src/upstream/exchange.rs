@@ -125,7 +125,7 @@ impl<'a> Exchange<'a> {
                 wrote = to.write(pending), if writes => Event::Wrote(wrote),
                 read = from.read_buf(&mut self.buffer) => Event::Read(read),
                 asked = downstream.read_body_or_idle(waits), if listens => Event::Asked(asked),
-                () = std::future::poll_fn(|cx| self.patience.poll_over(cx)) => Event::Over,
+                () = std::future::poll_fn(|cx| self.patience.poll_over(cx, writes)) => Event::Over,
             };
             match event {
                 Event::Wrote(wrote) => self.wrote(wrote),

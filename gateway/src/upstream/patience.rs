@@ -3,6 +3,7 @@
 //! The kind of the *answer* decides how long its silences may be: a stream of events any, an answer whose length is not
 //! known beforehand (generated as it goes) long ones, any other the time of its route.
 
+use crate::backend::WRITE;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use std::pin::Pin;
@@ -63,20 +64,23 @@ impl Patience {
         self.moved();
     }
 
-    /// How long the present silence may last.
-    fn limit(&self) -> Option<Duration> {
+    /// How long the present silence may last; shorter while the backend has bytes to take and takes none.
+    fn limit(&self, writes: bool) -> Option<Duration> {
         let limit = match self.wait {
             Wait::Head if self.asked_events => None,
             Wait::Head | Wait::Body => Some(self.silence),
             Wait::Open => Some(self.silence.max(OPEN)),
             Wait::Events | Wait::Tunnel => None,
         };
-        if self.half_closed { Some(self.silence) } else { limit }
+        if self.half_closed {
+            return Some(self.silence);
+        }
+        if writes { Some(limit.map_or(WRITE, |limit| limit.min(WRITE.max(self.silence)))) } else { limit }
     }
 
-    /// Ready when the silence has lasted too long.
-    pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(limit) = self.limit() else { return Poll::Pending };
+    /// Ready when the silence has lasted too long; `writes`: there is something for the backend to take.
+    pub fn poll_over(&mut self, cx: &mut Context<'_>, writes: bool) -> Poll<()> {
+        let Some(limit) = self.limit(writes) else { return Poll::Pending };
         let due = self.since + limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
         loop {
@@ -141,14 +145,30 @@ mod tests {
     fn each_kind_has_its_limit_and_a_half_closed_client_the_route_s() {
         let silence = Duration::from_secs(5);
         let mut patience = Patience::new(silence, false);
-        assert_eq!(patience.limit(), Some(silence));
+        assert_eq!(patience.limit(false), Some(silence));
         patience.wait_for(Wait::Open);
-        assert_eq!(patience.limit(), Some(OPEN));
+        assert_eq!(patience.limit(false), Some(OPEN));
         patience.wait_for(Wait::Events);
-        assert_eq!(patience.limit(), None);
+        assert_eq!(patience.limit(false), None);
         patience.half_closed();
-        assert_eq!(patience.limit(), Some(silence));
-        assert_eq!(Patience::new(silence, true).limit(), None);
+        assert_eq!(patience.limit(false), Some(silence));
+        assert_eq!(Patience::new(silence, true).limit(false), None);
+    }
+
+    #[test]
+    fn a_backend_that_takes_nothing_is_given_up_whatever_it_is_waited_for() {
+        let mut patience = Patience::new(Duration::from_secs(5), true);
+        assert_eq!(patience.limit(true), Some(WRITE), "no head, because events were asked for");
+        for wait in [Wait::Events, Wait::Tunnel, Wait::Open] {
+            patience.wait_for(wait);
+            assert_eq!(patience.limit(true), Some(WRITE), "{wait:?}");
+        }
+        patience.wait_for(Wait::Body);
+        assert_eq!(patience.limit(true), Some(Duration::from_secs(5)));
+        let mut long = Patience::new(Duration::from_secs(900), false);
+        assert_eq!(long.limit(true), Some(Duration::from_secs(900)), "the route says so");
+        long.wait_for(Wait::Tunnel);
+        assert_eq!(long.limit(true), Some(WRITE));
     }
 
     #[tokio::test(start_paused = true)]
@@ -156,11 +176,11 @@ mod tests {
         let mut patience = Patience::new(Duration::from_secs(5), false);
         let begin = Instant::now();
         for _ in 0..3 {
-            let over = std::future::poll_fn(|cx| patience.poll_over(cx));
+            let over = std::future::poll_fn(|cx| patience.poll_over(cx, false));
             assert!(tokio::time::timeout(Duration::from_secs(4), over).await.is_err());
             patience.moved();
         }
-        std::future::poll_fn(|cx| patience.poll_over(cx)).await;
+        std::future::poll_fn(|cx| patience.poll_over(cx, false)).await;
         assert_eq!(begin.elapsed().as_secs(), 17);
     }
 }
