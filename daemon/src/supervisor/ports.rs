@@ -29,7 +29,7 @@ pub fn taken(socket: &SocketSpec) -> Option<String> {
             // Units open their sockets on addresses that are still to come (FreeBind=).
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => None,
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                Some(format!("somebody else listens on {address}"))
+                Some(format!("another program listens on {address}"))
             }
             Err(error) => Some(format!("{address}: {error}")),
         }
@@ -70,7 +70,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let said = taken(&wanted(address.port())).unwrap();
-        assert_eq!(said, format!("somebody else listens on {address}"));
+        assert_eq!(said, format!("another program listens on {address}"));
         // A connection that lives on, or lingers, holds the address but not the port.
         let client = TcpStream::connect(address).unwrap();
         let (served, _) = listener.accept().unwrap();
@@ -90,7 +90,7 @@ mod tests {
         six.set_only_v6(true).unwrap();
         six.bind(&wanted.listen[0].address().into()).unwrap();
         six.listen(1).unwrap();
-        assert_eq!(taken(&wanted).unwrap(), format!("somebody else listens on [::]:{port}"));
+        assert_eq!(taken(&wanted).unwrap(), format!("another program listens on [::]:{port}"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! TCP routes: a port of every gateway, opened and closed while everything else is served; a port that somebody else has
+//! TCP routes: a port of every gateway, opened and closed while everything else is served; a port that another program has
 //! is the error of that route alone.
 
 use std::time::Duration;
@@ -50,15 +50,14 @@ fn tcp_routes(ctx: &mut Ctx) -> Result<()> {
     ctx.lab.nodes().iter().try_for_each(|node| product::gone(ctx, node))
 }
 
-/// Somebody else has the port on node 2, over both families: that is the error of the route, there, and of nothing else.
+/// Another program has the port on node 2, over both families: that is the error of the route, there, and of nothing else.
 fn taken(ctx: &Ctx) -> Result<()> {
     let (n1, n2) = (ctx.node(1), ctx.node(2));
-    let somebody =
-        n2.spawn("exec socat TCP6-LISTEN:7379,ipv6-v6only=0,fork,reuseaddr SYSTEM:'echo somebody else'")?;
-    ctx.wait(5, "somebody to listen", || said(n1, n2, 7379).map(|_| Some(())))?;
+    let holder = n2.spawn("exec socat TCP6-LISTEN:7379,ipv6-v6only=0,fork,reuseaddr SYSTEM:'echo other'")?;
+    ctx.wait(5, "the other program to listen", || said(n1, n2, 7379).map(|_| Some(())))?;
     deploy(n1, &[5432, 7379])?;
     echoes(ctx, 1, 7379)?;
-    let why = "tcp-7379: somebody else listens on 0.0.0.0:7379";
+    let why = "tcp-7379: another program listens on 0.0.0.0:7379";
     ctx.wait(15, "status to name the route", || {
         let status = product::json(n2, "status")?;
         let rows = status["control_plane"].as_array().context("control_plane")?;
@@ -80,8 +79,8 @@ fn taken(ctx: &Ctx) -> Result<()> {
     ensure!(n2.sh("journalctl -u ployzd -o cat")?.contains(why), "not in the journal");
     product::ready(ctx, 2)?;
     echoes(ctx, 2, 5432)?;
-    ensure!(said(n1, n2, 7379)?.contains("somebody else"), "taken from who had it");
-    somebody.stop()?;
+    ensure!(said(n1, n2, 7379)?.contains("other"), "taken from who had it");
+    holder.stop()?;
     echoes(ctx, 2, 7379)?;
     deploy(n1, &[5432])?;
     nowhere(ctx, 7379)
