@@ -18,8 +18,7 @@ use ployz_core::adopt::Component;
 use ployz_core::id::{InviteId, NetworkName};
 use std::path::PathBuf;
 
-/// Operates the Ployz daemon of this machine: the mesh, its machines, the services on them, and what was
-/// done to them.
+/// Operate this machine's Ployz daemon: the mesh, its machines and the services on them.
 #[derive(Parser)]
 #[command(name = "ployzctl", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(disable_help_subcommand = true, after_help = EXIT_CODES)]
@@ -55,16 +54,16 @@ pub(crate) struct Global {
 /// What to do.
 #[derive(Subcommand)]
 pub(crate) enum Command {
-    /// Create, join, start, stop and look at the encrypted overlay network
+    /// Create, join, start, stop and inspect the encrypted overlay network
     #[command(subcommand, visible_alias = "network")]
     Mesh(Mesh),
-    /// List the member machines and let new ones in
+    /// List member machines and invite new ones
     #[command(subcommand)]
     Machine(Machine),
-    /// Bring a namespace to what a manifest says
+    /// Apply a manifest to a namespace
     #[command(after_help = services::DEPLOY_HELP)]
     Deploy(Deploy),
-    /// List, inspect and remove services, and read what they print
+    /// List, inspect and remove services, and read their logs
     #[command(subcommand)]
     Service(Service),
     /// Send images of this machine to the others
@@ -75,7 +74,7 @@ pub(crate) enum Command {
     Cert(Cert),
     /// Show the daemon, its network and every component of the data plane
     Status,
-    /// Check this machine: everything an operator would look at, what was seen, and what to do
+    /// Check this machine: what was found, and what to do about it
     #[command(after_help = DOCTOR_HELP)]
     Doctor,
     /// Show what the last reconciliations adopted, changed, recreated or held, and why
@@ -84,7 +83,7 @@ pub(crate) enum Command {
         #[arg(value_name = "COMPONENT", value_parser = subject_parser())]
         subject: Option<Subject>,
     },
-    /// Print the completion script for a shell; names are asked from the daemon while completing
+    /// Print the completion script for a shell; names are completed by asking the daemon
     #[command(after_help = COMPLETION_HELP)]
     Completions {
         /// The shell
@@ -102,6 +101,7 @@ pub(crate) enum Command {
 #[derive(Subcommand)]
 pub(crate) enum Mesh {
     /// List the networks of this machine and their state
+    #[command(visible_alias = "ls")]
     List,
     /// Show one network: overlay address, lifecycle, subnet and every peer
     Status {
@@ -109,7 +109,7 @@ pub(crate) enum Mesh {
         #[arg(add = ArgValueCompleter::new(network_names))]
         network: Option<NetworkName>,
     },
-    /// Make a network's record, keys and subnet; start nothing
+    /// Create a network's record, keys and subnet without starting it
     Create {
         /// Name of the new network: 1-63 of a-z, 0-9 and `-`
         network: NetworkName,
@@ -124,27 +124,27 @@ pub(crate) enum Mesh {
         /// The network [default: the only one of this machine]
         #[arg(add = ArgValueCompleter::new(network_names))]
         network: Option<NetworkName>,
-        /// The state was moved or restored to this machine, and the one it comes from is off for good
+        /// The state was moved or restored to this machine; the machine it comes from is off for good
         #[arg(long)]
         restored: bool,
     },
     /// Stop the running network; refused while workloads of this machine depend on it
     Stop {
-        /// Stop although workloads depend on it
+        /// Stop even if workloads depend on it
         #[arg(long)]
         force: bool,
     },
     /// Join the network a token was made for
     #[command(after_help = JOIN_HELP)]
     Join(Token),
-    /// Tell whether the mesh can take work: exit code 0 if so, 1 if not
+    /// Check whether the mesh is ready: exit code 0 if so, 1 if not
     Ready,
-    /// Remove a network for good, on every machine of it
+    /// Remove a network permanently, on all its machines
     #[command(after_help = DESTROY_HELP)]
     Destroy {
         #[command(flatten)]
         name: NameOrStdin,
-        /// Remove only this machine's part, whatever the peers say
+        /// Remove only this machine's part, without asking the peers
         #[arg(long)]
         local: bool,
     },
@@ -185,7 +185,7 @@ pub(crate) enum Machine {
     /// List the members of the running network
     #[command(visible_alias = "list")]
     Ls,
-    /// Make, list and take back invites
+    /// Create, list and revoke invites
     #[command(subcommand)]
     Invite(Invite),
 }
@@ -193,33 +193,34 @@ pub(crate) enum Machine {
 /// `machine invite`.
 #[derive(Subcommand)]
 pub(crate) enum Invite {
-    /// Make a token that lets one machine in, once
+    /// Create a single-use token for one machine
     #[command(after_help = INVITE_HELP)]
     Create {
         /// Seconds until the token expires (1 to 604800, a week)
         #[arg(long, value_name = "SECONDS", default_value_t = 600)]
         #[arg(value_parser = clap::value_parser!(u64).range(1..=604_800))]
         ttl_secs: u64,
-        /// Address of this machine that the new one can dial, before those found: behind a translated address, or a
-        /// unique local one. May be given more than once
+        /// Address at which the new machine can reach this one, tried before those found: behind NAT, or a unique
+        /// local address. Repeatable
         #[arg(long, value_name = "ADDRESS[:PORT]")]
         endpoint: Vec<NamedEndpoint>,
-        /// Network that is not running yet (on its founder); the running one otherwise
+        /// Network that is not started yet, on its bootstrap node [default: the running one]
         #[arg(long, value_name = "NETWORK", add = ArgValueCompleter::new(network_names))]
         network: Option<NetworkName>,
     },
-    /// List the invites and what became of them
+    /// List invites and their state
+    #[command(visible_alias = "ls")]
     List {
-        /// Network that is not running yet (on its founder); the running one otherwise
+        /// Network that is not started yet, on its bootstrap node [default: the running one]
         #[arg(long, value_name = "NETWORK", add = ArgValueCompleter::new(network_names))]
         network: Option<NetworkName>,
     },
-    /// Take an invite back; its token is worth nothing afterwards
+    /// Revoke an invite; its token becomes invalid
     Revoke {
         /// The invite's id, as `machine invite list` shows it
         #[arg(add = ArgValueCompleter::new(invite_ids))]
         invite: InviteId,
-        /// Network that is not running yet (on its founder); the running one otherwise
+        /// Network that is not started yet, on its bootstrap node [default: the running one]
         #[arg(long, value_name = "NETWORK", add = ArgValueCompleter::new(network_names))]
         network: Option<NetworkName>,
     },
@@ -264,9 +265,9 @@ fn subject_parser() -> impl clap::builder::TypedValueParser<Value = Subject> {
     })
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed, ployzd cannot be reached, `mesh \
-ready` says no, or a check of `doctor` failed; 2 wrong usage, configuration or manifest; 130 Ctrl-C; \
-what ployzd was asked to change goes on.";
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 the operation failed, ployzd cannot be reached, the \
+mesh is not ready, or a check of `doctor` failed; 2 wrong usage, configuration or manifest; 130 Ctrl-C; \
+changes already requested from ployzd continue.";
 
 const COMPLETION_HELP: &str = "Load it for this shell only:
   bash:  source <(ployzctl completions bash)
@@ -274,14 +275,14 @@ const COMPLETION_HELP: &str = "Load it for this shell only:
   fish:  ployzctl completions fish | source
 The packages install it for all three.";
 
-const DOCTOR_HELP: &str = "It changes nothing. While ployzd does not answer, `ployzd doctor` looks at the machine without it; that needs \
-root. Exit code 0 when no check failed (warnings are none), else 1.";
+const DOCTOR_HELP: &str = "Read-only. If ployzd does not answer, run `ployzd doctor` as root: it checks the machine without the daemon. \
+Exit code 0 if no check failed (warnings are not failures), else 1.";
 
 const JOIN_HELP: &str = "On a member:  ployzctl machine invite create
 Here:         ployzctl mesh join --token-stdin   (paste the token, then Enter and Ctrl-D)";
 
-const DESTROY_HELP: &str = "All machines first agree and are then cleared. If one of them cannot be reached, nothing \
-is removed anywhere; `--local` clears this machine alone. The name must be given, also where there is only one network.";
+const DESTROY_HELP: &str = "All machines must agree before anything is removed. If one cannot be reached, nothing is \
+removed anywhere; `--local` clears this machine alone. The name is required even if there is only one network.";
 
 const INVITE_HELP: &str = "The token is the only thing on standard output's last line, so it can be piped:
   ployzctl machine invite create --plain | ssh root@new-machine ployzctl mesh join --token-stdin";

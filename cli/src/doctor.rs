@@ -24,7 +24,7 @@ pub(crate) async fn ask(global: &Global, progress: &mut Progress) -> Result<Answ
         Ok(Err(away)) if is_away(&away) => away,
         Ok(answer) => return answer,
         Err(_) => {
-            let cause = io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+            let cause = io::Error::new(io::ErrorKind::TimedOut, "timed out");
             Failure::Unreachable { socket, cause }
         }
     };

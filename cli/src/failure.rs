@@ -83,15 +83,15 @@ impl Failure {
             }
             Self::BrokenOff { socket, cause } => {
                 let hint = format!(
-                    "ployzd may have been restarted (socket: {}); `ployzctl status` shows what was done, \
-                     `ployzctl service ls` how far a deploy came",
+                    "ployzd may have been restarted (socket: {}); `ployzctl status` shows the current \
+                     state, `ployzctl service ls` how far a deploy came",
                     socket.display()
                 );
-                ("ployzd hung up before its answer was complete", cause.clone(), hint)
+                ("ployzd closed the connection before its response was complete", cause.clone(), hint)
             }
             Self::Unintelligible { cause } => {
                 let hint = "ployzctl and ployzd differ in version: upgrade both".to_owned();
-                ("ployzd's answer makes no sense", cause.clone(), hint)
+                ("invalid response from ployzd", cause.clone(), hint)
             }
             _ => return None,
         };
@@ -157,7 +157,7 @@ fn paragraph(code: &str, message: &str, causes: &[String], hint: Option<&str>) -
     text
 }
 
-const REFUSED: &str = "the manifest is refused; nothing was asked of ployzd";
+const REFUSED: &str = "the manifest is invalid; nothing was sent to ployzd";
 const JOIN_THE_GROUP: &str =
     "add yourself to the group ployz: sudo usermod -aG ployz $USER, then log in again";
 
@@ -179,7 +179,7 @@ mod tests {
         let cause = "unexpected EOF".to_owned();
         let failure = Failure::BrokenOff { socket: "/run/ployz/ployzd.sock".into(), cause };
         let envelope = failure.envelope().expect("it has one");
-        assert_eq!(envelope.message, "ployzd hung up before its answer was complete");
+        assert_eq!(envelope.message, "ployzd closed the connection before its response was complete");
         let hint = envelope.hint.expect("it has one");
         assert!(hint.contains("how far a deploy came") && failure.text().contains(&hint), "{hint}");
     }

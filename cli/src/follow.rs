@@ -43,7 +43,7 @@ pub(crate) async fn follow(
             Err(failure) => {
                 if !silent {
                     failure.print();
-                    let _ = writeln!(io::stderr().lock(), "... asking again until there is an answer");
+                    let _ = writeln!(io::stderr().lock(), "... retrying until ployzd answers");
                 }
                 silent = true;
             }
@@ -92,7 +92,7 @@ async fn ask(socket: &Path, request: &ServiceLogsRequest) -> Result<ServiceLogs,
     match answer.envelope.payload {
         _ if !answer.envelope.ok => Err(Failure::Refused(Box::new(answer.envelope))),
         Some(Payload::ServiceLogs(logs)) => Ok(logs),
-        _ => Err(Failure::Unintelligible { cause: "an answer without lines".into() }),
+        _ => Err(Failure::Unintelligible { cause: "a response without lines".into() }),
     }
 }
 

@@ -99,7 +99,7 @@ async fn undo(
     let answer = tokio::select! {
         answer = client::call(socket, &request, progress) => answer?,
         signal = signals.next() => {
-            say("ployzd goes on undoing it");
+            say("ployzd continues to undo it");
             return Err(Failure::Interrupted(signal));
         }
     };
@@ -117,19 +117,20 @@ fn undoable(known: Option<DeployMark>, signal: Interruption) -> Option<DeployId>
 
 fn notice(known: Option<&DeployMark>, signal: Interruption) -> String {
     let Some(DeployMark { id, namespace, committed }) = known else {
-        return "ployzd goes on with this; `ployzctl status` and `journalctl -u ployzd` show what becomes of it".into();
+        return "ployzd continues with this; `ployzctl status` and `journalctl -u ployzd` show the outcome"
+            .into();
     };
     let follow = format!("`ployzctl deploy attach {id}` or the same command again shows it");
     if *committed {
         return format!(
-            "deploy {id} of namespace {namespace} is committed and cannot be undone; it goes on: {follow}"
+            "deploy {id} of namespace {namespace} is committed and cannot be undone; it continues: {follow}"
         );
     }
     let undo = match signal {
         Interruption::CtrlC => format!("Ctrl-C again within {}s undoes it", SECOND.as_secs()),
         Interruption::Terminate => format!("`ployzctl deploy attach {id} --abort` undoes it"),
     };
-    format!("deploy {id} of namespace {namespace} goes on: {follow}\n{undo}")
+    format!("deploy {id} of namespace {namespace} continues: {follow}\n{undo}")
 }
 
 /// Whatever the mode and wherever it goes: the operator must know what is still under way.

@@ -456,7 +456,7 @@ mod tests {
     #[test]
     fn an_empty_file_gives_the_defaults() {
         let config = file("").unwrap();
-        assert_eq!(config.plan.to_string(), "10.101.0.0/16 in /24 slices");
+        assert_eq!(config.plan.to_string(), "10.101.0.0/16 in /24 node subnets");
         assert_eq!((config.wireguard_listen_port, config.zfs_transfer_port), (51820, 4319));
         assert_eq!(config.gateway_listen_addr.to_string(), "0.0.0.0:80");
         assert_eq!(config.gateway_https_listen_addr, None);

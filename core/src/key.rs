@@ -9,7 +9,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// A text that is not a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a WireGuard key: 44 characters of base64 holding 32 bytes are wanted")]
+#[error("not a WireGuard key: expected 44 characters of base64 (32 bytes)")]
 pub struct InvalidKey;
 
 /// A Curve25519 public key as WireGuard uses it.

@@ -18,7 +18,7 @@ pub struct Nameserver {
 
 /// Not an address with or without a zone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not an address of a resolver")]
+#[error("{0:?} is not a resolver address")]
 pub struct NotANameserver(String);
 
 impl Nameserver {

@@ -66,7 +66,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
             }
             // Out of descriptors, most often.
             Err(error) => {
-                tracing::warn!(%error, "a connection cannot be taken");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(AGAIN).await;
             }
         }

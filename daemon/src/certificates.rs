@@ -140,16 +140,16 @@ fn fits(chain: &str, key: &str) -> Result<()> {
     let invalid = |message: &str| Failure::new(ErrorCode::CertificateInvalid, message);
     let mismatch = |message: &str| Failure::new(ErrorCode::CertificateKeyMismatch, message);
     if key.len() > MOST_BYTES {
-        return Err(mismatch("what was given as the private key is larger than any"));
+        return Err(mismatch("the private key is too large"));
     }
     let chain: std::result::Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
     let chain = chain.map_err(|_| invalid("the certificate cannot be read"))?;
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-        .map_err(|_| mismatch("there is no private key in PEM in what was given as the key"))?;
+        .map_err(|_| mismatch("the key contains no PEM private key"))?;
     match CertifiedKey::from_der(chain, key, &ring::default_provider()) {
         Ok(_) => Ok(()),
         Err(rustls::Error::InconsistentKeys(_)) => {
-            Err(mismatch("the private key is not the one of the certificate"))
+            Err(mismatch("the private key does not match the certificate"))
         }
         Err(error) => Err(Failure::because(
             ErrorCode::CertificateInvalid,

@@ -70,8 +70,9 @@ impl Daemon {
             [] => Err(Failure::new(ErrorCode::NoRunningNetwork, "there is no network on this machine")),
             several => {
                 let names = several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                let message = format!("none of this machine's networks runs, and there are several: {names}");
-                let hint = "name the one that is meant".to_owned();
+                let message =
+                    format!("no network is running on this machine, and there are several: {names}");
+                let hint = "name one of them".to_owned();
                 Err(Failure { hint: Some(hint), ..Failure::new(ErrorCode::NoRunningNetwork, message) })
             }
         }
@@ -84,7 +85,7 @@ impl Daemon {
         let spec = desired::node(&self.shared.around, &self.shared.disk, network, keys, &peers, clock::now());
         let left = teardown::run(&self.shared.reconciler, &spec).await;
         if !left.is_empty() {
-            let message = "some parts could not be taken down";
+            let message = "some components could not be taken down";
             return Err(Failure::new(ErrorCode::NetworkStopFailed, message).with(left));
         }
         self.shared.disk.set_active(None)?;
@@ -171,14 +172,14 @@ impl Daemon {
             self.shared.disk.set_active(None)?;
             return Ok(network.name);
         }
-        Err(Failure::new(ErrorCode::NetworkStopFailed, "some parts could not be taken down").with(left))
+        Err(Failure::new(ErrorCode::NetworkStopFailed, "some components could not be taken down").with(left))
     }
 
     async fn no_workloads(&self, mesh: &Mesh) -> Result<()> {
         let message = match workloads(mesh).await {
             Some(0) => return Ok(()),
             Some(count) => format!("{count} workloads of this machine depend on the overlay"),
-            None => "it cannot be told whether workloads of this machine depend on the overlay".to_owned(),
+            None => "cannot determine whether workloads of this machine depend on the overlay".to_owned(),
         };
         Err(Failure::new(ErrorCode::WorkloadsRunning, message))
     }
@@ -273,7 +274,7 @@ impl Daemon {
             Ok(_) => Ok(()),
             Err(_) => {
                 let error = mesh.sync.borrow().error.clone();
-                let message = format!("the store could not be used within {}s", USABLE.as_secs());
+                let message = format!("timed out after {}s waiting for the store", USABLE.as_secs());
                 Err(Failure::new(ErrorCode::StoreUnavailable, message).with(error.into_iter().collect()))
             }
         }

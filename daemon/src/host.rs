@@ -101,14 +101,14 @@ fn forwarding(live: &NodeLive) -> Option<Check> {
 fn counters(live: &NodeLive) -> Vec<Check> {
     let named = |check, what, usage: Option<Usage>, advice| Some(judge::usage(check, what, usage?, advice));
     let neighbours = "raise net.ipv4.neigh.default.gc_thresh3 and net.ipv6.neigh.default.gc_thresh3 (and gc_thresh2): \
-                      new neighbours are refused when the table is full";
+                      new neighbours are rejected when the table is full";
     let conntrack =
         "raise net.netfilter.nf_conntrack_max: new connections are dropped when the table is full";
     [
         Some(descriptors(live)),
-        named("conntrack", "connections are tracked", host::conntrack(), conntrack),
-        named("neighbours-ipv4", "neighbours are known", host::neighbours(false), neighbours),
-        named("neighbours-ipv6", "neighbours are known", host::neighbours(true), neighbours),
+        named("conntrack", "tracked connections", host::conntrack(), conntrack),
+        named("neighbours-ipv4", "neighbours", host::neighbours(false), neighbours),
+        named("neighbours-ipv6", "neighbours", host::neighbours(true), neighbours),
     ]
     .into_iter()
     .flatten()
@@ -133,10 +133,10 @@ fn descriptors(live: &NodeLive) -> Check {
         .chain(all)
         .max_by_key(|(_, usage)| u128::from(usage.used) * 1000 / u128::from(usage.limit.max(1)));
     let advice =
-        "raise the limit (LimitNOFILE= in a drop-in, fs.file-max), or find what leaks: `ls /proc/PID/fd`";
+        "raise the limit (LimitNOFILE= in a drop-in, fs.file-max), or find the leak: `ls /proc/PID/fd`";
     match nearest {
         Some((what, usage)) => judge::usage("descriptors", &what, usage, advice),
-        None => Check::ok("descriptors", "not told here"),
+        None => Check::ok("descriptors", "not available"),
     }
 }
 

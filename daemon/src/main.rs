@@ -90,7 +90,7 @@ async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> any
     let supervisor = supervisor(mode, &config.data_dir);
     let seen = ployz_netns::underlay::observe().await.context("cannot read this machine's addresses")?;
     let around = surroundings(mode, config, &seen);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = supervisor.service_mode(), "ployzd starts");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = supervisor.service_mode(), "ployzd starting");
     let socket = around.config.socket.clone();
     let listener =
         rpc::server::listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
@@ -110,7 +110,7 @@ async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> any
     daemon.resume().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
     stopped().await?;
-    tracing::info!("ployzd ends; the data plane goes on");
+    tracing::info!("ployzd stops; the data plane keeps running");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     daemon.detach().await;
     shutdown.cancel();

@@ -30,16 +30,13 @@ pub async fn serve(at: SocketAddr, daemon: Arc<Daemon>) {
     loop {
         let error = match tokio::net::TcpListener::bind(at).await {
             Ok(listener) => {
-                tracing::info!("metrics are served on http://{at}/metrics");
+                tracing::info!("serving metrics on http://{at}/metrics");
                 return bounded::serve(listener, router.clone(), LIMITS).await;
             }
             Err(error) => error,
         };
         if !told {
-            tracing::error!(
-                "metrics cannot be served on {at}: {error}; tried again every {}s",
-                AGAIN.as_secs()
-            );
+            tracing::error!("cannot serve metrics on {at}: {error}; retrying every {}s", AGAIN.as_secs());
             told = true;
         }
         tokio::time::sleep(AGAIN).await;
@@ -60,7 +57,7 @@ async fn text(daemon: &Daemon) -> String {
     let mut page = Page { registry: Registry::with_prefix("ployz") };
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     page.labelled("build_info", "The running version", [(version, 1.0)]);
-    page.value("start_time_seconds", "When ployzd started", daemon.started_at as f64);
+    page.value("start_time_seconds", "Start time of ployzd (Unix time)", daemon.started_at as f64);
     let mesh = daemon.current();
     page.value("network_running", "Whether a network is running here", flag(mesh.is_some()));
     if let Some(mesh) = mesh {
@@ -108,8 +105,8 @@ impl Page {
         self.labelled("network_info", "The running network and this machine's name in it", [(named, 1.0)]);
         self.value("ready", "What `ployzctl mesh ready` says", flag(ready.ready));
         let phase = vec![("phase", ready.phase.to_string())];
-        self.labelled("phase", "Where the network's start stands", [(phase, 1.0)]);
-        self.value("store_connected", "Whether the store is followed", flag(ready.sync_connected));
+        self.labelled("phase", "Phase of the network's start", [(phase, 1.0)]);
+        self.value("store_connected", "Whether the store is connected", flag(ready.sync_connected));
         let since = mesh.sync.borrow().since.map_or(0, |since| clock::now().saturating_sub(since));
         self.value("store_away_seconds", "How long the store has been away", since as f64);
     }

@@ -72,7 +72,7 @@ async fn run(settings: Settings) -> anyhow::Result<()> {
         tokio::spawn(metrics::serve(listener, metrics, forwarder, feed.stats(), feed.watch(), stop.clone()))
     });
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), machine = %settings.machine, "ployz-dns serves");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), machine = %settings.machine, "ployz-dns serving");
     stopped.wait().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     stop.cancel();
@@ -95,8 +95,8 @@ async fn drain(loops: TaskTracker, tasks: TaskTracker, within: Duration) {
         tasks.wait().await;
     };
     match tokio::time::timeout(within, all).await {
-        Ok(()) => tracing::info!("ployz-dns ends; everything that was read is answered"),
-        Err(_) => tracing::warn!(left = tasks.len(), "ployz-dns ends with queries unanswered"),
+        Ok(()) => tracing::info!("ployz-dns stopped; every query was answered"),
+        Err(_) => tracing::warn!(left = tasks.len(), "ployz-dns stopped with queries unanswered"),
     }
 }
 
@@ -143,12 +143,12 @@ async fn set_upstreams(settings: &Settings, realm: &Realm, forwarder: &Forwarder
     let found = match found {
         Some(found) if found.is_empty() && before.is_empty() => {
             tracing::warn!(
-                "no resolver is named: names of others are asked for at this machine's own, port 53"
+                "no resolver is configured: forwarding external names to this machine's own, port 53"
             );
             local.into_iter().collect()
         }
         None if before.is_empty() => {
-            tracing::warn!("the list of resolvers cannot be read: names of others cannot be answered");
+            tracing::warn!("the list of resolvers cannot be read: external names cannot be resolved");
             return;
         }
         found => found.unwrap_or_default(),

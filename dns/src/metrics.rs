@@ -41,15 +41,15 @@ pub struct Forwarding {
     pub hits: AtomicU64,
     /// Not kept, or past its time.
     pub misses: AtomicU64,
-    /// Asked while the same was being asked.
+    /// External queries that joined one in flight.
     pub joined: AtomicU64,
     /// Queries sent to resolvers.
     pub tries: AtomicU64,
-    /// Answered from what is past its time.
+    /// External queries answered with expired cache entries.
     pub stale: AtomicU64,
     /// Nobody answered.
     pub unanswered: AtomicU64,
-    /// Too many different questions at once.
+    /// External queries refused: too many in flight.
     pub overloaded: AtomicU64,
 }
 
@@ -91,7 +91,7 @@ impl Metrics {
                 }
             }
         }
-        page.head("query_duration_seconds", "histogram", "From reading a query to having its reply");
+        page.head("query_duration_seconds", "histogram", "Time from reading a query to its reply");
         for (place, origin) in ORIGINS.iter().enumerate() {
             let mut sum = 0;
             for (bucket, value) in self.durations[place].iter().enumerate() {
@@ -107,7 +107,7 @@ impl Metrics {
         }
         page.counter("silent_total", "Messages that were not answered", &self.silent);
         page.counter("unsent_total", "Replies that could not be sent", &self.unsent);
-        page.counter("overloaded_total", "Queries refused because too many waited", &self.overloaded);
+        page.counter("overloaded_total", "Queries refused because too many were waiting", &self.overloaded);
         page.counter(
             "connections_refused_total",
             "TCP connections beyond their source's share",
@@ -124,21 +124,33 @@ pub fn text(metrics: &Metrics, forwarder: &Forwarder, feed: &FeedStats, at: &Sna
     page.line("build_info", &format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1.0);
     metrics.write(&mut page);
     let counts = &forwarder.counts;
-    page.counter("cache_hits_total", "Questions of others answered from what is kept", &counts.hits);
-    page.counter("cache_misses_total", "Questions of others that were not kept", &counts.misses);
-    page.counter("forward_joined_total", "Asked while the same was being asked", &counts.joined);
+    page.counter("cache_hits_total", "External queries answered from the cache", &counts.hits);
+    page.counter("cache_misses_total", "External queries that were not in the cache", &counts.misses);
+    page.counter("forward_joined_total", "External queries that joined one in flight", &counts.joined);
     page.counter("forward_tries_total", "Queries sent to upstreams", &counts.tries);
-    page.counter("forward_stale_total", "Answered from what is past its time", &counts.stale);
-    page.counter("forward_unanswered_total", "Questions no upstream answered", &counts.unanswered);
-    page.counter("forward_overloaded_total", "Too many different questions at once", &counts.overloaded);
-    page.gauge("cache_entries", "Answers kept", forwarder.kept() as f64);
-    page.head("upstream_failures_total", "counter", "Tries that an upstream left without a usable answer");
+    page.counter(
+        "forward_stale_total",
+        "External queries answered with expired cache entries",
+        &counts.stale,
+    );
+    page.counter(
+        "forward_unanswered_total",
+        "External queries that no upstream answered",
+        &counts.unanswered,
+    );
+    page.counter(
+        "forward_overloaded_total",
+        "External queries refused: too many in flight",
+        &counts.overloaded,
+    );
+    page.gauge("cache_entries", "Answers in the cache", forwarder.kept() as f64);
+    page.head("upstream_failures_total", "counter", "Attempts at an upstream without a usable answer");
     let upstreams = forwarder.upstreams();
     for upstream in upstreams.iter() {
         let labels = format!("{{upstream=\"{}\"}}", escaped(&upstream.address.to_string()));
         page.line("upstream_failures_total", &labels, upstream.failures.load(Relaxed) as f64);
     }
-    page.head("upstream_expected_seconds", "gauge", "How long an upstream is expected to take");
+    page.head("upstream_expected_seconds", "gauge", "Expected response time of an upstream");
     for upstream in upstreams.iter() {
         let labels = format!("{{upstream=\"{}\"}}", escaped(&upstream.address.to_string()));
         page.line("upstream_expected_seconds", &labels, upstream.expected().as_secs_f64());
@@ -170,7 +182,7 @@ pub async fn serve(
     };
     let router = Router::new().route("/metrics", get(scrape));
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
-        tracing::error!(%error, "metrics are no longer served");
+        tracing::error!(%error, "no longer serving metrics");
     }
 }
 

@@ -132,7 +132,7 @@ impl FromStr for Wanted {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let words: Vec<&str> = text.split(' ').collect();
-        let [kind, nameserver, port] = words.as_slice() else { return Err("three words are wanted".into()) };
+        let [kind, nameserver, port] = words.as_slice() else { return Err("expected three words".into()) };
         let kind = match *kind {
             "udp" => Kind::Udp,
             "tcp" => Kind::Tcp,

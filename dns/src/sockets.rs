@@ -45,7 +45,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Neither descriptors nor addresses.
-    #[error("there is nothing to listen on: no sockets were passed and no addresses were given")]
+    #[error("nothing to listen on: no sockets were passed and no addresses were given")]
     Nothing,
 }
 

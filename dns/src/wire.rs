@@ -55,16 +55,16 @@ pub enum Malformed {
     #[error("ends in the middle of a field")]
     Short,
     /// A name that is longer than 255 octets or uses reserved label types.
-    #[error("has a name that breaks the format")]
+    #[error("has a malformed name")]
     Name,
     /// RFC 6891 section 6.1.1: it is one of the additional records.
     #[error("has an OPT record among its answers")]
     Misplaced,
     /// A name that is made of itself: a pointer that does not lead backwards (RFC 1035 section 4.1.4).
-    #[error("has a name with a pointer that leads nowhere")]
+    #[error("has a name with an invalid pointer")]
     Pointer,
     /// Another id, another question, or not a response at all.
-    #[error("is not the answer to what was asked")]
+    #[error("does not answer the query")]
     Stranger,
 }
 

@@ -137,7 +137,7 @@ async fn who_asks_for_nothing_that_makes_sense_gets_an_error_and_holds_up_no_oth
     loud.write_all(b"\n").unwrap();
     let mut said = String::new();
     loud.read_to_string(&mut said).unwrap();
-    assert_eq!(said, "three words are wanted");
+    assert_eq!(said, "expected three words");
     let strange = Strange::start("127.0.0.1:0".parse().unwrap()).unwrap();
     let server = with(vec![opener.to(strange.address)]).await;
     assert_eq!(gets(&server, "ok").await, Gets::Address);

@@ -88,7 +88,7 @@ pub enum BadConfig {
         cause: std::io::Error,
     },
     /// The file is not what it should be.
-    #[error("{} is not a configuration", path.display())]
+    #[error("{} is not a valid configuration", path.display())]
     Text {
         /// The file.
         path: PathBuf,

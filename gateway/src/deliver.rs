@@ -100,7 +100,7 @@ impl Gateway {
         if self.pool().is_quiet(&stream, backend) {
             return Ok(stream);
         }
-        let why = "the backend spoke before it was asked, or closed";
+        let why = "the backend sent data before a request, or closed";
         Err(Failure::Unsent(Error::explain(ErrorType::ConnectError, why).into_up()))
     }
 

@@ -60,7 +60,7 @@ fn usable(chain: &Path, key: &Path, before: Option<Pair>) -> Option<Pair> {
     match read {
         Ok(pair) => Some(pair),
         Err(error) => {
-            let kept = if before.is_some() { "the one from before is kept" } else { "it is skipped" };
+            let kept = if before.is_some() { "the previous one is kept" } else { "it is skipped" };
             let cause =
                 std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
             tracing::error!("the certificate in {}: {error}{cause}; {kept}", chain.display());

@@ -27,15 +27,15 @@ pub(crate) fn load(path: &Path, network: &NetworkId) -> io::Result<Option<Held>>
         Err(error) => return Err(error),
     };
     let damaged = |what: &str| io::Error::new(ErrorKind::InvalidData, what.to_owned());
-    let rest = bytes.strip_prefix(MAGIC.as_bytes()).ok_or_else(|| damaged("it is of another version"))?;
-    let end = rest.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("it is cut off"))?;
+    let rest = bytes.strip_prefix(MAGIC.as_bytes()).ok_or_else(|| damaged("it has another version"))?;
+    let end = rest.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("it is truncated"))?;
     let text = &rest[end + 1..];
     if hex(&Sha256::digest(text)).as_bytes() != &rest[..end] {
-        return Err(damaged("its checksum is another one"));
+        return Err(damaged("its checksum does not match"));
     }
     // The error of a parser may hold what it stumbled over.
     let body: Body =
-        serde_json::from_slice(text).map_err(|_| damaged("it is not what this release writes"))?;
+        serde_json::from_slice(text).map_err(|_| damaged("it was not written by this release"))?;
     if body.network != *network {
         return Err(damaged("it is of another network"));
     }

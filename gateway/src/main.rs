@@ -64,7 +64,7 @@ async fn run(given: Given) -> anyhow::Result<()> {
     tasks.spawn(tell(feed.watch()));
     // Cancel-safe: a signal that is not received here ends the process anyway.
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    tracing::info!("ends: stops accepting, waits for what is under way");
+    tracing::info!("shutting down: accepts no more, drains open connections");
     tasks.shutdown().await;
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let mut stopping = pin!(gateway.stop());

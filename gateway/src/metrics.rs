@@ -139,11 +139,13 @@ pub fn page(
 fn certificates((names, live, until): Stored) -> Vec<(&'static str, &'static str, f64)> {
     let live = if live { 1.0 } else { 0.0 };
     let mut gauges = vec![
-        ("certificates", "Names with a certificate of the store", names as f64),
-        ("certificates_live", "Whether these are what the store holds now", live),
+        ("certificates", "Host names with a certificate from the store", names as f64),
+        ("certificates_live", "Whether the certificates are in sync with the store", live),
     ];
     gauges.extend(
-        until.map(|at| ("certificates_until_seconds", "When the first of them ends (Unix time)", at as f64)),
+        until.map(|at| {
+            ("certificates_until_seconds", "Earliest expiry of a certificate (Unix time)", at as f64)
+        }),
     );
     gauges
 }
@@ -174,7 +176,7 @@ impl Page {
                 ("retries", "Requests sent to another backend after one failed", read(&counters.retries)),
                 (
                     "backend_out_of_turn",
-                    "Connections ended because a backend sent what no request asked for",
+                    "Backend connections closed because of unsolicited data",
                     read(&counters.out_of_turn),
                 ),
                 ("connections", "Connections accepted", read(&counters.accepted)),
@@ -186,9 +188,9 @@ impl Page {
             ],
             gauges: vec![
                 ("connections_open", "Connections open now", counters.open.load(Ordering::Relaxed) as f64),
-                ("requests_active", "Requests under way", counters.active.load(Ordering::Relaxed) as f64),
+                ("requests_active", "Requests in flight", counters.active.load(Ordering::Relaxed) as f64),
                 ("routes", "Routes in the table", served.tallied().count() as f64),
-                ("routes_unchanged_seconds", "Since the table was last replaced", age(changed)),
+                ("routes_unchanged_seconds", "Time since the table was last replaced", age(changed)),
             ],
             feed: feed.metrics(),
         }
@@ -210,12 +212,13 @@ impl prometheus_client::collector::Collector for Page {
             }
         }
         let name = "request_duration_seconds";
-        let mut family = to.encode_descriptor(name, "Until the last byte", None, MetricType::Histogram)?;
+        let mut family =
+            to.encode_descriptor(name, "Time until the last byte", None, MetricType::Histogram)?;
         for (route, tally) in &self.routes {
             histogram(family.encode_family(&[("route", route.as_str())])?, tally)?;
         }
         let mut family =
-            to.encode_descriptor("refused", "What was not served, by cause", None, MetricType::Counter)?;
+            to.encode_descriptor("refused", "Requests not served, by cause", None, MetricType::Counter)?;
         for (cause, count) in &self.refused {
             counter(family.encode_family(&[("cause", *cause)])?, *count)?;
         }

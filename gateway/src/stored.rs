@@ -87,7 +87,7 @@ impl Stored {
             following.certificates.set_live(false);
             let text = chain(lost.as_ref());
             if text != said {
-                tracing::warn!("certificates in the store: {text}; those that are known go on being served");
+                tracing::warn!("certificates in the store: {text}; still serving the known ones");
                 said = text;
             }
             wait = if begun.elapsed() > STEADY { SOON } else { (wait * 2).min(LATEST) };

@@ -154,7 +154,7 @@ impl Certificates {
         self.live.store(live, Ordering::Relaxed);
     }
 
-    /// Names with a certificate of the store, whether these are what it holds now, and when the first of them ends.
+    /// Host names with a certificate from the store, whether these are what it holds now, and when the first of them ends.
     pub fn stored(&self) -> (usize, bool, Option<u64>) {
         let stored = self.stored.load();
         let pairs = || stored.exact.values().chain(stored.below.values());

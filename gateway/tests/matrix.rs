@@ -180,7 +180,7 @@ fn heads() -> Vec<Row> {
             Wanted { interim: &[103, 103, 103], ..BAD },
         ),
         get(
-            "a tunnel that was not asked for",
+            "an unrequested protocol switch",
             &[Say("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n")],
             BAD,
         ),
@@ -257,7 +257,7 @@ fn silences() -> Vec<Row> {
     use Do::{Close, Pause, Say};
     const QUIET: u64 = 1_500;
     vec![
-        get("no answer in time", &[Pause(2 * QUIET), Close], LATE),
+        get("timed out", &[Pause(2 * QUIET), Close], LATE),
         get(
             "silence within a length",
             &[Say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello"), Pause(QUIET)],

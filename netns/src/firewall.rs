@@ -92,6 +92,6 @@ fn program() -> PathBuf {
 }
 
 fn failed(operation: &'static str, complaint: &str) -> Error {
-    let detail = complaint.lines().next().unwrap_or("nft failed without a word").trim().to_owned();
+    let detail = complaint.lines().next().unwrap_or("nft failed without an error message").trim().to_owned();
     Error::Program { operation, subject: format!("inet {TABLE}"), detail }
 }

@@ -30,17 +30,17 @@ pub(crate) struct Kept {
 pub(crate) enum Refused {
     #[error("cannot read it")]
     Io(#[from] io::Error),
-    #[error("it has {0} bytes, more than any snapshot")]
+    #[error("it has {0} bytes, too many for a snapshot")]
     Size(u64),
-    #[error("it does not begin like a snapshot of version 1")]
+    #[error("it does not start like a snapshot of version 1")]
     Header,
-    #[error("it is damaged: its checksum is another one")]
+    #[error("it is damaged: its checksum does not match")]
     Checksum,
     #[error("it is of network {0}")]
     Network(NetworkId),
-    #[error("its content is not what this release writes")]
+    #[error("its content was not written by this release")]
     Content(#[source] serde_json::Error),
-    #[error("it has {0:?}, which is no event")]
+    #[error("it contains {0:?}, which is not an event")]
     Event(String),
 }
 

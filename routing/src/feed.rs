@@ -81,7 +81,7 @@ impl<V: View> Feed<V> {
     pub async fn stop(self) {
         drop(self.stop);
         if let Err(died) = self.task.await {
-            tracing::error!("the feed of routing events had died: {died}");
+            tracing::error!("the routing feed task failed: {died}");
         }
     }
 }
@@ -137,7 +137,7 @@ impl<V: View> Keeper<V> {
         let (step, unreadable) = self.follow.take(report);
         if let Some(unreadable) = unreadable {
             self.stats.with(|stats| stats.figures.unreadable += 1);
-            tracing::warn!("a routing event counts as gone: {unreadable}");
+            tracing::warn!("an unreadable routing event counts as a deletion: {unreadable}");
         }
         match step {
             Step::Nothing => {}
@@ -157,7 +157,7 @@ impl<V: View> Keeper<V> {
             Step::Caught(differs) => self.caught(differs),
             Step::Gap => {
                 self.stats.with(|stats| stats.figures.gaps += 1);
-                tracing::info!("a routing event was missed: building anew");
+                tracing::info!("a routing event was missed: rebuilding");
                 self.again();
             }
         }
@@ -193,7 +193,7 @@ impl<V: View> Keeper<V> {
         self.stats.with(|stats| stats.figures.losses += 1);
         let text = lost.to_string();
         if text != self.said {
-            tracing::warn!("routing events: {text}; what is known goes on being served");
+            tracing::warn!("routing events: {text}; serving the last known state");
             self.said = text;
         }
         self.again();
@@ -242,7 +242,7 @@ impl<V: View> Keeper<V> {
         let Some((_, at)) = self.heard else { return };
         tracing::warn!(
             sequence = self.follow.sequence(),
-            "routing is the last good state: the stream is away"
+            "serving the last known routing state: the stream is disconnected"
         );
         self.freshness = last_good(at);
         self.send();

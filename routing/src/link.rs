@@ -53,13 +53,13 @@ pub(crate) enum Lost {
     Connect(String),
     #[error("cannot follow the stream of routing events: {0}")]
     Consumer(String),
-    #[error("NATS does not allow it: {0}")]
+    #[error("NATS denied it: {0}")]
     Refused(String),
     #[error("the connection to NATS was lost")]
     Disconnected,
-    #[error("nothing was heard of the stream for {} s", SILENCE.as_secs_f32())]
+    #[error("no message from the stream for {} s", SILENCE.as_secs_f32())]
     Silent,
-    #[error("the stream sent what is not its own: {0}")]
+    #[error("the stream sent an unexpected message: {0}")]
     Strange(String),
 }
 
@@ -202,7 +202,7 @@ async fn refusal(said: &mut mpsc::Receiver<Said>) -> Lost {
             None | Some(Said::Disconnected | Said::Closed | Said::Draining) => return Lost::Disconnected,
             Some(Said::ServerError(error)) => return Lost::Refused(error.to_string()),
             // It has thrown messages away.
-            Some(Said::SlowConsumer(_)) => return Lost::Strange("more than could be taken in".into()),
+            Some(Said::SlowConsumer(_)) => return Lost::Strange("too slow a consumer".into()),
             Some(Said::Connected | Said::LameDuckMode | Said::ClientError(_)) => {}
         }
     }

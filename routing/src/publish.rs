@@ -34,7 +34,7 @@ pub enum PublishError {
     #[error("{0} was changed meanwhile")]
     Conflict(Key),
     /// The value is one of another kind of key.
-    #[error("that is no value for {0}")]
+    #[error("invalid value for {0}")]
     Kind(Key),
     /// What the stream holds of the key cannot be read.
     #[error("{key} in the stream is damaged")]

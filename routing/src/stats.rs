@@ -82,18 +82,18 @@ impl FeedStats {
         let mut all = vec![
             gauge("routing_freshness", "0 never filled, 1 last good state, 2 live", state),
             gauge("routing_sequence", "Stream sequence of the routing state that is served", sequence),
-            counter("routing_rebuilds", "Times the routing state was built from nothing", self.rebuilds),
-            counter("routing_gaps", "Times a routing event was missed", self.gaps),
+            counter("routing_rebuilds", "Full rebuilds of the routing state", self.rebuilds),
+            counter("routing_gaps", "Missed routing events", self.gaps),
             counter(
                 "routing_losses",
-                "Times the stream of routing events was lost or not reached",
+                "Failed or lost connections to the stream of routing events",
                 self.losses,
             ),
             counter("routing_unreadable", "Routing events that could not be read", self.unreadable),
-            counter("routing_views", "Times a view of the routing state was made", self.views),
+            counter("routing_views", "Views built of the routing state", self.views),
             counter("routing_unsaved", "Times the routing snapshot could not be written", self.unsaved),
         ];
-        let help = "Seconds since the stream of routing events was heard of";
+        let help = "Seconds since the last message from the stream of routing events";
         all.extend(self.age.map(|age| gauge("routing_age_seconds", help, age.as_secs_f64())));
         all
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// `cert`.
 #[derive(Subcommand)]
 pub(crate) enum Cert {
-    /// Put a certificate with its private key into the store; it replaces the one with the same first name
+    /// Store a certificate with its private key; it replaces the one with the same first name
     #[command(after_help = IMPORT_HELP)]
     Import {
         /// The whole chain in PEM, the certificate itself first
@@ -24,10 +24,10 @@ pub(crate) enum Cert {
         #[arg(long)]
         key_stdin: bool,
     },
-    /// List the certificates in the store: names, end, fingerprint; never their keys
+    /// List the certificates in the store: names, expiry, fingerprint; never the private keys
     #[command(visible_alias = "list")]
     Ls,
-    /// Take a certificate out of the store
+    /// Remove a certificate from the store
     #[command(visible_alias = "remove")]
     Rm {
         /// Its first name, as `cert ls` shows it
@@ -35,5 +35,5 @@ pub(crate) enum Cert {
     },
 }
 
-const IMPORT_HELP: &str = "Every machine with `gateway_https_listen_addr` serves it within a second, to connections that are \
-made from then on. Every machine of the network can read the key: each of them serves HTTPS with it.";
+const IMPORT_HELP: &str = "Every machine with `gateway_https_listen_addr` serves it to new connections within a second. Every \
+machine of the network can read the private key, because each serves HTTPS with it.";

@@ -19,17 +19,17 @@ pub(crate) enum Image {
 /// `image push`.
 #[derive(Args)]
 pub(crate) struct Push {
-    /// The image, by a name of this machine's engine; without a tag it is `latest`
+    /// Image name in this machine's Docker engine; the tag defaults to `latest`
     pub(crate) image: ImageRef,
-    /// Only to this machine; may be given more than once [default: all machines of the network]
+    /// Send to this machine only; repeatable [default: all machines of the network]
     #[arg(long, value_name = "MACHINE", add = ArgValueCompleter::new(machine_names))]
     pub(crate) to: Vec<MachineId>,
-    /// Show which machines have it and which would get it, and do nothing
+    /// Show which machines have it and which would get it; change nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
 }
 
 const PUSH_HELP: &str = "\
-No registry is needed: machines fetch the image from this one. Those that have it are skipped, so a push that was
-cut off or failed for some machines is simply repeated. What fails on one machine does not keep the others from it.
+No registry is needed: machines fetch the image from this one. Machines that have it are skipped, so repeat a push
+that was interrupted or failed for some machines. A failure on one machine does not stop the others.
   docker build -t shop-web:43 . && ployzctl image push shop-web:43 && ployzctl deploy";

@@ -16,10 +16,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 pub(crate) struct Deploy {
     #[command(flatten)]
     pub(crate) file: File,
-    /// Show what would be done and do nothing, as `deploy preview` does
+    /// Show the plan and change nothing, like `deploy preview`
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
-    /// Refuse unless this is still the namespace's last deploy: `baseline` of the preview you looked at
+    /// Refuse unless this is still the namespace's latest deploy (`baseline` of a preview)
     #[arg(long, value_name = "DEPLOY", conflicts_with = "dry_run")]
     pub(crate) expect_baseline: Option<DeployId>,
     #[command(subcommand)]
@@ -29,7 +29,7 @@ pub(crate) struct Deploy {
 /// Where the manifest is.
 #[derive(Args)]
 pub(crate) struct File {
-    /// The manifest, TOML or JSON; `-` reads standard input [default: ployz.toml or ployz.json here]
+    /// The manifest, TOML or JSON; `-` reads standard input [default: ./ployz.toml or ./ployz.json]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 }
@@ -39,10 +39,10 @@ pub(crate) struct File {
 pub(crate) enum DeployVerb {
     /// Show what a deploy would do: every service and slot, the machines, the phases. Changes nothing
     Preview(File),
-    /// Deploy one service from flags instead of a manifest; the others of its namespace stay
+    /// Deploy one service from flags instead of a manifest; other services of its namespace stay as they are
     #[command(after_help = SERVICE_HELP)]
     Service(Box<OneService>),
-    /// Follow a deploy that is under way from its beginning to its end, or see how one ended
+    /// Follow a running deploy from its first line, or show how one ended
     #[command(after_help = ATTACH_HELP)]
     Attach(Attach),
 }
@@ -50,7 +50,7 @@ pub(crate) enum DeployVerb {
 /// `deploy attach`.
 #[derive(Args)]
 pub(crate) struct Attach {
-    /// The deploy [default: the latest that is under way on this machine, else the latest that ended]
+    /// The deploy [default: the latest running on this machine, else the latest that ended]
     pub(crate) deploy: Option<DeployId>,
     /// Undo it; refused once it is committed
     #[arg(long)]
@@ -72,28 +72,28 @@ pub(crate) struct OneService {
     /// The namespace it is part of
     #[arg(long, add = ArgValueCompleter::new(namespaces))]
     pub(crate) namespace: String,
-    /// Port of the machines that leads to a port of the containers: 8080:80, 53:53/udp
+    /// Publish a container port on the machine: 8080:80, 53:53/udp
     #[arg(short, long, value_name = "HOST:CONTAINER[/PROTOCOL]")]
     pub(crate) publish: Vec<String>,
-    /// Variable of the containers; other users of this machine can see it in the process list
+    /// Environment variable; other users of this machine can see it in the process list
     #[arg(short, long, value_name = "KEY=VALUE")]
     pub(crate) env: Vec<String>,
-    /// Read more variables from standard input, one KEY=VALUE a line
+    /// Read more variables from standard input, one KEY=VALUE per line
     #[arg(long)]
     pub(crate) env_stdin: bool,
-    /// Volume of the namespace and where it is in the containers
+    /// Mount a volume of the namespace into the containers
     #[arg(short, long, value_name = "SRC:DST[:ro]")]
     pub(crate) volume: Vec<String>,
-    /// When Docker starts a container again [default: unless-stopped]
+    /// When Docker restarts a container [default: unless-stopped]
     #[arg(long, value_parser = RESTARTS)]
     pub(crate) restart: Option<String>,
     /// How many containers, spread over the machines [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_REPLICAS)))]
     pub(crate) replicas: Option<u32>,
-    /// Show what would be done and do nothing
+    /// Show the plan and change nothing
     #[arg(short = 'n', long)]
     pub(crate) dry_run: bool,
-    /// Program and arguments in place of the image's own
+    /// Command and arguments, instead of the image's own
     #[arg(last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
@@ -104,26 +104,26 @@ pub(crate) enum Service {
     /// List the services: image, how many of the wanted instances are ready, routes
     #[command(visible_alias = "list")]
     Ls {
-        /// Only of this namespace
+        /// Only this namespace
         #[arg(long, add = ArgValueCompleter::new(namespaces))]
         namespace: Option<Namespace>,
     },
-    /// Show one service: what was committed, and each instance with its machine, address and state
+    /// Show one service: the committed spec, and each instance with its machine, address and state
     Inspect {
         /// The service
         #[arg(value_name = "NAMESPACE/SERVICE", add = ArgValueCompleter::new(services))]
         service: Named,
     },
-    /// Print what the instances of a service printed, each line behind the instance's name
+    /// Print a service's logs, each line prefixed with the instance's name
     #[command(after_help = LOGS_HELP)]
     Logs(Logs),
-    /// Remove a service: its routes and names go, connections finish, its containers are removed
+    /// Remove a service: its routes and DNS names, then, after draining, its containers
     #[command(visible_alias = "remove")]
     Rm {
         /// The service
         #[arg(value_name = "NAMESPACE/SERVICE", add = ArgValueCompleter::new(services))]
         service: Named,
-        /// Show what would be done and do nothing
+        /// Show the plan and change nothing
         #[arg(short = 'n', long)]
         dry_run: bool,
     },
@@ -135,17 +135,16 @@ pub(crate) struct Logs {
     /// The service
     #[arg(value_name = "NAMESPACE/SERVICE", add = ArgValueCompleter::new(services))]
     pub(crate) service: Named,
-    /// Only of this instance
+    /// Only this instance
     #[arg(long)]
     pub(crate) instance: Option<InstanceId>,
-    /// At most so many lines of each instance, the newest [default: 100; with --since all that the
-    /// machines give]
-    #[arg(short = 'n', long, value_name = "LINES")]
+    /// Newest N lines of each instance [default: 100; with --since, all of them]
+    #[arg(short = 'n', long, value_name = "N")]
     pub(crate) tail: Option<u32>,
-    /// Only lines younger than this, or printed after a time: 90s, 10m, 2h, 3d, @1782907200
+    /// Only lines newer than this age, or printed after this time: 90s, 10m, 2h, 3d, @1782907200
     #[arg(long, value_name = "AGE|@TIME")]
     pub(crate) since: Option<Since>,
-    /// Go on with new lines as they come, also of instances that start later, until Ctrl-C
+    /// Keep printing new lines, also from instances started later, until Ctrl-C
     #[arg(short, long)]
     pub(crate) follow: bool,
 }
@@ -168,7 +167,7 @@ impl FromStr for Named {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let (namespace, service) =
-            text.split_once('/').ok_or("NAMESPACE/SERVICE is wanted; `ployzctl service ls` shows them")?;
+            text.split_once('/').ok_or("expected NAMESPACE/SERVICE; `ployzctl service ls` lists them")?;
         let namespace = namespace.parse().map_err(|error| format!("{error}"))?;
         Ok(Self { namespace, service: service.parse().map_err(|error| format!("{error}"))? })
     }
@@ -177,7 +176,7 @@ impl FromStr for Named {
 impl FromStr for Since {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = "an age such as 90s, 10m, 2h or 3d, or a Unix time such as @1782907200, is wanted";
+        let wrong = "expected an age such as 90s, 10m, 2h or 3d, or a Unix time such as @1782907200";
         since(text).ok_or_else(|| wrong.to_owned())
     }
 }
@@ -215,32 +214,31 @@ const RESTARTS: [&str; 4] = ["unless-stopped", "always", "on-failure", "no"];
 const PULLS: [&str; 3] = ["missing", "always", "never"];
 
 pub(super) const DEPLOY_HELP: &str = "\
-A manifest says everything that should run in one namespace; services it does not name are removed.
-  ployzctl deploy preview                 what would be done with ./ployz.toml or ./ployz.json
+A manifest lists everything that runs in one namespace; services it does not name are removed.
+  ployzctl deploy preview                 the plan for ./ployz.toml or ./ployz.json
   ployzctl deploy -f shop.toml
   render-manifest | ployzctl deploy -f -
-All machines that must take part are asked before anything is changed, and new containers are ready
-before the deploy counts: if it fails, everything is as it was.
-Ctrl-C ends this command and not the deploy: `deploy attach` shows it again, and a second Ctrl-C
-undoes what is not committed.";
+All participating machines are checked before anything changes, and new containers must be ready
+before the deploy is committed. If it fails before that, it is undone.
+Ctrl-C ends this command, not the deploy: `deploy attach` follows it again. A second Ctrl-C undoes
+a deploy that is not committed yet.";
 
 const ATTACH_HELP: &str = "\
-A deploy goes on in ployzd whatever becomes of the command that asked for it. The exit code is that
-of the deploy. What ended within the last hour is shown too; of a deploy that another machine
-carries out, its phases.
+A deploy continues in ployzd after its command ends. The exit code is the deploy's. Deploys that
+ended within the last hour are shown too; for a deploy on another machine, only its phases.
   ployzctl deploy attach
   ployzctl deploy attach 0011223344556677 --abort";
 
 const SERVICE_HELP: &str = "\
 Example:
   ployzctl deploy service web --namespace shop --image shop-web:42 --replicas 3 -p 8080:80 -- serve
-Secrets go in through standard input:
+Pass secrets on standard input:
   ployzctl deploy service web --namespace shop --image shop-web:42 --env-stdin < secrets.env
 Routes, readiness, placement and limits need a manifest.";
 
 const LOGS_HELP: &str = "\
 Examples:
-  ployzctl service logs shop/web -n 20 -f
+  ployzctl service logs shop/web --tail 20 -f
   ployzctl service logs shop/web --since 10m --plain | grep -c stderr
 With --json and --follow, each line is one JSON object.";
 

@@ -13,7 +13,7 @@ use ployz_core::wire::v1::api::{
     MeshStatus, NetworkSummary, Payload, PeerStatus, Status,
 };
 use ployz_core::wire::v1::certificate::CertificateRow;
-use ployz_core::wire::v1::doctor::{Doctor, Level};
+use ployz_core::wire::v1::doctor::Doctor;
 use ployz_core::wire::v1::record::MachineMembership;
 use std::io::{self, Write};
 
@@ -30,7 +30,7 @@ pub(crate) fn write(payload: &Payload, out: &mut dyn Write, notes: &mut dyn Writ
         Payload::MachineList { rows } => write_machines(rows, out),
         Payload::MachineInviteCreate { token, invite_id, expires_at, warnings } => {
             warnings.iter().try_for_each(|warning| writeln!(notes, "warning: {}", clean(warning)))?;
-            writeln!(notes, "Invite {invite_id} lets one machine in, once, until {}.", time(*expires_at))?;
+            writeln!(notes, "Invite {invite_id} admits one machine, once, until {}.", time(*expires_at))?;
             writeln!(notes, "Run `ployzctl mesh join --token-stdin` there and paste this token:")?;
             notes.flush()?;
             writeln!(out, "{}", clean(token))
@@ -89,7 +89,7 @@ fn write_status(status: &Status, out: &mut dyn Write) -> io::Result<()> {
     if !status.control_plane.is_empty() {
         writeln!(out)?;
         let rows: Vec<Vec<String>> = status.control_plane.iter().map(control_plane_row).collect();
-        table(&["CONTROL PLANE", "HEALTHY", "STALE SINCE", "ERROR"], &rows, out)?;
+        table(&["DEPENDENCY", "HEALTHY", "STALE SINCE", "ERROR"], &rows, out)?;
     }
     Ok(())
 }
@@ -117,14 +117,12 @@ fn write_doctor(found: &Doctor, out: &mut dyn Write) -> io::Result<()> {
             writeln!(out, "{:<4}  {:<width$}  -> {}", "", "", clean(advice))?;
         }
     }
-    let count = |level| found.checks.iter().filter(|check| check.level == level).count();
-    let (warn, fail) = (count(Level::Warn), count(Level::Fail));
-    writeln!(out, "\n{} checks: {fail} failed, {warn} to look at", found.checks.len())
+    writeln!(out, "\n{}", found.summary())
 }
 
 fn write_explain(explain: &Explain, out: &mut dyn Write) -> io::Result<()> {
     if explain.runs.is_empty() && explain.containers.is_none() {
-        return writeln!(out, "no reconciliation since ployzd was started");
+        return writeln!(out, "no reconciliation since ployzd started");
     }
     for (index, run) in explain.runs.iter().enumerate() {
         if index > 0 {
@@ -145,10 +143,10 @@ fn write_explain(explain: &Explain, out: &mut dyn Write) -> io::Result<()> {
 
 fn write_containers(containers: &ExplainContainers, out: &mut dyn Write) -> io::Result<()> {
     if let Some(why) = &containers.unknown {
-        return writeln!(out, "containers are not known: {}", clean(why));
+        return writeln!(out, "cannot list containers: {}", clean(why));
     }
     if containers.rows.is_empty() {
-        return writeln!(out, "no containers of services");
+        return writeln!(out, "no service containers");
     }
     let row = |row: &ContainerStatus| {
         vec![clean(&row.container), clean(&row.verdict), clean(&row.reasons.join("; "))]
@@ -193,7 +191,9 @@ fn write_candidates(peers: &[PeerStatus], out: &mut dyn Write) -> io::Result<()>
     if lost.peek().is_some() {
         writeln!(out)?;
     }
-    lost.try_for_each(|peer| writeln!(out, "{} may also be at: {}", peer.id, list(&peer.candidates)))
+    lost.try_for_each(|peer| {
+        writeln!(out, "{} may also be reachable at: {}", peer.id, list(&peer.candidates))
+    })
 }
 
 fn peer_row(peer: &PeerStatus) -> Vec<String> {

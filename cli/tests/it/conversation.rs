@@ -149,8 +149,12 @@ fn a_daemon_that_dies_in_between_leaves_a_way_on() {
     for script in [Script::pieces(&[progress]).hang_up(), Script::pieces(&[progress]), Script::pieces(&[])] {
         let run = once(script, &["mesh", "start", "prod"], "");
         assert_eq!((run.code, run.out.as_str()), (Some(1), ""));
-        assert!(run.err.starts_with("error: ployzd hung up before its answer was complete\n"), "{}", run.err);
-        assert!(run.err.contains("`ployzctl status` shows what was done"), "{}", run.err);
+        assert!(
+            run.err.starts_with("error: ployzd closed the connection before its response was complete\n"),
+            "{}",
+            run.err
+        );
+        assert!(run.err.contains("`ployzctl status` shows the current state"), "{}", run.err);
     }
 }
 

@@ -95,7 +95,7 @@ fn secret_variables_come_through_standard_input() {
     assert_eq!(asked["manifest"]["services"][0]["env"], json!({"A": "1", "KEY": "a b=c", "OTHER": ""}));
     assert!(refused(&line, "").err.contains("no list of variables on standard input"));
     let run = refused(&line, "A=secret\n");
-    assert!(run.err.contains("A is there twice") && !run.err.contains("secret"), "{}", run.err);
+    assert!(run.err.contains("A is given twice") && !run.err.contains("secret"), "{}", run.err);
     assert!(!refused(&line, "secret\n").err.contains("secret"));
 }
 
@@ -103,7 +103,7 @@ fn secret_variables_come_through_standard_input() {
 fn a_bad_manifest_is_refused_with_file_line_key_and_suggestion() {
     let (run, asked) =
         beside(&[("shop.toml", &SHOP.replace("image", "imgae"))], &["deploy", "-f", "shop.toml"]);
-    let want = "error [MANIFEST_INVALID]: the manifest is refused; nothing was asked of ployzd\n  \
+    let want = "error [MANIFEST_INVALID]: the manifest is invalid; nothing was sent to ployzd\n  \
         caused by: shop.toml:5: services[0].imgae: unknown key; did you mean image?\n  \
         hint: the message names file, line and key; docs/manifest.schema.json is the schema\n";
     assert_eq!((run.code, run.out.as_str(), run.err.as_str()), (Some(2), "", want));
@@ -121,7 +121,7 @@ fn a_bad_manifest_is_refused_with_file_line_key_and_suggestion() {
         assert!(run.err.contains(why), "{}", run.err);
     }
     let long = format!("{SHOP}# {}", "x".repeat(300_000));
-    assert!(refused_manifest(&long).err.contains("at most 262144 are taken"));
+    assert!(refused_manifest(&long).err.contains("at most 262144 are allowed"));
 }
 
 fn refused_manifest(text: &str) -> Run {
@@ -174,7 +174,7 @@ fn flags_that_cannot_be_are_refused_by_name() {
     let base = ["deploy", "service", "web", "--image", "web:1", "--namespace", "shop"];
     for (more, why) in [
         (&["-p", "80"][..], "--publish: \"80\" is not HOST:CONTAINER"),
-        (&["-e", "A"], "--env: KEY=VALUE is wanted"),
+        (&["-e", "A"], "--env: expected KEY=VALUE"),
         (&["-v", "/srv:/srv"], "--volume: \"/srv\" is a path of the machine"),
         (&["--restart", "sometimes"], "possible values: unless-stopped, always, on-failure, no"),
         (&["--replicas", "0"], "--replicas"),

@@ -20,7 +20,7 @@ fn ill() -> Doctor {
     let mut found = healthy();
     found.checks.push(Check::fail(
         "gateway-port",
-        "0.0.0.0:80 is taken by nginx (pid 7)",
+        "0.0.0.0:80 is already in use by nginx (pid 7)",
         "stop it, or set gateway_listen_addr",
     ));
     found

@@ -74,9 +74,9 @@ fn signal(child: &Child, name: &str) {
 #[test]
 fn the_first_ctrl_c_says_that_the_deploy_goes_on_and_how_to_follow_it() {
     let began = Instant::now();
-    let run = Interrupted::once(vec![goes_on(false)], &REMOVE, "-INT", "goes on");
+    let run = Interrupted::once(vec![goes_on(false)], &REMOVE, "-INT", "continues");
     let (status, said, asked) = run.end();
-    let want = "deploy 00000000000000aa of namespace shop goes on: `ployzctl deploy attach 00000000000000aa` or the same \
+    let want = "deploy 00000000000000aa of namespace shop continues: `ployzctl deploy attach 00000000000000aa` or the same \
         command again shows it\nCtrl-C again within 5s undoes it\n";
     assert_eq!((status.code(), said.as_str(), asked.len()), (Some(130), want, 1));
     assert!(began.elapsed() > Duration::from_secs(5), "the second one is waited for");
@@ -84,12 +84,12 @@ fn the_first_ctrl_c_says_that_the_deploy_goes_on_and_how_to_follow_it() {
 
 #[test]
 fn a_second_ctrl_c_undoes_what_is_not_committed() {
-    let undone = Script::ok("deploy 00000000000000aa was given up and undone; nothing was changed");
+    let undone = Script::ok("deploy 00000000000000aa was aborted and undone; nothing was changed");
     let run = Interrupted::once(vec![goes_on(false), undone], &REMOVE, "-INT", "undoes it");
     signal(&run.child, "-INT");
     let (status, said, asked) = run.end();
     assert_eq!(asked[1], json!({"command": "deploy-attach", "deploy": "00000000000000aa", "abort": true}));
-    assert!(said.ends_with("was given up and undone; nothing was changed\n"), "{said}");
+    assert!(said.ends_with("was aborted and undone; nothing was changed\n"), "{said}");
     assert_eq!(status.code(), Some(130));
 }
 
@@ -108,7 +108,7 @@ fn what_is_committed_is_left_at_once_and_named() {
     let run = Interrupted::once(vec![goes_on(true)], &REMOVE, "-INT", "cannot be undone");
     let (status, said, asked) = run.end();
     assert!(
-        said.contains("is committed and cannot be undone; it goes on: `ployzctl deploy attach"),
+        said.contains("is committed and cannot be undone; it continues: `ployzctl deploy attach"),
         "{said}"
     );
     assert_eq!((status.code(), asked.len()), (Some(130), 1));
@@ -132,7 +132,7 @@ fn other_changes_go_on_too_and_questions_just_end() {
         vec![stays.clone()],
         &["mesh", "start", "prod"],
         "-INT",
-        "ployzd goes on with this",
+        "ployzd continues with this",
     );
     assert_eq!(run.end().0.code(), Some(130));
     let run = Interrupted::once(vec![goes_on(false)], &REMOVE, "-TERM", "--abort` undoes it");

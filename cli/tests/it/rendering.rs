@@ -190,7 +190,7 @@ fn explain_containers() {
     let rows = vec![
         row("shop.web-0-k3x9a", "adopt", &[]),
         row("shop.web-1-p0q1r", "recreate", &["memory: none -> 268435456; restart: no -> unless-stopped"]),
-        row("shop.web-2-zz9y8", "create", &["its container is gone; the next deploy makes another one"]),
+        row("shop.web-2-zz9y8", "create", &["its container is gone; the next deploy creates a new one"]),
     ];
     let of = |containers| explained(Vec::new(), Some(containers));
     session("explain-containers.txt", "explain containers", of(ExplainContainers { rows, unknown: None }));

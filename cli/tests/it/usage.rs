@@ -219,6 +219,13 @@ fn each_command_asks_for_what_it_says() {
             json!({"command": "service-logs", "namespace": "shop", "service": "web", "tail": 5,
                 "after": 17_000_000_000_u64, "instance": "web-0-abc12"}),
         ),
+        ("mesh ls", "", json!({"command": "mesh-list"})),
+        ("machine invite ls", "", json!({"command": "invite-list"})),
+        (
+            "service logs shop/web --tail 7",
+            "",
+            json!({"command": "service-logs", "namespace": "shop", "service": "web", "tail": 7}),
+        ),
         (
             "service logs shop/web --since @17",
             "",

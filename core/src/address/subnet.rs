@@ -155,7 +155,7 @@ impl fmt::Display for NodeSubnet {
 
 impl fmt::Display for AddressPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} in /{} slices", self.cluster_cidr, self.subnet_prefix_len)
+        write!(f, "{} in /{} node subnets", self.cluster_cidr, self.subnet_prefix_len)
     }
 }
 

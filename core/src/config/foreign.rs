@@ -55,11 +55,11 @@ const WORDS: &[(&[&str], &str)] = &[
         "did you mean daemon_metrics_listen_addr, gateway_metrics_listen_addr or dns_metrics_listen_addr?",
     ),
     (&["state_dir", "root", "data_root"], "did you mean data_dir?"),
-    (&["mtu"], "take it out: the tunnel's MTU follows from the links of the machine"),
-    (&["name", "hostname", "node_name", "machine_name"], "take it out: a machine is called by its host name"),
+    (&["mtu"], "remove it: the tunnel's MTU follows from the links of the machine"),
+    (&["name", "hostname", "node_name", "machine_name"], "remove it: a machine is called by its host name"),
     (
         &["private_key", "public_key", "peers"],
-        "take it out: keys and peers are made by `mesh init` and `mesh join`",
+        "remove it: keys and peers are made by `mesh init` and `mesh join`",
     ),
-    (&["token", "join_token"], "take it out: a token is given to `ployzctl mesh join --token-stdin`"),
+    (&["token", "join_token"], "remove it: a token is given to `ployzctl mesh join --token-stdin`"),
 ];

@@ -105,7 +105,7 @@ impl Place<'_> {
     fn refusal(&self, service: &Service) -> Option<&'static str> {
         let machine = self.machine;
         if !allowed(&service.placement, machine) {
-            return Some("is not meant by the placement");
+            return Some("does not match the placement constraints");
         }
         match machine.lifecycle {
             Lifecycle::Active => {}
@@ -119,7 +119,7 @@ impl Place<'_> {
             return Some("has no address left in its subnet");
         }
         let taken = service.published().any(|port| self.ports.contains(&port));
-        taken.then_some("has a published port taken")
+        taken.then_some("has a published port in use")
     }
 }
 

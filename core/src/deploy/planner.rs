@@ -276,7 +276,7 @@ impl<'a, 'd> Planner<'a, 'd> {
         let stays = slots.iter().any(|slot| slot.action == Action::Unchanged);
         if service.rollout.order == Order::StopFirst && replaced > 0 && !stays {
             self.warnings.push(format!(
-                "{}: stop-first: it does not answer from the stop of its old instances until the commit",
+                "{}: stop-first: unavailable from the stop of its old instances until the commit",
                 service.name
             ));
         }

@@ -43,16 +43,16 @@ pub fn judge(plan: &DeployPlan, machine: &MachineId, asked: &Probe, told: &Probe
         let image = &committed.service.image;
         match (told.images.get(image), &committed.content) {
             (None, _) => {
-                failures.push(failure(ErrorCode::ImageMissing, format!("the image {image} is not there")));
+                failures.push(failure(ErrorCode::ImageMissing, format!("the image {image} is missing")));
             }
             (Some(seen), Some(content)) if seen.content != *content => failures.push(failure(
                 ErrorCode::ImageMissing,
-                format!("the image {image} there is not the one that the other machines have"),
+                format!("its image {image} differs from the other machines'"),
             )),
             _ => {}
         }
         for (protocol, port) in committed.service.published().filter(|port| told.taken.contains(port)) {
-            failures.push(failure(ErrorCode::PortTaken, format!("port {port}/{protocol} is taken")));
+            failures.push(failure(ErrorCode::PortTaken, format!("port {port}/{protocol} is in use")));
         }
     }
     // Two slots of one service say it once.
@@ -62,7 +62,7 @@ pub fn judge(plan: &DeployPlan, machine: &MachineId, asked: &Probe, told: &Probe
         failures.push(DeployFailure::new(ErrorCode::NoEligibleMachine, what).on(machine));
     }
     if asked.starts > 0 && told.free_disk.is_some_and(|free| free < MIN_DISK) {
-        let what = "less than 64M are left where the engine keeps containers".to_owned();
+        let what = "less than 64M free where the engine stores containers".to_owned();
         failures.push(DeployFailure::new(ErrorCode::DiskFull, what).on(machine));
     }
     failures

@@ -10,10 +10,10 @@ use std::collections::BTreeSet;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// Deploys have no volumes yet.
-    #[error("the manifest has volumes, which deploys do not take yet")]
+    #[error("the manifest has volumes, which are not supported yet")]
     Volumes,
     /// Some instance has nowhere to go.
-    #[error("no machine can take slot {slot} of {service}: {}", reasons(.refusals))]
+    #[error("no machine fits slot {slot} of {service}: {}", reasons(.refusals))]
     NoEligibleMachine {
         /// The service.
         service: ServiceName,
@@ -29,7 +29,7 @@ pub enum PlanError {
         machines: BTreeSet<MachineId>,
     },
     /// A route belongs to a service of another namespace.
-    #[error("the route {route} of {service} is that of {owner}")]
+    #[error("the route {route} of {service} belongs to {owner}")]
     RouteTaken {
         /// The service that asks for it.
         service: ServiceName,
@@ -39,7 +39,7 @@ pub enum PlanError {
         owner: ServiceRef,
     },
     /// A port would be a TCP route's and a container's: whichever stops for a moment loses it to the other.
-    #[error("port {port} cannot be the TCP route of {route} and be published by {publisher} as well")]
+    #[error("port {port} cannot be both the TCP route of {route} and published by {publisher}")]
     PortShared {
         /// The port.
         port: u16,
@@ -67,7 +67,7 @@ pub enum PlanError {
         image: ImageRef,
     },
     /// More than the records of a deploy can hold.
-    #[error("{slots} instances are more than the {MAX_SLOTS} that a namespace can have")]
+    #[error("{slots} instances exceed the limit of {MAX_SLOTS} in a namespace")]
     TooManySlots {
         /// How many were asked for.
         slots: usize,

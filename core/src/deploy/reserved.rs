@@ -6,14 +6,14 @@ pub fn reserved_port(port: u16) -> Option<&'static str> {
 }
 
 const RESERVED: [(u16, &str); 10] = [
-    (53, "that of DNS"),
-    (80, "that of HTTP"),
-    (443, "that of HTTPS"),
-    (4222, "that of the store"),
-    (4318, "that of joins"),
-    (4319, "that of transfers between machines"),
-    (6222, "that of the store"),
-    (7422, "that of the store"),
-    (8222, "that of the store"),
-    (51820, "that of the tunnel"),
+    (53, "used by DNS"),
+    (80, "used by HTTP"),
+    (443, "used by HTTPS"),
+    (4222, "used by the store"),
+    (4318, "used by joins"),
+    (4319, "used by transfers between machines"),
+    (6222, "used by the store"),
+    (7422, "used by the store"),
+    (8222, "used by the store"),
+    (51820, "used by the tunnel"),
 ];

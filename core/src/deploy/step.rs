@@ -171,11 +171,13 @@ fn contradiction(status: &DeployStatus, decision: Option<&Decision>) -> Option<&
     use DeployPhase::{Cleaned, Committed, Drained, Routed, Undone};
     match (decision, status.phase) {
         (Some(decision), _) if *decision.deploy() != status.deploy => {
-            Some("the decision is about another deploy")
+            Some("the decision belongs to another deploy")
         }
-        (None, Committed | Routed | Drained) => Some("it went past its commit, but there is no commit"),
+        (None, Committed | Routed | Drained) => {
+            Some("its status is past the commit, but there is no commit record")
+        }
         (Some(Decision::Abandoned { .. }), Committed | Routed | Drained | Cleaned) => {
-            Some("it went past its commit, but it was abandoned")
+            Some("its status is past the commit, but it was abandoned")
         }
         (Some(Decision::Committed(_)), Undone) => Some("it was undone, but there is a commit"),
         _ => None,

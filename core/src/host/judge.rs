@@ -14,12 +14,12 @@ use std::path::Path;
 /// Whether the kernel has IPv6. Switched off for single links it is switched on for ours.
 pub fn ipv6(kernel_has_it: bool) -> Check {
     if kernel_has_it {
-        return Check::ok("ipv6", "the kernel has it, and our links have it switched on");
+        return Check::ok("ipv6", "enabled in the kernel and on Ployz's links");
     }
     Check::fail(
         "ipv6",
         "the kernel runs without IPv6, and the overlay is IPv6",
-        "take ipv6.disable=1 off the kernel's command line; net.ipv6.conf.all.disable_ipv6=1 is no hindrance",
+        "take ipv6.disable=1 off the kernel's command line; net.ipv6.conf.all.disable_ipv6=1 is not a problem",
     )
 }
 
@@ -31,13 +31,14 @@ pub fn policy_rules(foreign: &[Rule], ranges: &[IpNet]) -> Check {
         .map(|rule| format!("`{rule}`"))
         .collect();
     if before.is_empty() {
-        let seen = format!("ours ({LOCAL_PRIORITY} and {MAIN_PRIORITY}) come before those of others");
+        let seen =
+            format!("Ployz's rules ({LOCAL_PRIORITY} and {MAIN_PRIORITY}) precede all others that matter");
         return Check::ok("policy-rules", seen);
     }
     Check::warn(
         "policy-rules",
         format!(
-            "rules of others come before ours ({LOCAL_PRIORITY} and {MAIN_PRIORITY}): {}",
+            "rules of other programs precede Ployz's ({LOCAL_PRIORITY} and {MAIN_PRIORITY}): {}",
             before.join(", ")
         ),
         "give them a priority above 76, or exclude the overlay's ranges; `ip rule`, `ip -6 rule`",
@@ -52,7 +53,7 @@ pub fn overlay_route(ways: &[(IpNet, Way)]) -> Check {
         .map(|(range, way)| format!("packets to {range} {way}"))
         .collect();
     if lost.is_empty() {
-        return Check::ok("overlay-route", format!("the overlay is reached by {HOST_END}"));
+        return Check::ok("overlay-route", format!("packets to the overlay leave by {HOST_END}"));
     }
     Check::fail(
         "overlay-route",
@@ -69,26 +70,26 @@ pub fn underlay_route(ways: &[(MachineId, SocketAddr, Way)]) -> Check {
         .map(|(peer, at, way)| format!("packets to {peer} at {at} {way}"))
         .collect();
     if odd.is_empty() {
-        return Check::ok("underlay-route", "the peers' endpoints are reached by the main table");
+        return Check::ok("underlay-route", "packets to the peers' endpoints leave by the main table");
     }
     Check::warn(
         "underlay-route",
         odd.join("; "),
-        "where that is another VPN that does not lead there, exclude the peers' addresses from it: `ip rule`, `ip route get`",
+        "if that is another VPN that does not reach the peers, exclude their addresses from it: `ip rule`, `ip route get`",
     )
 }
 
 /// Forwarding of the host's other links, which its workloads need once there are any.
 pub fn forwarding(host_forwards: bool, workloads: usize) -> Check {
     if host_forwards || workloads == 0 {
-        return Check::ok("forwarding", "as the workloads here need it");
+        return Check::ok("forwarding", "set as the workloads need it");
     }
     Check::warn(
         "forwarding",
         format!(
-            "net.ipv4.ip_forward is 0 and {workloads} workloads are attached: they have the overlay and nothing outside"
+            "net.ipv4.ip_forward is 0 and {workloads} workloads are attached: they reach the overlay but nothing outside it"
         ),
-        "`sysctl -w net.ipv4.ip_forward=1`, and take what sets it to 0 out of /etc/sysctl.d; Docker sets it at its start",
+        "`sysctl -w net.ipv4.ip_forward=1`, and remove what sets it to 0 from /etc/sysctl.d; Docker sets it to 1 when it starts",
     )
 }
 
@@ -112,11 +113,11 @@ pub fn room(check: &str, path: &Path, room: Room) -> Check {
         format!("{} MiB free of {} MiB ({} %)", bytes.free >> 20, bytes.size >> 20, bytes.percent());
     if is_full(inodes, FEW_INODES) {
         let seen = format!("{} inodes free of {} at {at}, {of_bytes}", inodes.free, inodes.size);
-        let advice = "remove small files: no file can be made although bytes are free; `du --inodes -xs /*` shows where they are";
+        let advice = "remove small files: no file can be created although bytes are free; `du --inodes -xs /*` shows where they are";
         return Check::fail(check, seen, advice);
     }
     let seen = format!("{of_bytes} at {at}");
-    let advice = "make room: the store and deploys stop when nothing is left; `docker system df` shows what Docker holds";
+    let advice = "free space: the store and deploys stop when none is left; `docker system df` shows what Docker holds";
     if bytes.free < FULL && bytes.percent() < SMALL_SHARE {
         Check::fail(check, seen, advice)
     } else if bytes.free < SHORT && bytes.percent() < 10 {

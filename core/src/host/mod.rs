@@ -66,7 +66,7 @@ impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::By { link, table } => write!(f, "leave by {link} (table {table})"),
-            Self::None(why) => write!(f, "have no way: {why}"),
+            Self::None(why) => write!(f, "have no route: {why}"),
         }
     }
 }

@@ -139,15 +139,15 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         part: HostPart::OthersRules,
-        what: "policy rules before ours and narrower routes, which take the overlay's packets",
-        changed_by: "other VPNs and networks of Kubernetes",
+        what: "policy rules ahead of ours and narrower routes, which divert the overlay's packets",
+        changed_by: "other VPNs, Kubernetes networks",
         noticed: LOOK,
         done: Done::Named(&["policy-rules", "overlay-route"]),
     },
     Row {
         part: HostPart::Underlay,
-        what: "the way to the peers' endpoints",
-        changed_by: "other VPNs (a default route in a table of their own)",
+        what: "the route to the peers' endpoints",
+        changed_by: "other VPNs (a default route in their own table)",
         noticed: LOOK,
         done: Done::Named(&["underlay-route"]),
     },
@@ -162,13 +162,13 @@ pub const TABLE: &[Row] = &[
         part: HostPart::Mtu,
         what: "MTU of the underlay's links",
         changed_by: "the operator, DHCP, another VPN",
-        noticed: "when `doctor` looks",
+        noticed: "when `doctor` runs",
         done: Done::Named(&["mtu"]),
     },
     Row {
         part: HostPart::UdpPort,
         what: "the tunnel's UDP port",
-        changed_by: "another program that was there first",
+        changed_by: "another program that binds it first",
         noticed: LOOK_AROUND,
         done: Done::Named(&["udp-port"]),
     },
@@ -181,9 +181,9 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         part: HostPart::OthersFirewall,
-        what: "rules of others that drop the tunnel's packets",
+        what: "other programs' firewall rules that drop the tunnel's packets",
         changed_by: "firewalld, ufw, a cloud's security groups",
-        noticed: "one probe a second to every peer",
+        noticed: "one probe per second to every peer",
         done: Done::Named(&["peer", "firewalld"]),
     },
     Row {
@@ -195,14 +195,14 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         part: HostPart::Neighbours,
-        what: "room in the neighbour tables (`gc_thresh3`)",
+        what: "space in the neighbour tables (`gc_thresh3`)",
         changed_by: "many machines or containers on one segment",
         noticed: LOOK,
         done: Done::Named(&["neighbours-ipv4", "neighbours-ipv6"]),
     },
     Row {
         part: HostPart::Conntrack,
-        what: "room for tracked connections (`nf_conntrack_max`)",
+        what: "space for tracked connections (`nf_conntrack_max`)",
         changed_by: "load, a small limit",
         noticed: LOOK,
         done: Done::Named(&["conntrack"]),
@@ -217,20 +217,20 @@ pub const TABLE: &[Row] = &[
     Row {
         part: HostPart::Disk,
         what: "bytes and inodes where the state is",
-        changed_by: "whatever else writes there",
+        changed_by: "anything else that writes there",
         noticed: LOOK,
         done: Done::Named(&["disk"]),
     },
     Row {
         part: HostPart::Clock,
         what: "the clock against the peers'",
-        changed_by: "a machine without time synchronisation, a suspended one",
-        noticed: "when `doctor` looks",
+        changed_by: "no time synchronisation, a suspended machine",
+        noticed: "when `doctor` runs",
         done: Done::Named(&["clock"]),
     },
     Row {
         part: HostPart::Resolvers,
-        what: "resolvers of the host for names outside",
+        what: "the host's resolvers for external names",
         changed_by: "DHCP, systemd-resolved, NetworkManager",
         noticed: "`/etc/resolv.conf` is followed",
         done: Done::Named(&["dns-names"]),
@@ -246,28 +246,28 @@ pub const TABLE: &[Row] = &[
         part: HostPart::DockerNetwork,
         what: "Docker's network `ployz0`",
         changed_by: "`docker network prune`, `docker system prune`",
-        noticed: "its event stream, and at the latest after 30 s",
+        noticed: "its event stream, at the latest after 30 s",
         done: Done::Named(&["docker-network"]),
     },
     Row {
         part: HostPart::Units,
-        what: "the units of tunnel, store, gateway and DNS",
+        what: "the units of the tunnel, store, gateway and DNS",
         changed_by: "`systemctl stop`, drop-ins",
         noticed: LOOK_AROUND,
         done: Done::Mended(&[Component::Tunnel, Component::Nats, Component::Gateway, Component::Dns]),
     },
     Row {
         part: HostPart::Programs,
-        what: "the programs that run are those that are installed",
+        what: "running programs match the installed versions",
         changed_by: "an upgrade",
-        noticed: "when `doctor` looks",
+        noticed: "when `doctor` runs",
         done: Done::Named(&["programs"]),
     },
     Row {
         part: HostPart::Identity,
-        what: "the machine that the state was made on",
+        what: "the machine the state belongs to",
         changed_by: "a copied disk or image, a restore to other hardware",
-        noticed: "at the start, and by the peers' probes",
+        noticed: "at start, and by the peers' probes",
         done: Done::Named(&["identity"]),
     },
 ];
@@ -278,8 +278,8 @@ pub fn markdown() -> String {
         String::from("| what | who may change it | how it is noticed | what is done |\n|---|---|---|---|\n");
     for Row { what, changed_by, noticed, done, .. } in TABLE {
         let done = match done {
-            Done::Mended(parts) => format!("mended: {}", list(parts.iter().map(|part| part.as_str()))),
-            Done::Named(checks) => format!("named: {}", list(checks.iter().copied())),
+            Done::Mended(parts) => format!("fixed: {}", list(parts.iter().map(|part| part.as_str()))),
+            Done::Named(checks) => format!("reported: {}", list(checks.iter().copied())),
             Done::Followed(what) => format!("followed: {what}"),
         };
         let _ = writeln!(text, "| {what} | {changed_by} | {noticed} | {done} |");
@@ -291,9 +291,9 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-const EVENT: &str = "the kernel's event, and at the latest after 30 s";
-const LOOK: &str = "a look every 15 s";
-const LOOK_AROUND: &str = "a look at the latest after 30 s";
+const EVENT: &str = "kernel event, at the latest after 30 s";
+const LOOK: &str = "checked every 15 s";
+const LOOK_AROUND: &str = "checked at least every 30 s";
 
 #[cfg(test)]
 mod tests {

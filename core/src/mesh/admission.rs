@@ -31,7 +31,7 @@ pub enum Refused {
     #[error("the issuer's answer is for another machine: its {0} is not what this machine sent")]
     Machine(&'static str),
     /// A list of members that cannot be.
-    #[error("the issuer's list of members cannot be: {0}")]
+    #[error("the issuer's member list is invalid: {0}")]
     Members(String),
 }
 
@@ -70,7 +70,11 @@ impl Promised<'_> {
     ) -> Result<&'a MachineMembership, Refused> {
         let bad = |why: String| Err(Refused::Members(why));
         if machines.len() > self.plan.capacity() {
-            return bad(format!("{} members, and room for {}", machines.len(), self.plan.capacity()));
+            return bad(format!(
+                "{} members exceed the network's {} subnets",
+                machines.len(),
+                self.plan.capacity()
+            ));
         }
         let prefix = OverlayPrefix::of(self.network);
         // Before it is confirmed this machine is not in the list, but its name and slice are taken.
@@ -84,7 +88,7 @@ impl Promised<'_> {
                 return bad(format!("{id} claims addresses that are not its own"));
             }
             if !is_small(machine) {
-                return bad(format!("the record of {id} is larger than one may be"));
+                return bad(format!("the record of {id} is too large"));
             }
             let first = ids.insert(id)
                 && keys.insert(*machine.public_key.as_bytes())
@@ -96,17 +100,17 @@ impl Promised<'_> {
             let same =
                 machine.public_key != own.public_key || (*id == own.id && machine.subnet == own.subnet);
             if !same {
-                return bad("this machine's own record is another than its membership".into());
+                return bad("this machine's own record differs from its membership".into());
             }
         }
         if !machines.iter().any(|machine| machine.overlay_ip == self.issuer) {
-            return bad("the issuer itself is not in it".into());
+            return bad("the issuer is not in it".into());
         }
         let mut holders =
             machines.iter().filter(|machine| machine.storage == StorageParticipation::Authority);
         match (holders.next(), holders.next()) {
             (Some(holder), None) if holder.public_key != own.public_key => Ok(holder),
-            _ => bad("it does not say who holds the store".into()),
+            _ => bad("it does not name the machine that holds the store".into()),
         }
     }
 }

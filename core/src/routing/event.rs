@@ -56,7 +56,7 @@ pub struct Event {
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// A subject that is no key: it is about nothing, so it changes nothing.
-    #[error("an event is about no key")]
+    #[error("an event names no key")]
     Key(#[source] InvalidId),
     /// A value that is no value.
     #[error("the value of {key} cannot be read")]
@@ -68,7 +68,7 @@ pub enum Unreadable {
         source: serde_json::Error,
     },
     /// A value of another kind than its key.
-    #[error("the value of {0} is one of another kind of key")]
+    #[error("the value of {0} belongs to another kind of key")]
     Kind(Key),
 }
 

@@ -76,7 +76,7 @@ fn what_is_refused_names_file_line_and_path() {
 fn a_manifest_too_long_is_refused_before_it_is_parsed() {
     let text = format!("# {}", "x".repeat(300_000));
     let error = Manifest::from_toml("long.toml", &text).unwrap_err();
-    assert_eq!(error.to_string(), "long.toml: has 300002 bytes; at most 262144 are taken");
+    assert_eq!(error.to_string(), "long.toml: has 300002 bytes; at most 262144 are allowed");
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn flags_are_refused_by_their_names() {
             ServiceFlags { publish: vec!["1:2/sctp".into()], ..base() },
             "deploy service: --publish: \"sctp\" is not one of tcp udp",
         ),
-        (ServiceFlags { env: vec!["SECRET".into()], ..base() }, "deploy service: --env: KEY=VALUE is wanted"),
+        (ServiceFlags { env: vec!["SECRET".into()], ..base() }, "deploy service: --env: expected KEY=VALUE"),
         (
             ServiceFlags { volumes: vec!["/etc:/etc".into()], ..base() },
             "deploy service: --volume: \"/etc\" is a path of the machine; only volumes can be mounted",
@@ -165,17 +165,17 @@ fn the_words_of_other_formats_lead_to_ours() {
     for (document, want) in [
         (json!({"environment": {"A": "1"}}), "environment: unknown key; did you mean env? It is a table"),
         (json!({"healthcheck": {}}), "healthcheck: unknown key; did you mean readiness?"),
-        (json!({"depends_on": ["db"]}), "depends_on: unknown key; take it out: services start in any order"),
-        (json!({"dependsOn": ["db"]}), "dependsOn: unknown key; take it out: services start in any order"),
+        (json!({"depends_on": ["db"]}), "depends_on: unknown key; remove it: services start in any order"),
+        (json!({"dependsOn": ["db"]}), "dependsOn: unknown key; remove it: services start in any order"),
         (json!({"replicas": 3}), "replicas: unknown key; did you mean placement?"),
         (json!({"count": 3}), "count: unknown key; did you mean placement?"),
         (json!({"deploy": {}}), "deploy: unknown key; did you mean placement (how many, where), rollout"),
         (json!({"expose": [80]}), "expose: unknown key; did you mean ports?"),
-        (json!({"networks": ["x"]}), "networks: unknown key; take it out"),
+        (json!({"networks": ["x"]}), "networks: unknown key; remove it"),
         (json!({"labels": {}}), "labels: unknown key; containers take no labels of your own"),
         (json!({"build": "."}), "build: unknown key; images are not built here"),
         (json!({"privileged": true}), "privileged: unknown key; not supported"),
-        (json!({"x-common": {}}), "x-common: unknown key; take it out: there are no extension fields"),
+        (json!({"x-common": {}}), "x-common: unknown key; remove it: there are no extension fields"),
         (json!({"livenessProbe": {}}), "livenessProbe: unknown key; did you mean readiness?"),
         (json!({"stopGracePeriod": "1s"}), "stopGracePeriod: unknown key; did you mean stop_grace_period?"),
         (json!({"Image": "a"}), "Image: unknown key; did you mean image?"),
@@ -201,7 +201,7 @@ fn the_words_of_other_formats_lead_to_ours() {
             json!({"readiness": {"start_period": "5s"}}),
             "readiness.start_period: unknown key; did you mean deadline?",
         ),
-        (json!({"rollout": {"failure_action": "x"}}), "rollout.failure_action: unknown key; take it out"),
+        (json!({"rollout": {"failure_action": "x"}}), "rollout.failure_action: unknown key; remove it"),
         (json!({"resources": {"limits": {}}}), "resources.limits: unknown key; write cpus and memory here"),
     ] {
         let mut service = json!({"name": "web", "image": "nginx"});

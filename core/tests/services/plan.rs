@@ -213,7 +213,7 @@ fn refusals_name_everything() {
     let error = cluster.plan(&manifest(json!([web("web:1", 1)])), &Scope::Namespace).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no machine can take slot 0 of web: node-1 is draining; node-2 is on standby; node-3 does not answer"
+        "no machine fits slot 0 of web: node-1 is draining; node-2 is on standby; node-3 does not answer"
     );
     let error = cluster.plan(&manifest(json!([agent("a")])), &Scope::Namespace).unwrap_err();
     assert_eq!(error.to_string(), "node-3 must take part in this deploy and cannot be reached");
@@ -225,7 +225,7 @@ fn refusals_name_everything() {
     let error = cluster.plan(&manifest(json!([db()])), &Scope::Namespace).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "no machine can take slot 0 of db: node-1 has a published port taken; node-2 is not meant by the placement"
+        "no machine fits slot 0 of db: node-1 has a published port in use; node-2 does not match the placement constraints"
     );
     cluster.images.insert("web:1".parse().unwrap(), Agreement::Nowhere);
     let error = cluster.plan(&manifest(json!([web("web:1", 1)])), &Scope::Namespace).unwrap_err();
@@ -233,13 +233,13 @@ fn refusals_name_everything() {
     let owner = ServiceRef { namespace: "other".parse().unwrap(), service: "site".parse().unwrap() };
     cluster.claims.routes.insert("shop.example.org/".into(), owner);
     let error = cluster.plan(&manifest(json!([web("web:1", 1)])), &Scope::Namespace).unwrap_err();
-    assert_eq!(error.to_string(), "the route shop.example.org/ of web is that of other.site");
+    assert_eq!(error.to_string(), "the route shop.example.org/ of web belongs to other.site");
 
-    cluster.reserved.insert(53, "that of DNS".into());
+    cluster.reserved.insert(53, "used by DNS".into());
     let mut tcp = db();
     tcp["routes"] = json!([{"listen": 53}]);
     let error = cluster.plan(&manifest(json!([tcp])), &Scope::Namespace).unwrap_err();
-    assert_eq!(error.to_string(), "the TCP route of db asks for port 53, which is that of DNS");
+    assert_eq!(error.to_string(), "the TCP route of db asks for port 53, which is used by DNS");
     assert_eq!(error.code().as_str(), "PORT_RESERVED");
 }
 
@@ -256,7 +256,7 @@ fn a_port_is_a_tcp_routes_or_published() {
         assert_eq!(error.code().as_str(), "PORT_TAKEN");
         error.to_string()
     };
-    let both = "port 5432 cannot be the TCP route of shop.proxy and be published by shop.db as well";
+    let both = "port 5432 cannot be both the TCP route of shop.proxy and published by shop.db";
     assert_eq!(refused(json!([db(), tcp("proxy", 5432)]), &Scope::Namespace), both);
 
     cluster.deploy(json!([db()]));
@@ -271,7 +271,7 @@ fn a_port_is_a_tcp_routes_or_published() {
     let error = other.plan(&manifest(json!([tcp("proxy", 5432)])), &Scope::Namespace).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "port 5432 cannot be the TCP route of shop.proxy and be published by other.db as well"
+        "port 5432 cannot be both the TCP route of shop.proxy and published by other.db"
     );
     other.plan(&manifest(json!([tcp("proxy", 5433)])), &Scope::Namespace).unwrap();
 }
@@ -288,7 +288,7 @@ fn what_others_took_meanwhile_is_noticed_before_the_commit() {
     assert_eq!(plan.beside(&claims), Ok(()));
     claims.routes.insert("shop.example.com/".into(), site.clone());
     let error = plan.beside(&claims).unwrap_err();
-    assert_eq!(error.to_string(), "the route shop.example.com/ of web is that of other.site");
+    assert_eq!(error.to_string(), "the route shop.example.com/ of web belongs to other.site");
     // What it does not change is not its matter.
     let plan =
         cluster.plan(&manifest(json!([web("web:1", 1), agent("agent:1")])), &Scope::Namespace).unwrap();
@@ -314,7 +314,7 @@ fn a_deploy_of_one_service_leaves_the_others_alone() {
     let mut site = web("web:1", 1);
     site["name"] = json!("site");
     let error = cluster.plan(&manifest(json!([site])), &other).unwrap_err();
-    assert_eq!(error.to_string(), "the route shop.example.org/ of site is that of shop.web");
+    assert_eq!(error.to_string(), "the route shop.example.org/ of site belongs to shop.web");
 }
 
 #[test]
@@ -409,10 +409,10 @@ fn a_probe_asks_for_what_the_plan_needs_and_names_what_is_missing() {
     assert_eq!(
         text,
         [
-            "PORT_TAKEN node-1: db: port 5432/tcp is taken",
-            "IMAGE_MISSING node-1: web: the image web:1 is not there",
+            "PORT_TAKEN node-1: db: port 5432/tcp is in use",
+            "IMAGE_MISSING node-1: web: the image web:1 is missing",
             "NO_ELIGIBLE_MACHINE node-1: 1 addresses left for 2 new instances",
-            "DISK_FULL node-1: less than 64M are left where the engine keeps containers",
+            "DISK_FULL node-1: less than 64M free where the engine stores containers",
         ]
     );
 }

@@ -25,8 +25,9 @@ impl Daemon {
             && network.lifecycle != Stored::Leaving
             && self.shared.disk.peers(name)?.machines.iter().any(|m| m.id != network.machine.id)
         {
-            let message =
-                format!("network {name} has other members and is not running here, so they cannot be told");
+            let message = format!(
+                "network {name} has other members and is not running here, so they cannot be notified"
+            );
             return Err(Failure::new(ErrorCode::MeshDestroyPeersUnreachable, message));
         }
         if let (Some(mesh), true) = (&mesh, local) {
@@ -59,13 +60,16 @@ impl Daemon {
                 match mesh.change_network(|network| network.lifecycle = Stored::Leaving) {
                     // To destroy makes room, and the peers may have been told already.
                     Err(error) if io_code(&error) == ErrorCode::DiskFull => {
-                        tracing::warn!("going on without a note of it: {}", ployz_netns::chain(&error));
+                        tracing::warn!(
+                            "cannot record the destroy, continuing: {}",
+                            ployz_netns::chain(&error)
+                        );
                     }
                     other => drop(other?),
                 }
                 let left = self.take_down(mesh).await;
                 if !left.is_empty() {
-                    let message = "some parts could not be taken down";
+                    let message = "some components could not be taken down";
                     return Err(Failure::new(ErrorCode::NetworkDestroyFailed, message).with(left));
                 }
                 self.shared.disk.set_active(None)?;
@@ -117,7 +121,7 @@ async fn destroy_peers(mesh: &Arc<Mesh>, say: Say<'_>) -> Result<()> {
         })
         .collect();
     if !refused.is_empty() {
-        let message = "not every peer can take part; nothing was changed";
+        let message = "some peers cannot take part; nothing was changed";
         return Err(Failure::new(ErrorCode::MeshDestroyPeersUnreachable, message).with(refused));
     }
     say("destroying on every peer");

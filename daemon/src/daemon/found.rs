@@ -57,7 +57,7 @@ impl Daemon {
     /// network's members and keys.
     pub(super) fn no_old_store(&self, name: &NetworkName) -> Result<()> {
         let Some(store) = self.shared.disk.orphaned_store(name) else { return Ok(()) };
-        let message = format!("{} is the store of a network {name} whose record is gone", store.display());
+        let message = format!("{} is the store of a network {name} whose record is missing", store.display());
         let hint = "move its directory away, or remove it if nothing of it is needed, or choose another name";
         Err(Failure { hint: Some(hint.into()), ..Failure::new(ErrorCode::NetworkAlreadyExists, message) })
     }

@@ -25,7 +25,7 @@ impl Daemon {
         };
         if is_up(keys).await {
             // It has been running here since this machine booted: the machine's own marks were changed.
-            tracing::warn!("this machine is known by something else now: {}", list(&differs));
+            tracing::warn!("this machine's identity marks changed: {}", list(&differs));
             return note_machine(disk, name);
         }
         Err(self.held(network, moved(&differs)))
@@ -46,15 +46,18 @@ impl Daemon {
             return;
         }
         let network = mesh.network();
-        let why = "its peers hear two machines with its key, and the other one was there first".to_owned();
+        let why = "its peers see two machines with its key, and the other one came first".to_owned();
         let held = HeldFile { since: clock::now(), why: why.clone() };
         if let Err(error) = self.shared.disk.set_held(&network.name, Some(&held)) {
-            tracing::error!("not noted, so the next start tries again: {}", ployz_netns::chain(&error));
+            tracing::error!(
+                "cannot record that this identity is held; the next start retries: {}",
+                ployz_netns::chain(&error)
+            );
         }
         let failure = self.held(&network, why);
         tracing::error!(code = %failure.code, "{failure}: {}; {}", failure.causes.join(": "), failure.code.hint());
         for left in self.take_down(&mesh).await {
-            tracing::error!("standing back: {left}");
+            tracing::error!("taking the data plane down: {left}");
         }
     }
 
@@ -76,7 +79,7 @@ impl Daemon {
 
 /// The failure of whatever needs a network that is held.
 pub(super) fn failure(name: &NetworkName, why: String) -> Failure {
-    let message = format!("network {name} is held: its state is another machine's");
+    let message = format!("network {name} is held: its state belongs to another machine");
     Failure::new(ErrorCode::IdentityHeld, message).with(vec![why])
 }
 

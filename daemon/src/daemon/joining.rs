@@ -141,7 +141,7 @@ fn in_time(expires_at: u64, now: u64) -> Result<()> {
         return Err(Failure::new(ErrorCode::TokenExpired, "the token has expired"));
     }
     if expires_at - now > LONGEST_LIFE.saturating_add(CLOCKS_APART) {
-        let what = "the token is good for more than 30 days: no invite is, or this machine's clock is wrong";
+        let what = "the token expires in more than 30 days, which no invite does: check this machine's clock";
         return Err(Failure::new(ErrorCode::InvalidToken, what));
     }
     Ok(())
@@ -191,8 +191,7 @@ const HEARD: Duration = Duration::from_secs(3);
 const CARRYING: [Component; 4] = [Component::Netns, Component::Tunnel, Component::Wireguard, Component::Link];
 /// What failed at first is tried again every second.
 const COMES_UP: Duration = Duration::from_secs(6);
-const GOES_ON: &str =
-    "the join goes on by itself; `ployzctl mesh ready` tells, `ployzctl mesh stop` gives it up";
+const GOES_ON: &str = "the join continues in the background; `ployzctl mesh ready` shows its state, `ployzctl mesh stop` aborts it";
 /// Seconds that two machines' clocks may differ by.
 const CLOCKS_APART: u64 = 3_600;
 

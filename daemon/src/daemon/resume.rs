@@ -73,7 +73,7 @@ impl Daemon {
 }
 
 fn log(failure: &Failure) {
-    tracing::error!(code = %failure.code, "cannot take up what should be running: {failure}: {}", failure.causes.join(": "));
+    tracing::error!(code = %failure.code, "cannot resume the running network: {failure}: {}", failure.causes.join(": "));
 }
 
 const FIRST: Duration = Duration::from_secs(1);

@@ -54,7 +54,7 @@ type Done = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 async fn look(mesh: &Mesh, view: &View, store: Option<&Store>, said: &mut Option<Routes>) -> Done {
     let (known, young) = (mesh.deploys.read()?, mesh.millis());
     if let Err(error) = remember(mesh, view, young) {
-        tracing::warn!("who is ready is not kept: {}", ployz_netns::chain(&error));
+        tracing::warn!("cannot write the readiness of instances to disk: {}", ployz_netns::chain(&error));
     }
     let wanted = wanted(&mesh.network().machine.id, view, &known, young);
     let Some(store) = store else { return Ok(()) };

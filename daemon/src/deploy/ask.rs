@@ -56,7 +56,7 @@ async fn once(
     };
     let ping = || async { Ok(remote::ask(store, machine, &Command::Ping).await?.run) };
     let Some(reply) = answer(limit, send, ping).await else {
-        return Err(away("it went away while it was asked".into()));
+        return Err(away("it disconnected during the request".into()));
     };
     let reply = reply.map_err(|error| match error.kind() {
         RequestErrorKind::NoResponders => away("its ployzd is not connected".into()),
@@ -66,7 +66,7 @@ async fn once(
     match serde_json::from_slice(&reply.payload) {
         Ok(DeployAnswer::Failed(failure)) => Err(failure),
         Ok(answer) => Ok(answer),
-        Err(error) => Err(away(format!("its answer is not understood: {error}"))),
+        Err(error) => Err(away(format!("invalid response: {error}"))),
     }
 }
 

@@ -200,7 +200,7 @@ impl Run<'_> {
                 Err(error) => return Err(failed(error)),
             }
         }
-        Err(DeployFailure::new(ErrorCode::DeployInterrupted, format!("{} changes all the time", event.key)))
+        Err(DeployFailure::new(ErrorCode::DeployInterrupted, format!("{} keeps changing", event.key)))
     }
 
     async fn is_ours(&self) -> Result<(), DeployFailure> {
@@ -267,7 +267,7 @@ impl Run<'_> {
                     self.status = self.status.owing(*owed, &placed);
                 }
             }
-            self.tell(format!("{machine} does its part later: {failure}"));
+            self.tell(format!("{machine}: deferred until it is reachable: {failure}"));
             self.failures.push(failure);
         }
         Ok(())

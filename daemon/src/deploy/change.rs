@@ -162,7 +162,7 @@ async fn find(
         Seen::Present(live) => Ok(Some(live)),
         Seen::Absent | Seen::Foreign(_) => Ok(None),
         Seen::Unknown(why) => {
-            let what = format!("container {name} cannot be judged: {why}");
+            let what = format!("container {name} cannot be inspected: {why}");
             Err(DeployFailure::new(ErrorCode::DockerUnavailable, what))
         }
     }

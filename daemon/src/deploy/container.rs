@@ -92,7 +92,7 @@ async fn pruned_again<T, W: Future<Output = std::result::Result<T, Unstarted>>>(
             Ok(done) => return Ok(done),
             Err(Unstarted::Failed(failure)) => return Err(failure),
             Err(Unstarted::Gone(error)) if left == 0 => return Err(failed(error)),
-            Err(Unstarted::Gone(error)) => tracing::info!("once more: {}", ployz_netns::chain(&error)),
+            Err(Unstarted::Gone(error)) => tracing::info!("retrying: {}", ployz_netns::chain(&error)),
         }
         left -= 1;
         tokio::time::sleep(AGAIN).await;
@@ -115,7 +115,7 @@ fn made_before(live: ContainerLive, name: &str) -> Result<(String, Ipv4Addr)> {
     match live.networks.get(BRIDGE).copied().flatten() {
         Some(address) => Ok((live.id, address)),
         None => {
-            let what = format!("container {name} is there without an address of this machine's subnet");
+            let what = format!("container {name} has no address in this machine's subnet");
             Err(DeployFailure::new(ErrorCode::DeployFailed, what))
         }
     }
@@ -127,15 +127,19 @@ async fn make(
     start: &Start,
     candidate: &Candidate,
 ) -> Result<(String, Ipv4Addr)> {
-    let unknown =
-        || DeployFailure::new(ErrorCode::InvalidRequest, "a candidate of a service that was not sent");
+    let unknown = || {
+        DeployFailure::new(
+            ErrorCode::InvalidRequest,
+            "a candidate names a service that is not in the command",
+        )
+    };
     let service = start.services.get(&candidate.service).ok_or_else(unknown)?;
     let missing = |what: String| DeployFailure::new(ErrorCode::ImageMissing, what).of(&candidate.service);
     let Some(held) = docker.held(&service.image).await.map_err(failed)? else {
-        return Err(missing(format!("the image {} is not there", service.image)));
+        return Err(missing(format!("the image {} is missing", service.image)));
     };
     if candidate.content.as_ref().is_some_and(|wanted| *wanted != held.facts.content) {
-        return Err(missing(format!("the image {} is another one by now", service.image)));
+        return Err(missing(format!("the image {} has changed meanwhile", service.image)));
     }
     let file = mesh.network();
     let _alone = mesh.deploys.making.lock().await;

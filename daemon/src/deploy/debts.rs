@@ -32,7 +32,7 @@ pub(super) async fn pay(mesh: Arc<Mesh>, statuses: Vec<DeployStatus>) {
         tokio::select! {
             () = mesh.cancel.cancelled() => return,
             done = done => if let Err(failure) = done {
-                tracing::warn!("namespace {}: what is owed here is not settled: {failure}", status.namespace);
+                tracing::warn!("namespace {}: pending cleanup is not done yet: {failure}", status.namespace);
             },
         }
     }

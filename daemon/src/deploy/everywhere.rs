@@ -70,7 +70,7 @@ pub(super) async fn insist<W: Future<Output = Result<DeployAnswer, DeployFailure
 
 fn skewed(machine: &MachineId, clock: u64, ours: u64) -> DeployFailure {
     let what = format!(
-        "its clock is {}s ahead of this machine's: whatever it is asked comes too late",
+        "its clock is {}s ahead of this machine's: every request to it would miss its deadline",
         clock.saturating_sub(ours)
     );
     DeployFailure::new(ErrorCode::ClockSkew, what).on(machine)

@@ -120,7 +120,7 @@ impl Fetching<'_> {
         if failures.is_empty() {
             return Ok(given);
         }
-        Err(worst(&format!("the image {} does not get to every machine", self.pull.image), failures))
+        Err(worst(&format!("the image {} cannot be brought to every machine", self.pull.image), failures))
     }
 
     /// Asks a machine to do something and again until it is done. One whose ployzd was restarted begins again.
@@ -139,7 +139,7 @@ impl Fetching<'_> {
                     self.stands(whose, progress);
                 }
                 Ok(PullAnswer::Working(_)) => {
-                    let what = format!("it was not done within {}s", LONGEST.as_secs());
+                    let what = format!("timed out after {}s", LONGEST.as_secs());
                     return Err(DeployFailure::new(ErrorCode::ImagePullFailed, what).on(machine));
                 }
                 Ok(_) => return Err(odd(machine)),
@@ -160,7 +160,7 @@ impl Fetching<'_> {
         if failures.is_empty() {
             return Ok(());
         }
-        Err(worst(&format!("the image {} is there and did not get its name", self.pull.image), failures))
+        Err(worst(&format!("the image {} was fetched but could not be tagged", self.pull.image), failures))
     }
 
     fn wanted(&self) -> PullWanted {

@@ -24,7 +24,7 @@ pub async fn run(mesh: Arc<Mesh>) {
             tokio::select! {
                 changed = stores.changed() => if changed.is_err() { return } else { continue },
                 ended = follow(&mesh, &store) => if let Err(error) = ended {
-                    tracing::debug!("deploys are not followed: {error}");
+                    tracing::debug!("cannot follow deploys: {error}");
                 },
             }
             tokio::time::sleep(AGAIN).await;
@@ -50,7 +50,7 @@ async fn follow(
                 None => return Ok(()),
                 Some(Change::Put(key, status)) => {
                     if let Err(error) = take_in(mesh, &records, &status).await {
-                        tracing::warn!("what is committed in {key} is not known: {error}");
+                        tracing::warn!("cannot read the commit of {key}: {error}");
                     }
                     known.insert(key, status);
                     pay(mesh, &known, &mut paying);
@@ -88,7 +88,7 @@ async fn take_in(
         });
     });
     if let Err(error) = changed {
-        tracing::warn!("committed services are not kept: {}", ployz_netns::chain(&error));
+        tracing::warn!("cannot write the committed services to disk: {}", ployz_netns::chain(&error));
     }
     Ok(())
 }

@@ -46,7 +46,7 @@ pub async fn take(
             Some(lock) if lock.owner != *owner => return Err(held(namespace, &lock)),
             Some(_) => {
                 if !told {
-                    say("waiting for the lock of this machine's earlier, interrupted deploy to run out");
+                    say("waiting for the lock of this machine's earlier, interrupted deploy to expire");
                     told = true;
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -63,14 +63,14 @@ pub async fn take(
     }
     Err(Failure::new(
         ErrorCode::DeployInProgress,
-        format!("the lock of namespace {namespace} does not run out"),
+        format!("timed out waiting for the lock of namespace {namespace}"),
     ))
 }
 
 fn held(namespace: &Namespace, lock: &DeployLock) -> Failure {
     let left = lock.expires_at.saturating_sub(clock::now());
     let message = format!(
-        "{} is deploying to namespace {namespace} (deploy {}); if it died over that, its lock runs out in {left}s",
+        "{} is deploying to namespace {namespace} (deploy {}); if it died, its lock expires in {left}s",
         lock.owner, lock.deploy
     );
     Failure::new(ErrorCode::DeployInProgress, message)
@@ -108,7 +108,7 @@ impl Lease {
         self.ends.cancel();
         let _ = (&mut self.renewing).await;
         if let Err(error) = self.unlock().await {
-            tracing::warn!("the lock of namespace {} was not given back: {error}", self.namespace);
+            tracing::warn!("the lock of namespace {} was not released: {error}", self.namespace);
         }
     }
 

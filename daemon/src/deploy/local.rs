@@ -87,7 +87,7 @@ pub struct Local {
 pub enum LocalError {
     /// Unknown is not absent: taken for empty, it would be written over.
     #[error(
-        "what deploys made here is not known and is left as it is: mend the file, or move it away to begin without it"
+        "instances.json cannot be read; no container is changed. Restore it, or move it away to start empty"
     )]
     Unknown(#[source] DiskError),
     /// It was not written.
@@ -180,7 +180,7 @@ impl Local {
     /// From disk. What cannot be read is not worth a mesh: containers go on, and nothing of them is changed.
     pub fn open(disk: &Disk, network: &NetworkName) -> Self {
         let file = disk.instances(network).map(Option::unwrap_or_default).inspect_err(|error| {
-            tracing::error!("what deploys made here is not known: {}", ployz_netns::chain(error));
+            tracing::error!("instances.json cannot be read: {}", ployz_netns::chain(error));
         });
         let file = file.ok();
         Self {
@@ -238,7 +238,7 @@ impl Local {
             return work(file);
         }
         let found = self.disk.instances(&self.network).map_err(LocalError::Unknown)?.unwrap_or_default();
-        tracing::info!("what deploys made here is known again");
+        tracing::info!("instances.json is readable again");
         self.ask_as(found.checks());
         work(file.insert(found))
     }
@@ -411,7 +411,11 @@ pub(super) mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), whole[..whole.len() / 2], "it was written over");
 
         std::fs::write(&path, &whole).unwrap();
-        assert_eq!(local.read().unwrap().instances, std::slice::from_ref(&one), "mended, it is known again");
+        assert_eq!(
+            local.read().unwrap().instances,
+            std::slice::from_ref(&one),
+            "restored, it is readable again"
+        );
         assert_eq!(local.checks().borrow().keys().next(), Some(&one.key()));
     }
 

@@ -32,7 +32,7 @@ pub(super) async fn read(docker: &Docker, asked: &Logs) -> Result<DeployAnswer, 
     match tokio::time::timeout(LIMIT, collect).await {
         Ok(done) => done?,
         Err(_) => {
-            return Err(DeployFailure::new(ErrorCode::DockerUnavailable, "Docker does not give its log"));
+            return Err(DeployFailure::new(ErrorCode::DockerUnavailable, "Docker does not return its log"));
         }
     }
     Ok(DeployAnswer::Logs { lines: newest.lines.into() })

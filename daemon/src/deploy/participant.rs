@@ -44,7 +44,7 @@ pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
             (Ok(_), Some(None)) => DeployAnswer::Busy,
             (Ok(command), _) => told(answer(&mesh, command).await, &own),
             (Err(error), _) => {
-                let what = format!("the command is not understood: {error}");
+                let what = format!("invalid command: {error}");
                 DeployAnswer::Failed(DeployFailure::new(ErrorCode::InvalidRequest, what).on(&own))
             }
         };
@@ -148,7 +148,7 @@ async fn start(mesh: &Mesh, docker: &Docker, asked: &Start) -> Result<DeployAnsw
 async fn readiness(mesh: &Mesh, docker: &Docker, asked: &Instances) -> Result<DeployAnswer> {
     let view = mesh.workloads.borrow().clone();
     if !matches!(view.engine, Engine::Live(_)) {
-        let what = "its containers are not known yet";
+        let what = "its containers have not been listed yet";
         return Err(DeployFailure::new(ErrorCode::DockerUnavailable, what).into());
     }
     let known = mesh.deploys.read().map_err(not_kept)?;
@@ -200,17 +200,15 @@ fn state(kept: Option<&Kept>, seen: Option<&Instance>, routable: bool, now: u64)
         }
         ContainerState::Running if seen.ready && routable => ReadinessState::Ready,
         ContainerState::Running if seen.ready => {
-            ReadinessState::Starting { last: Some("it is ready; gateways are not told yet".into()) }
+            ReadinessState::Starting { last: Some("it is ready; gateways are not updated yet".into()) }
         }
-        ContainerState::Exited(code) => {
-            ReadinessState::Failed { why: format!("it ended with exit code {code}") }
-        }
-        ContainerState::Dead => ReadinessState::Failed { why: "Docker calls it dead".into() },
+        ContainerState::Exited(code) => ReadinessState::Failed { why: format!("it exited with code {code}") },
+        ContainerState::Dead => ReadinessState::Failed { why: "Docker reports it dead".into() },
         _ if late => {
             let last = seen.why_not_ready.as_deref().unwrap_or("it does not run");
             let again = match seen.restarts {
                 0 => String::new(),
-                times => format!("; it ended and Docker started it again {times} times"),
+                times => format!("; Docker restarted it {times} times"),
             };
             ReadinessState::Failed { why: format!("not ready after {limit}s: {last}{again}") }
         }
@@ -237,7 +235,7 @@ pub async fn explain(mesh: &Mesh) -> ExplainContainers {
         Ok(Ok(rows)) => ExplainContainers { rows, unknown: None },
         Ok(Err(Refused::Failed(failure))) => unknown(failure.message),
         Ok(Err(Refused::TooLate)) | Err(_) => {
-            unknown(format!("Docker gave no answer in {}s", EXPLAINED.as_secs()))
+            unknown(format!("Docker did not answer within {}s", EXPLAINED.as_secs()))
         }
     }
 }
@@ -338,7 +336,7 @@ fn published(service: &Service) -> BTreeSet<PublishedPort> {
 }
 
 /// What is said of an instance that should be there.
-pub(super) const GONE: &str = "its container is gone; the next deploy makes another one";
+pub(super) const GONE: &str = "its container is gone; the next deploy creates a new one";
 /// Who asks why things are as they are does not wait for one that hangs.
 const EXPLAINED: Duration = Duration::from_secs(5);
 /// Seconds for which a container without a readiness check must run to count as ready in a deploy.
@@ -382,7 +380,7 @@ mod tests {
         let late = of(&seen(ContainerState::Running, false), now(31));
         assert_eq!(late, ReadinessState::Failed { why: "not ready after 30s: port 80: refused".into() });
         let ended = of(&seen(ContainerState::Exited(3), false), now(1));
-        assert_eq!(ended, ReadinessState::Failed { why: "it ended with exit code 3".into() });
+        assert_eq!(ended, ReadinessState::Failed { why: "it exited with code 3".into() });
         // Docker is about to start it again.
         assert!(matches!(
             of(&seen(ContainerState::Changing, false), now(1)),
@@ -404,7 +402,7 @@ mod tests {
         seen.restarts = 7;
         assert!(matches!(of(&seen, now(60)), ReadinessState::Starting { .. }));
         seen.state = ContainerState::Changing;
-        let why = "not ready after 60s: it does not run; it ended and Docker started it again 7 times";
+        let why = "not ready after 60s: it does not run; Docker restarted it 7 times";
         assert_eq!(of(&seen, now(61)), ReadinessState::Failed { why: why.into() });
     }
 

@@ -28,8 +28,8 @@ pub async fn run(mesh: Arc<Mesh>) {
         };
         match done.await {
             Ok(0) => {}
-            Ok(forgotten) => tracing::info!("{forgotten} decisions on deploys of long ago were forgotten"),
-            Err(error) => tracing::warn!("decisions on old deploys are not forgotten: {error}"),
+            Ok(forgotten) => tracing::info!("{forgotten} old deploy decisions were deleted"),
+            Err(error) => tracing::warn!("cannot delete old deploy decisions: {error}"),
         }
     }
 }

@@ -168,7 +168,7 @@ async fn find(
 }
 
 fn gone(image: &ImageRef, failures: Vec<DeployFailure>) -> Failure {
-    let what = format!("{} does not say what the image {image} is", image.registry());
+    let what = format!("{} does not report the image {image}", image.registry());
     worst(&what, failures)
 }
 

@@ -62,7 +62,7 @@ pub async fn preview(mesh: &Arc<Mesh>, request: &DeployRequest) -> Result<Deploy
         let (deploy, phase) = (&found.value.deploy, found.value.phase);
         preview
             .warnings
-            .push(format!("deploy {deploy} is not over ({phase}): it is finished or undone first"));
+            .push(format!("deploy {deploy} has not ended ({phase}): it must be finished or undone first"));
     }
     unchanged_baseline(request.expected_baseline.as_ref(), &preview)?;
     Ok(DeployPreview { preview })
@@ -129,7 +129,7 @@ pub(super) fn unchanged_baseline(expected: Option<&DeployId>, preview: &Preview)
         Some(expected) if preview.baseline.as_ref() != Some(expected) => {
             let now = preview.baseline.as_ref().map_or_else(|| "nothing".to_owned(), ToString::to_string);
             let message =
-                format!("the preview was made from deploy {expected}, and {now} is committed by now");
+                format!("the preview was made from deploy {expected}, but {now} has been committed since");
             Err(Failure::new(ErrorCode::BaselineChanged, message))
         }
         _ => Ok(()),
@@ -151,7 +151,7 @@ async fn occupy<'a>(mesh: &'a Mesh, one: &Attended) -> Result<Busy<'a>> {
         }
     }
     let other = mesh.attended.others(one).map(|other| format!(" (deploy {})", other.id)).unwrap_or_default();
-    let message = format!("a deploy to namespace {namespace} is under way on this machine{other}");
+    let message = format!("a deploy to namespace {namespace} is in progress on this machine{other}");
     Err(Failure::new(ErrorCode::DeployInProgress, message))
 }
 
@@ -188,7 +188,7 @@ async fn under_lock(
     let (deploy, speak) = (&one.id, |line: &str| one.say(line));
     let say: Say<'_> = &speak;
     let before = Box::pin(settle(mesh, store, records, lease, &manifest.namespace, say)).await?;
-    say("asking the machines what they run");
+    say("querying the state of the machines");
     let own = mesh.network().machine.id;
     let wish = pull::Wish { manifest, scope, deploy, own: &own };
     let planning = Box::pin(pull::plan_with_images(mesh, store, records, lease, (wish, expected), say));
@@ -207,7 +207,7 @@ async fn under_lock(
     run.tell(format!("deploy {deploy}: probing {} machines", plan.preview.participants.len()));
     // Once before anything is written at all: a refusal leaves no trace.
     if let Err(failures) = one.unless_given_up(run.probe()).await? {
-        return Err(refused(&failures, "the machines cannot carry this out; nothing was changed"));
+        return Err(refused(&failures, "the machines cannot run this deploy; nothing was changed"));
     }
     run.revision = records.put_status(&run.status, before.map(|before| before.revision)).await?;
     run.drive().await.map_err(|failure| interrupted(deploy, failure))?;
@@ -237,22 +237,26 @@ async fn settle(
         Resume::Finish => "finishing",
         Resume::Undo => "undoing",
     };
-    say(&format!("{what} deploy {}, which was cut off ({})", status.deploy, status.phase));
-    tracing::warn!("{what} deploy {} of namespace {namespace}, cut off at {}", status.deploy, status.phase);
+    say(&format!("{what} deploy {}, which was interrupted ({})", status.deploy, status.phase));
+    tracing::warn!(
+        "{what} deploy {} of namespace {namespace}, interrupted at {}",
+        status.deploy,
+        status.phase
+    );
     let mut run = Run::new(mesh, store, records, lease, status, say);
     (run.revision, run.decision, run.gives_up) = (revision, decision, true);
     run.drive().await?;
     if run.status.phase.is_final() {
         return Ok(Some(Stored { value: run.status, revision: run.revision }));
     }
-    let message = format!("deploy {} was cut off and cannot be brought to its end yet", run.status.deploy);
+    let message = format!("deploy {} was interrupted and cannot be completed yet", run.status.deploy);
     let failures = run.failures.iter().map(ToString::to_string).collect();
     Err(Failure::new(ErrorCode::DeployInterrupted, message).with(failures))
 }
 
 /// Whether it happens is not known here; whoever goes on with it decides by the records.
 fn interrupted(deploy: &DeployId, failure: Failure) -> Failure {
-    let message = format!("deploy {deploy} was interrupted and goes on as soon as it can: {failure}");
+    let message = format!("deploy {deploy} was interrupted and will resume: {failure}");
     Failure::new(ErrorCode::DeployInterrupted, message).with(failure.causes)
 }
 
@@ -356,9 +360,9 @@ impl<'a> Run<'a> {
                     if self.decision.is_some() {
                         return Ok(());
                     }
-                    let why = if self.is_given_up() { "it was given up" } else { "it failed" };
+                    let why = if self.is_given_up() { "aborted" } else { "failed" };
                     self.gives_up = true;
-                    self.tell(format!("{why}: undoing what was begun"));
+                    self.tell(format!("{why}: undoing it"));
                 }
             }
         }
@@ -450,7 +454,7 @@ impl<'a> Run<'a> {
         let aborted = self.failures.first().is_some_and(gave_up);
         let report = report(Some(deploy.clone()), preview, state, self.events, self.failures);
         let message = match state {
-            DeployState::Failed if aborted => format!("deploy {deploy} was given up and undone"),
+            DeployState::Failed if aborted => format!("deploy {deploy} was aborted and undone"),
             DeployState::Failed => format!("deploy {deploy} failed and was undone"),
             DeployState::UndoPending => format!("deploy {deploy} failed and is not undone yet"),
             _ => return Ok(report),

@@ -151,14 +151,14 @@ impl Attended {
         // Cancel-safe: nothing was changed, so there is nothing to undo.
         let done = self.given_up.run_until_cancelled(work).await;
         done.ok_or_else(|| {
-            let message = format!("deploy {} was given up; nothing was changed", self.id);
+            let message = format!("deploy {} was aborted; nothing was changed", self.id);
             Failure::new(ErrorCode::DeployAborted, message)
         })
     }
 
     /// Why it comes to nothing, when it was given up.
     pub fn aborted(&self) -> DeployFailure {
-        DeployFailure::new(ErrorCode::DeployAborted, "an operator gave it up")
+        DeployFailure::new(ErrorCode::DeployAborted, "aborted by an operator")
     }
 
     /// Everything from its beginning, as it comes; returns how it ended.
@@ -180,7 +180,7 @@ impl Attended {
                 return end;
             }
             if progress.changed().await.is_err() {
-                let message = format!("deploy {} was cut off", self.id);
+                let message = format!("deploy {} was interrupted", self.id);
                 return Envelope::error(ErrorCode::DeployInterrupted, message, Vec::new());
             }
         }

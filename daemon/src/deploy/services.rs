@@ -185,7 +185,7 @@ pub async fn logs(mesh: &Mesh, request: &ServiceLogsRequest) -> Result<ServiceLo
         }
     }
     if found.missing.len() == answers.len() && !answers.is_empty() {
-        let message = format!("no machine gives the log of {service}");
+        let message = format!("no machine returns the log of {service}");
         let causes = found.missing.into_iter().map(|missing| missing.why).collect();
         return Err(Failure::new(ErrorCode::ParticipantUnreachable, message).with(causes));
     }

@@ -182,7 +182,7 @@ pub(super) async fn list(
 /// An answer to another question than was asked.
 pub(super) fn odd(machine: &MachineId) -> DeployFailure {
     use ployz_core::wire::v1::api::ErrorCode;
-    DeployFailure::new(ErrorCode::InvalidRequest, "its answer is to another question").on(machine)
+    DeployFailure::new(ErrorCode::InvalidRequest, "unexpected response type").on(machine)
 }
 
 /// What services of all other namespaces have.

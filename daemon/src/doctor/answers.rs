@@ -44,7 +44,7 @@ fn judge(at: SocketAddr, answer: Option<io::Result<[u8; 9]>>) -> Check {
         }
         Some(Ok(_)) => fail("answers something that is not HTTP"),
         Some(Err(error)) => fail(&format!("does not answer: {error}")),
-        None => fail("does not answer in time"),
+        None => fail("timed out"),
     }
 }
 

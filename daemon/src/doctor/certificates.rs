@@ -20,7 +20,7 @@ pub(super) fn checks(ground: &Ground<'_>) -> Vec<Check> {
         .map(|routes| judge(STORED, "`ployzctl cert import` its successor", kept(&routes), now));
     let pair = variable(running, "PLOYZ_GATEWAY_TLS_CERT_PATH").map(|chain| {
         let advice = format!(
-            "replace {} and its key, then `systemctl restart ployz-gateway` (nothing is refused meanwhile)",
+            "replace {} and its key, then `systemctl restart ployz-gateway` (no connection is refused meanwhile)",
             chain.display()
         );
         judge(PAIR, &advice, pair(&chain), now)
@@ -59,7 +59,7 @@ fn kept(routes: &Path) -> io::Result<Vec<Found>> {
     let text = bytes.iter().position(|&byte| byte == b'\n').map_or(&bytes[..0], |end| &bytes[end + 1..]);
     // The error of a parser may hold what it stumbled over.
     let body: Body = serde_json::from_slice(text)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not what this release writes"))?;
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it was not written by this release"))?;
     let found = |(revision, record): (u64, Record)| Found {
         revision,
         facts: CertificateFacts::of_pem(&record.chain).ok(),
@@ -98,8 +98,8 @@ fn judge(check: &str, advice: &str, found: io::Result<Vec<Found>>, now: u64) -> 
     } else {
         let first = ends.iter().min_by_key(|(_, left)| **left);
         let seen = first.map_or_else(
-            || "none: HTTPS answers no name with one".to_owned(),
-            |(name, left)| format!("{} names, the first of them to end: {name} {}", ends.len(), told(*left)),
+            || "none: HTTPS has no certificate to serve".to_owned(),
+            |(name, left)| format!("{} names, the first to expire: {name} {}", ends.len(), told(*left)),
         );
         Check::ok(check, seen)
     }
@@ -121,8 +121,8 @@ fn ends(found: impl Iterator<Item = (u64, CertificateFacts)>, now: u64) -> BTree
 
 fn told(left: i64) -> String {
     match left / DAY {
-        _ if left < 0 => format!("ended {} days ago", -left / DAY),
-        days => format!("ends in {days} days"),
+        _ if left < 0 => format!("expired {} days ago", -left / DAY),
+        days => format!("expires in {days} days"),
     }
 }
 
@@ -160,12 +160,15 @@ mod tests {
         let (level, seen) = judged(vec![found(&["a.org", "b.org"], 1, 90), found(&["c.org"], 2, 14)]);
         assert_eq!(
             (level, seen.as_str()),
-            (Level::Ok, "3 names, the first of them to end: c.org ends in 14 days")
+            (Level::Ok, "3 names, the first to expire: c.org expires in 14 days")
         );
         let (level, seen) = judged(vec![found(&["a.org"], 1, 90), found(&["c.org"], 2, 13)]);
-        assert_eq!((level, seen.as_str()), (Level::Warn, "c.org ends in 13 days"));
+        assert_eq!((level, seen.as_str()), (Level::Warn, "c.org expires in 13 days"));
         let (level, seen) = judged(vec![found(&["a.org"], 1, -3), found(&["c.org"], 2, 0)]);
-        assert_eq!((level, seen.as_str()), (Level::Fail, "a.org ended 3 days ago, c.org ends in 0 days"));
+        assert_eq!(
+            (level, seen.as_str()),
+            (Level::Fail, "a.org expired 3 days ago, c.org expires in 0 days")
+        );
         let names: Vec<String> = (0..8).map(|n| format!("{n}.org")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         assert!(judged(vec![found(&names, 1, 1)]).1.ends_with("and 3 more"));

@@ -42,11 +42,11 @@ async fn without_network() -> Check {
 
 fn judge_away(why: &str, installed: bool) -> Check {
     if installed {
-        let advice = "`systemctl start docker`; containers that run go on, deploys are refused";
+        let advice = "`systemctl start docker`; running containers are not affected, deploys are refused";
         return Check::fail("docker", why, advice);
     }
-    let advice = "install Docker Engine (`apt-get install docker.io`) if services should run here";
-    Check::warn("docker", "there is none: this machine is in the mesh and takes no services", advice)
+    let advice = "install Docker Engine (`apt-get install docker.io`) to run services here";
+    Check::warn("docker", "not installed: this machine is in the mesh but runs no services", advice)
 }
 
 fn is_installed() -> bool {
@@ -59,7 +59,7 @@ fn judge_version(version: &str) -> Check {
     let mut numbers = version.split('.').map_while(|part| part.parse::<u32>().ok());
     match (numbers.next(), numbers.next()) {
         (Some(major), Some(minor)) if (major, minor) < (20, 10) => {
-            Check::warn("docker", seen, "older than 20.10, with which nothing was tried: upgrade it")
+            Check::warn("docker", seen, "older than 20.10, which is not supported: upgrade it")
         }
         _ => Check::ok("docker", seen),
     }
@@ -70,14 +70,14 @@ async fn network_of(docker: &Docker, wanted: &NetworkSpec) -> Check {
     match verdict {
         Ok(Verdict::Adopt) => Check::ok("docker-network", "as it should be"),
         Ok(Verdict::Create) => {
-            Check::fail("docker-network", "it is not there", "ployzd makes it: `journalctl -u ployzd -n 50`")
+            Check::fail("docker-network", "missing", "ployzd creates it: `journalctl -u ployzd -n 50`")
         }
         Ok(verdict) => {
             let advice =
-                "remove the containers on it and then `docker network rm ployz0`; ployzd makes it anew";
+                "remove the containers on it and then `docker network rm ployz0`; ployzd recreates it";
             Check::fail("docker-network", verdict.why(), advice)
         }
-        Err(error) => Check::warn("docker-network", ployz_netns::chain(&error), "look again"),
+        Err(error) => Check::warn("docker-network", ployz_netns::chain(&error), "run doctor again"),
     }
 }
 
@@ -91,7 +91,7 @@ fn firewalld() -> Option<Check> {
     runs.then(|| {
         let advice = "put ployz0 and ployz-veth into its zone `trusted`, open the WireGuard port (UDP) and the gateway's, \
                       and restart Docker after every `firewall-cmd --reload`";
-        Check::warn("firewalld", "firewalld runs: it drops and flushes what it does not know", advice)
+        Check::warn("firewalld", "firewalld is running: it drops and flushes rules it does not know", advice)
     })
 }
 

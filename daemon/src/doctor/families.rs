@@ -66,7 +66,7 @@ async fn reaches(at: SocketAddr) -> Served {
         Some(Ok(_)) => Served::Yes,
         Some(Err(error)) if has_no_address(at, &error) => Served::Off,
         Some(Err(error)) => Served::No(format!("{at}: {error}")),
-        None => Served::No(format!("{at} is not connected to in time")),
+        None => Served::No(format!("connecting to {at} timed out")),
     }
 }
 

@@ -24,11 +24,11 @@ pub(super) fn daemon_runs() -> Check {
 /// Said without it.
 pub(super) fn daemon_is_away(refused: bool) -> Check {
     let advice = if refused {
-        "mend the configuration, then `systemctl restart ployzd`; what runs goes on meanwhile"
+        "fix the configuration, then `systemctl restart ployzd`; services keep running meanwhile"
     } else {
-        "`systemctl status ployzd`, `journalctl -u ployzd -n 50`; what runs goes on meanwhile"
+        "`systemctl status ployzd`, `journalctl -u ployzd -n 50`; services keep running meanwhile"
     };
-    Check::fail("daemon", "ployzd does not answer; everything below is what the machine itself shows", advice)
+    Check::fail("daemon", "ployzd does not answer; the checks below read the machine directly", advice)
 }
 
 /// The file as the next start would read it.
@@ -41,13 +41,13 @@ pub(super) fn config_file(shared: &Shared) -> Option<Check> {
             "the configuration was changed since ployzd started",
             "`ployzd check-config`, then `systemctl restart ployzd`, which stops nothing else",
         ),
-        Ok(_) => Check::ok("config", "read without complaint"),
+        Ok(_) => Check::ok("config", "valid"),
     })
 }
 
 /// A configuration that is refused.
 pub(super) fn bad_config(error: &BadConfig) -> Check {
-    Check::fail("config", error.to_string(), "mend it; `ployzd check-config` tells whether it is right")
+    Check::fail("config", error.to_string(), "fix it; `ployzd check-config` shows whether it is valid")
 }
 
 /// Programs of the data plane whose file was replaced since they were started.
@@ -74,11 +74,11 @@ pub(super) fn programs(ground: &Ground<'_>) -> Vec<Check> {
 
 fn judge_programs(old: &[&str]) -> Check {
     if old.is_empty() {
-        return Check::ok("programs", "what runs is what is installed");
+        return Check::ok("programs", "all running programs are the installed versions");
     }
-    let seen = format!("older than what is installed: {}", old.join(", "));
-    let advice = "`systemctl restart` each when it suits: gateway and DNS refuse nothing meanwhile, \
-                  ployz-nats and ployz-wireguard are away for a moment";
+    let seen = format!("older than the installed version: {}", old.join(", "));
+    let advice = "`systemctl restart` each when convenient: gateway and DNS restart without an \
+                  interruption, ployz-nats and ployz-wireguard with a short one";
     Check::warn("programs", seen, advice)
 }
 

@@ -32,7 +32,7 @@ use ployz_core::config::{BadConfig, Config};
 use ployz_core::live::NodeLive;
 use ployz_core::spec::NodeSpec;
 use ployz_core::wire::v1::api::{Envelope, Payload};
-use ployz_core::wire::v1::doctor::{Check, Doctor, Level};
+use ployz_core::wire::v1::doctor::{Check, Doctor};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -133,7 +133,7 @@ async fn network(shared: &Shared) -> Result<Option<Running>, Check> {
         return Err(Check::fail(
             "state",
             seen,
-            "`ployzctl mesh list`; restore the state or found the network anew",
+            "`ployzctl mesh list`; restore the state or create the network again",
         ));
     };
     if !matches!(file.lifecycle, Stored::Running) {
@@ -146,10 +146,7 @@ async fn network(shared: &Shared) -> Result<Option<Running>, Check> {
 }
 
 fn envelope(found: Doctor) -> Envelope {
-    let count = |level| found.checks.iter().filter(|check| check.level == level).count();
-    let (warn, fail) = (count(Level::Warn), count(Level::Fail));
-    let message = format!("{} checks: {fail} failed, {warn} to look at", found.checks.len());
-    Envelope::ok(message, Some(Payload::Doctor(found)))
+    Envelope::ok(found.summary(), Some(Payload::Doctor(found)))
 }
 
 /// A connection from inside the namespace, with a deadline.

@@ -32,9 +32,9 @@ pub(super) async fn ask(server: SocketAddr, name: &str, kind: u16) -> Result<Rep
         Ok::<_, std::io::Error>(packet[..len].to_vec())
     };
     match limited(asking).await {
-        None => Err("no answer in time".into()),
+        None => Err("timed out".into()),
         Some(Err(error)) => Err(error.to_string()),
-        Some(Ok(packet)) => read(&packet).ok_or_else(|| "an answer that is none".into()),
+        Some(Ok(packet)) => read(&packet).ok_or_else(|| "an invalid response".into()),
     }
 }
 

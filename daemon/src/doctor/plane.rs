@@ -8,7 +8,7 @@ use ployz_core::wire::v1::doctor::Check;
 pub(super) fn checks(ground: &Ground<'_>) -> Vec<Check> {
     let Some(running) = &ground.network else {
         let seen =
-            format!("none should be running here, by what is in {}", ground.config().data_dir.display());
+            format!("no network should be running here, according to {}", ground.config().data_dir.display());
         return vec![Check::ok("network", seen)];
     };
     let plan = adopt::plan(&running.spec, &running.live);
@@ -24,25 +24,27 @@ fn judge(component: Component, verdict: &Verdict, live: &NodeLive) -> Check {
     let explain = format!("`ployzctl explain {name}`");
     match verdict {
         Verdict::Adopt if is_down(component, live) => {
-            Check::fail(name, "its unit is there and does not run", logs(component))
+            Check::fail(name, "its unit exists but is not running", logs(component))
         }
         Verdict::Adopt => Check::ok(name, "as it should be"),
-        Verdict::Hold(why) => {
-            Check::fail(name, why.clone(), format!("it is not touched until that is mended; {explain}"))
-        }
+        Verdict::Hold(why) => Check::fail(
+            name,
+            why.clone(),
+            format!("ployzd will not change it until this is fixed; {explain}"),
+        ),
         Verdict::Create => {
-            let advice = format!(
-                "ployzd makes it when it looks around, at the latest after 30 s; {}",
-                logs(component)
-            );
-            Check::fail(name, "it is not there", advice)
+            let advice =
+                format!("ployzd creates it at its next periodic resync, within 30 s; {}", logs(component));
+            Check::fail(name, "missing", advice)
         }
         Verdict::Recreate(_) => {
-            Check::fail(name, verdict.why(), format!("ployzd makes it anew; if this stays, {explain}"))
+            Check::fail(name, verdict.why(), format!("ployzd recreates it; if this persists, {explain}"))
         }
-        Verdict::Converge(_) => {
-            Check::warn(name, verdict.why(), format!("ployzd changes it in place; if this stays, {explain}"))
-        }
+        Verdict::Converge(_) => Check::warn(
+            name,
+            verdict.why(),
+            format!("ployzd changes it in place; if this persists, {explain}"),
+        ),
     }
 }
 

@@ -36,9 +36,9 @@ fn ports(ground: &Ground<'_>) -> Vec<Check> {
     let routes = ground.network.iter().flat_map(|running| &running.spec.gateway.routes.wanted);
     let tcp = routes.flat_map(|socket| {
         let advice = if is_tcp_purpose(&socket.purpose) {
-            "stop it (ployzd tries again every few seconds), or give the TCP route another port"
+            "stop it (ployzd retries every few seconds), or give the TCP route another port"
         } else {
-            "stop it (ployzd tries again every few seconds), or set gateway_listen_addr in /etc/ployz/config.toml to serve IPv4 alone"
+            "stop it (ployzd retries every few seconds), or set gateway_listen_addr in /etc/ployz/config.toml to serve IPv4 alone"
         };
         let check = format!("gateway-{}", socket.purpose);
         let ports = socket.listen.iter().map(|listen| (listen.address(), socket.v6_only));
@@ -87,16 +87,14 @@ fn judge_port(
 ) -> Check {
     let Some(holders) = holders else {
         return match wanted {
-            true => Check::fail(check, format!("nobody listens on {at}"), "`ployzctl explain gateway`"),
+            true => {
+                Check::fail(check, format!("no process is listening on {at}"), "`ployzctl explain gateway`")
+            }
             false => Check::ok(check, format!("{at} is free")),
         };
     };
     if holders.is_empty() {
-        return Check::warn(
-            check,
-            format!("somebody listens on {at}; by whom is not visible"),
-            "run this as root",
-        );
+        return Check::warn(check, format!("an unknown process is listening on {at}"), "run this as root");
     }
     let ours = |holder: &String| holder.starts_with("ployz-") || (by_systemd && holder.ends_with("(pid 1)"));
     let others: Vec<&str> = holders.iter().filter(|holder| !ours(holder)).map(String::as_str).collect();
@@ -108,12 +106,12 @@ fn judge_port(
         return Check::warn(check, seen, "`ployzctl mesh list`; is data_dir the one ployzd runs with?");
     }
     let others = others.join(", ");
-    Check::fail(check, format!("{at} is taken by {others}"), advice)
+    Check::fail(check, format!("{at} is already in use by {others}"), advice)
 }
 
 async fn gateway_table(ground: &Ground<'_>) -> Check {
     let Supervisor::Systemd(systemd) = ground.shared.reconciler.supervisor() else {
-        let seen = "told to systemd only, which is not here";
+        let seen = "reported to systemd only, which is not running";
         return Check::ok("gateway-routes", format!("{seen}; `gateway_metrics_listen_addr` shows it too"));
     };
     judge_routes(systemd.status_text(&UnitName::GATEWAY).await.as_deref())
@@ -121,7 +119,7 @@ async fn gateway_table(ground: &Ground<'_>) -> Check {
 
 /// The gateway's own words, as `systemctl status` shows them.
 fn judge_routes(said: Option<&str>) -> Check {
-    let advice = "it goes live by itself when the store is back: see the checks of the store";
+    let advice = "it recovers when the store is back: see the store checks";
     match said {
         Some(said) if said.contains("live") => Check::ok("gateway-routes", said),
         Some(said) if said.contains("not known") => Check::fail("gateway-routes", said, advice),
@@ -161,7 +159,7 @@ fn word(reply: &Reply) -> String {
 }
 
 fn judge_names(reply: &Result<Reply, String>) -> Check {
-    let advice = "it goes live by itself when the store is back: see the checks of the store";
+    let advice = "it recovers when the store is back: see the store checks";
     let texts = match reply {
         Ok(reply) if !reply.texts.is_empty() => reply.texts.join(", "),
         _ => return Check::fail("dns-names", "the DNS server does not say", "`systemctl status ployz-dns`"),
@@ -194,7 +192,7 @@ mod tests {
     fn a_port_that_somebody_else_has_is_named_with_its_holder() {
         let taken = port(Some(&["nginx (pid 7)"]), true, false);
         assert!(
-            taken.level == Level::Fail && taken.seen == "0.0.0.0:80 is taken by nginx (pid 7)",
+            taken.level == Level::Fail && taken.seen == "0.0.0.0:80 is already in use by nginx (pid 7)",
             "{taken:?}"
         );
         assert_eq!(port(Some(&["nginx (pid 7)", "ployz-gateway (pid 8)"]), true, true).level, Level::Fail);

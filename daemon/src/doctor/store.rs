@@ -23,12 +23,12 @@ async fn ask(path: &str) -> Result<(StatusCode, String), String> {
     let stream = dial(SocketAddr::from((Ipv4Addr::LOCALHOST, MONITOR_PORT))).await;
     let stream = stream.map_err(|error| error.to_string())?;
     let exchange = super::limited(http::exchange(stream, Method::GET, path, None::<&()>)).await;
-    let (status, body) = exchange.ok_or("no answer in time")?.map_err(|error| ployz_netns::chain(&error))?;
+    let (status, body) = exchange.ok_or("timed out")?.map_err(|error| ployz_netns::chain(&error))?;
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
 fn judge_health(answer: Result<(StatusCode, &str), &String>) -> Check {
-    let advice = "`systemctl status ployz-nats`, `journalctl -u ployz-nats -n 50`; names and routes are served as last known";
+    let advice = "`systemctl status ployz-nats`, `journalctl -u ployz-nats -n 50`; names and routes are served from the last known state";
     match answer {
         Ok((StatusCode::OK, _)) => Check::ok("store", "the server and its JetStream are healthy"),
         Ok((code, body)) => {
@@ -53,7 +53,7 @@ fn judge_leaves(running: &Running, leaves: Option<u64>) -> Check {
     match leaves {
         None => Check::warn(
             "store-links",
-            "the server does not tell its connections",
+            "the server does not report its connections",
             "`journalctl -u ployz-nats -n 50`",
         ),
         Some(count) if running.file.is_founder() => Check::ok(
@@ -64,7 +64,7 @@ fn judge_leaves(running: &Running, leaves: Option<u64>) -> Check {
             "store-links",
             format!("not connected to the store on {founder}"),
             format!(
-                "is {founder} up, and its ployz-nats? Nothing can be deployed until then; what runs goes on"
+                "are {founder} and its ployz-nats up? Deploys are refused until then; services keep running"
             ),
         ),
         Some(_) => Check::ok("store-links", format!("connected to the store on {founder}")),

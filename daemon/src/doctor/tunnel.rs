@@ -26,7 +26,7 @@ fn backend(running: &Running) -> Check {
         TunnelBackend::Kernel => Check::ok("wireguard-backend", "the kernel's"),
         TunnelBackend::Userspace => Check::ok(
             "wireguard-backend",
-            "userspace (ployz-wireguard): it works, and takes more CPU than the kernel's",
+            "userspace (ployz-wireguard): works, but uses more CPU than the kernel's",
         ),
     }
 }
@@ -35,11 +35,15 @@ fn port(port: u16) -> Check {
     let bound = sockets::udp(port);
     if bound.is_empty() {
         let advice = "no peer can reach this machine: `ployzctl explain wireguard`";
-        return Check::fail("udp-port", format!("nobody has UDP {port} in the host's namespace"), advice);
+        return Check::fail(
+            "udp-port",
+            format!("no process is listening on UDP {port} in the host namespace"),
+            advice,
+        );
     }
     let by = sockets::holders(&bound).into_iter().collect::<Vec<_>>().join(", ");
     let by = if by.is_empty() { "the kernel".to_owned() } else { by };
-    Check::ok("udp-port", format!("UDP {port} is bound by {by}; a firewall in front must let it in"))
+    Check::ok("udp-port", format!("UDP {port} is bound by {by}; firewalls must allow it"))
 }
 
 /// The underlay's may have changed since ployzd started.
@@ -55,7 +59,7 @@ fn judge_mtu(underlay: u32, tunnel: u32) -> Check {
     let seen = format!("underlay {underlay}, tunnel {tunnel}");
     if tunnel > tunnel_mtu(underlay) {
         let advice =
-            "large packets are lost or cut: `systemctl restart ployzd` fits the tunnel to the underlay";
+            "large packets are dropped: `systemctl restart ployzd` adjusts the tunnel's MTU to the underlay";
         return Check::fail("mtu", seen, advice);
     }
     Check::ok("mtu", seen)
@@ -63,7 +67,7 @@ fn judge_mtu(underlay: u32, tunnel: u32) -> Check {
 
 fn judge_endpoints(endpoints: &[SocketAddr]) -> Check {
     if endpoints.is_empty() {
-        let advice = "name one that peers can dial: advertise_endpoints in config.toml, then `systemctl restart ployzd`";
+        let advice = "set one that peers can dial: advertise_endpoints in config.toml, then `systemctl restart ployzd`";
         return Check::warn("endpoints", "this machine has no address to offer to its peers", advice);
     }
     let offered = endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -98,14 +102,12 @@ fn judge_peer(id: &str, endpoint: &str, handshake: Option<u64>, asked: &Asked) -
         Asked::Reached => Check::warn(
             name,
             format!("the machine answers, its ployzd does not; {handshake}, {endpoint}"),
-            format!("`systemctl status ployzd` on {id}; deploys wait for it, what runs goes on"),
+            format!("`systemctl status ployzd` on {id}; deploys wait for it, services keep running"),
         ),
         Asked::Lost(why) => Check::fail(
             name,
             format!("does not answer over the overlay ({why}); {handshake}, {endpoint}"),
-            format!(
-                "is {id} up, and does a firewall let its WireGuard port (UDP) in? `ployzctl mesh status`"
-            ),
+            format!("is {id} up, and do firewalls allow its WireGuard port (UDP)? `ployzctl mesh status`"),
         ),
     }
 }
@@ -115,7 +117,7 @@ fn judge_clock(id: &str, skew: i64) -> Check {
     let name = format!("clock {id}");
     let advice = "synchronise the clocks (chrony, systemd-timesyncd): deadlines of deploys and invites are wall clock times";
     match skew.abs() {
-        0..=2 => Check::ok(name, "the same as here, to about a second"),
+        0..=2 => Check::ok(name, "in sync, to about a second"),
         3..=10 => Check::warn(name, format!("{skew:+} s against this machine"), advice),
         _ => Check::fail(name, format!("{skew:+} s against this machine"), advice),
     }

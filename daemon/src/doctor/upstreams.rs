@@ -87,27 +87,26 @@ fn judge(seen: &Seen) -> Check {
     let listed = seen.host.iter().map(|(one, said)| format!("{one} {}", words(said))).collect::<Vec<_>>();
     let listed = listed.join(", ");
     if let Some(why) = &seen.unreadable {
-        return Check::fail(CHECK, format!("the host's resolvers are not known: {why}"), NAME_ONE);
+        return Check::fail(CHECK, format!("the host's resolvers cannot be read: {why}"), NAME_ONE);
     }
     let host = seen.host.iter().any(|(_, said)| said.as_ref().is_ok_and(usable));
     match (seen.dns.as_ref().is_ok_and(usable), host) {
-        (true, true) => Check::ok(CHECK, format!("names outside the mesh are asked for: {listed}")),
+        (true, true) => Check::ok(CHECK, format!("external names resolve through: {listed}")),
         (true, false) => {
             let text = format!(
-                "the DNS server of Ployz is answered by resolvers it knew before, the host by none: {listed}"
+                "the Ployz DNS server still uses resolvers it knew before, but none answers the host: {listed}"
             );
             Check::warn(CHECK, text, NAME_ONE)
         }
         (false, false) if seen.unnamed => {
-            let text = format!(
-                "the host names no resolver but the mesh's own, if any, and there is none on this machine: {listed}"
-            );
+            let text =
+                format!("the host has no resolver outside the mesh, and none runs on this machine: {listed}");
             Check::fail(CHECK, text, NAME_ONE)
         }
         (false, false) => Check::fail(CHECK, format!("no resolver of the host answers: {listed}"), NAME_ONE),
         (false, true) => {
             let dns = words(&seen.dns);
-            let text = format!("the host is answered ({listed}), the DNS server of Ployz {dns}");
+            let text = format!("resolvers answer the host ({listed}), the Ployz DNS server {dns}");
             Check::fail(CHECK, text, if seen.by_systemd { WAY_OUT } else { NAME_A_NEAR_ONE })
         }
     }
@@ -131,11 +130,11 @@ fn words(said: &Result<Reply, String>) -> String {
 }
 
 const CHECK: &str = "dns-upstreams";
-const NAME_ONE: &str = "until then containers get SERVFAIL for names outside the mesh: name a resolver that answers in \
-                        /etc/resolv.conf (`nameserver ADDRESS`; read again every 5 seconds) or start the one that is named";
+const NAME_ONE: &str = "until then containers get SERVFAIL for external names: put a working resolver into /etc/resolv.conf \
+                        (`nameserver ADDRESS`; read every 5 seconds) or start the one that is listed";
 const WAY_OUT: &str = "`journalctl -u ployz-dns -n 50`; for resolvers on loopback, link-local or by IPv6 also `systemctl start \
                        ployzd-sockets.socket`, `journalctl -u ployzd-sockets`; for others `nft list table inet ployz` (masquerading)";
-const NAME_A_NEAR_ONE: &str = "without systemd the DNS server reaches resolvers over IPv4 and not on loopback: name such a one in \
+const NAME_A_NEAR_ONE: &str = "without systemd the DNS server reaches only IPv4 resolvers that are not on loopback: put one into \
                                /etc/resolv.conf";
 
 #[cfg(test)]
@@ -158,7 +157,7 @@ mod tests {
         let none = Seen { unnamed: true, ..seen(&[("127.0.0.1", silent())], said(2)) };
         let found = judge(&none);
         assert_eq!(found.level, Level::Fail);
-        assert!(found.seen.starts_with("the host names no resolver") && found.advice.is_some(), "{found:?}");
+        assert!(found.seen.starts_with("the host has no resolver") && found.advice.is_some(), "{found:?}");
 
         let found = judge(&seen(&[("127.0.0.53", silent()), ("2001:db8::1", said(5))], said(2)));
         assert_eq!(found.level, Level::Fail);
@@ -176,7 +175,7 @@ mod tests {
         assert_eq!(found.level, Level::Fail);
         assert_eq!(
             found.seen,
-            "the host is answered (fe80::1%eth0 answers), the DNS server of Ployz answers SERVFAIL"
+            "resolvers answer the host (fe80::1%eth0 answers), the Ployz DNS server answers SERVFAIL"
         );
         assert!(found.advice.unwrap().contains("ployzd-sockets"));
     }

@@ -38,11 +38,11 @@ pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
         let answer = match (asked, &room) {
             (Ok(command), Ok(_)) => answer(&mesh, command).await.unwrap_or_else(ImageAnswer::Failed),
             (Ok(_), Err(_)) => {
-                let what = "too much is asked of this machine at a time";
+                let what = "too many requests to this machine at once";
                 ImageAnswer::Failed(DeployFailure::new(ErrorCode::TransferBusy, what))
             }
             (Err(error), _) => {
-                let what = format!("the command is not understood: {error}");
+                let what = format!("invalid command: {error}");
                 ImageAnswer::Failed(DeployFailure::new(ErrorCode::InvalidRequest, what))
             }
         };
@@ -87,7 +87,7 @@ async fn answer(mesh: &Arc<Mesh>, command: ImageCommand) -> Result<ImageAnswer> 
 }
 
 fn busy() -> DeployFailure {
-    DeployFailure::new(ErrorCode::TransferBusy, "it fetches as many images as it may at a time")
+    DeployFailure::new(ErrorCode::TransferBusy, "it is already fetching the maximum number of images")
 }
 
 pub(super) async fn look(docker: &Docker, wanted: &ImageWanted) -> Result<ImageLook> {
@@ -117,10 +117,10 @@ async fn verify(docker: &Docker, wanted: &ImageWanted) -> Result<()> {
     let what = match found {
         Some(found) if found.facts.is(&wanted.facts) => return Ok(()),
         Some(found) => format!(
-            "{} leads to {} afterwards, not to {}: was it built anew meanwhile?",
+            "{} is {} afterwards, not {}: was it rebuilt meanwhile?",
             wanted.image, found.facts.id, wanted.facts.id
         ),
-        None => format!("the engine took it in and has no {} afterwards", wanted.image),
+        None => format!("the engine loaded it but has no {}", wanted.image),
     };
     Err(DeployFailure::new(ErrorCode::ImagePushFailed, what))
 }
@@ -130,7 +130,7 @@ async fn connect(mesh: &Mesh, asked: &ImageFetch) -> Result<TcpStream> {
         let what = format!("cannot connect to {}: {why}", asked.from);
         DeployFailure::new(ErrorCode::MachineUnreachable, what)
     };
-    let at = address(mesh, &asked.from).ok_or_else(|| unreachable("it is no member known here".into()))?;
+    let at = address(mesh, &asked.from).ok_or_else(|| unreachable("it is not a known member".into()))?;
     let at = SocketAddrV6::new(at, asked.port, 0, 0);
     let opening = Opening { version: TRANSFER_VERSION, ticket: asked.ticket.clone() };
     let opening = serde_json::to_vec(&opening).map_err(|error| unreachable(error.to_string()))?;

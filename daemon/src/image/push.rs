@@ -122,8 +122,7 @@ fn judge(report: ImagePushReport) -> Result<ImagePushReport> {
 impl<'a> Push<'a> {
     async fn begin(mesh: &'a Mesh, request: &ImagePushRequest) -> Result<Self> {
         let image = tagged(&request.image).ok_or_else(|| {
-            let what =
-                "an image is pushed by a name with a tag: a digest names none that the others could use";
+            let what = "push an image by a name with a tag: other machines cannot use a digest";
             Failure::new(ErrorCode::InvalidArgument, what)
         })?;
         let to = receivers(mesh, &request.to)?;
@@ -218,7 +217,7 @@ impl<'a> Push<'a> {
         // The other end has connected and shown the ticket before it answered.
         let connection = match tokio::time::timeout(HANDED_OVER, &mut ticket.shown).await {
             Ok(Ok(connection)) => connection,
-            _ => return Err(broken("it did not come for the image".into())),
+            _ => return Err(broken("it did not connect to fetch the image".into())),
         };
         let (reader, writer) = connection.into_split();
         let body = self.docker.save(&self.wanted.image).map_err(failed)?;
@@ -241,7 +240,7 @@ fn receivers(mesh: &Mesh, asked: &BTreeSet<MachineId>) -> Result<Vec<MachineId>>
         mesh.peers.borrow().machines.iter().map(|machine| machine.id.clone()).collect();
     let unknown: Vec<&str> = asked.difference(&members).map(MachineId::as_str).collect();
     if !unknown.is_empty() {
-        let what = format!("{} is no machine of this network", unknown.join(", "));
+        let what = format!("{} is not a machine of this network", unknown.join(", "));
         return Err(Failure::new(ErrorCode::MachineNotFound, what));
     }
     let all = if asked.is_empty() { members } else { asked.clone() };
@@ -260,7 +259,7 @@ fn row(machine: &MachineId) -> ImagePushRow {
 
 /// An answer to another question than was asked.
 fn odd(machine: &MachineId) -> DeployFailure {
-    DeployFailure::new(ErrorCode::InvalidRequest, "its answer is to another question").on(machine)
+    DeployFailure::new(ErrorCode::InvalidRequest, "unexpected response type").on(machine)
 }
 
 const TELL: Duration = Duration::from_secs(1);

@@ -46,7 +46,7 @@ pub fn revoke(disk: &Disk, network: &NetworkFile, id: &InviteId) -> Result<()> {
     let before = peers.drafts.len();
     peers.drafts.retain(|draft| draft.id != *id);
     if peers.drafts.len() == before {
-        return Err(Failure::new(ErrorCode::InviteNotFound, format!("there is no invite {id} that waits")));
+        return Err(Failure::new(ErrorCode::InviteNotFound, format!("there is no open invite {id}")));
     }
     disk.put_peers(&network.name, &peers)?;
     tracing::info!("audit: invite {id} revoked");

@@ -65,7 +65,8 @@ pub fn draw(
 ) -> Result<(InviteRecord, Zeroizing<String>)> {
     let issuer_endpoints = offered(endpoints.iter().copied(), &network.machine.endpoints);
     if issuer_endpoints.is_empty() {
-        let message = "this machine has no address that another could dial, so a token would lead nowhere";
+        let message =
+            "this machine has no address that another machine can dial, so a token would be useless";
         return Err(Failure::new(ErrorCode::NoEndpoint, message));
     }
     let one_time_key = PrivateKey::from_random(crate::random::bytes());
@@ -421,7 +422,10 @@ async fn until_known(mesh: &Mesh, mut known: impl FnMut(&PeersFile) -> bool) -> 
     mesh.late_news.notify_waiters();
     match tokio::time::timeout(NEWS, peers.wait_for(known)).await {
         Ok(Ok(_)) => Ok(()),
-        _ => Err(Failure::new(ErrorCode::StoreUnavailable, "the store's news did not come back in time")),
+        _ => Err(Failure::new(
+            ErrorCode::StoreUnavailable,
+            "timed out waiting for the store to confirm the change",
+        )),
     }
 }
 
@@ -456,8 +460,8 @@ fn signing_key(keys: &Keys) -> Result<SigningKey> {
         .ok_or_else(damaged)
 }
 
-const ONLY_IN_THE_TOKEN: &str = "only the token names an address of this machine: once both were restarted, they find each \
-other no more; name it in advertise_endpoints in config.toml, then `systemctl restart ployzd`";
+const ONLY_IN_THE_TOKEN: &str = "only the token names an address of this machine: after both restart, they cannot find each \
+other; set it in advertise_endpoints in config.toml, then `systemctl restart ployzd`";
 const CAS_TRIES: usize = 20;
 /// After this the watch is made again.
 const PROMPT: Duration = Duration::from_millis(1500);

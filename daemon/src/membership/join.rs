@@ -148,7 +148,7 @@ pub async fn clear_leftover(shared: &Shared) -> Result<()> {
         // Cut short between the record and its activation: it is finished as any other start of it.
         shared.disk.set_active(Some(&file.name))?;
     } else {
-        tracing::warn!(network = %file.name, "a join was cut short: taking its tunnel down");
+        tracing::warn!(network = %file.name, "an interrupted join was found: removing its tunnel");
         let keys = shared.disk.keys(&file.name)?.unwrap_or_else(|| random::keys(None));
         let spec =
             desired::node(&shared.around, &shared.disk, &file, &keys, &PeersFile::default(), clock::now());
@@ -163,7 +163,7 @@ pub async fn clear_leftover(shared: &Shared) -> Result<()> {
 async fn gone_within_looks(shared: &Shared, spec: &NodeSpec) -> bool {
     for _ in 0..LOOKS {
         let left = teardown::run(&shared.reconciler, spec).await;
-        left.iter().for_each(|error| tracing::warn!("a join was cut short: {error}"));
+        left.iter().for_each(|error| tracing::warn!("removing an interrupted join: {error}"));
         if left.is_empty() {
             return true;
         }
@@ -323,11 +323,11 @@ async fn once(
 fn parse<T: DeserializeOwned>(status: StatusCode, body: &Bytes) -> Result<T> {
     if status.is_success() {
         return serde_json::from_slice(body).map_err(|error| {
-            Failure::because(ErrorCode::InvalidRequest, "the issuer's answer is not understood", &error)
+            Failure::because(ErrorCode::InvalidRequest, "invalid response from the issuer", &error)
         });
     }
     let envelope: Envelope = serde_json::from_slice(body).map_err(|_| {
-        Failure::new(ErrorCode::InvalidRequest, format!("the issuer answered {status} without saying why"))
+        Failure::new(ErrorCode::InvalidRequest, format!("the issuer answered {status} without a reason"))
     })?;
     let code = ErrorCode::ALL.iter().find(|code| code.as_str() == envelope.code).copied();
     let code = code.unwrap_or(ErrorCode::IoError);

@@ -35,7 +35,7 @@ fn take_in(mesh: &Mesh, now: Vec<Check>) {
         match check.level {
             now if now == was => {}
             Level::Ok => {
-                tracing::info!(check = %check.check, "the host is as it should be again: {}", check.seen)
+                tracing::info!(check = %check.check, "the host is back to normal: {}", check.seen)
             }
             Level::Warn => tracing::warn!(check = %check.check, advice, "the host changed: {}", check.seen),
             Level::Fail => tracing::error!(check = %check.check, advice, "the host changed: {}", check.seen),

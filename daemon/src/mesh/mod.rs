@@ -288,7 +288,7 @@ impl Mesh {
         self.cancel.cancel();
         self.tasks.close();
         if tokio::time::timeout(DETACH, self.tasks.wait()).await.is_err() {
-            tracing::warn!("some tasks did not end within {}s", DETACH.as_secs());
+            tracing::warn!("some tasks did not stop within {}s", DETACH.as_secs());
         }
     }
 
@@ -347,8 +347,10 @@ impl Mesh {
         self.unwritten.send_if_modified(|before| {
             let changed = *before != now;
             match &now {
-                Some(why) if changed => tracing::error!("store and sidecars lack files to start from: {why}"),
-                None if changed => tracing::info!("store and sidecars have their files again"),
+                Some(why) if changed => {
+                    tracing::error!("cannot write the files that store and sidecars start from: {why}")
+                }
+                None if changed => tracing::info!("the files of store and sidecars are written again"),
                 _ => {}
             }
             before.clone_from(&now);

@@ -82,16 +82,16 @@ impl Asked {
 /// Whose a port is that no TCP route can have on a machine with this configuration.
 pub fn reserved(config: &Config, port: u16) -> Option<&'static str> {
     let own = [
-        (Some(config.gateway_listen_addr), "the gateway's own (gateway_listen_addr)"),
-        (config.gateway_https_listen_addr, "the gateway's own (gateway_https_listen_addr)"),
-        (config.gateway_metrics_listen_addr, "that of metrics (gateway_metrics_listen_addr)"),
-        (config.dns_metrics_listen_addr, "that of metrics (dns_metrics_listen_addr)"),
-        (config.daemon_metrics_listen_addr, "that of metrics (daemon_metrics_listen_addr)"),
+        (Some(config.gateway_listen_addr), "used by the gateway (gateway_listen_addr)"),
+        (config.gateway_https_listen_addr, "used by the gateway (gateway_https_listen_addr)"),
+        (config.gateway_metrics_listen_addr, "used by metrics (gateway_metrics_listen_addr)"),
+        (config.dns_metrics_listen_addr, "used by metrics (dns_metrics_listen_addr)"),
+        (config.daemon_metrics_listen_addr, "used by metrics (daemon_metrics_listen_addr)"),
     ];
     let own = own.into_iter().find(|(at, _)| at.is_some_and(|at| at.port() == port)).map(|(_, whose)| whose);
     let numbers = [
-        (config.wireguard_listen_port, "that of the tunnel (wireguard_listen_port)"),
-        (config.zfs_transfer_port, "that of transfers between machines (zfs_transfer_port)"),
+        (config.wireguard_listen_port, "used by the tunnel (wireguard_listen_port)"),
+        (config.zfs_transfer_port, "used by transfers between machines (zfs_transfer_port)"),
     ];
     own.or_else(|| numbers.into_iter().find(|(number, _)| *number == port).map(|(_, whose)| whose))
         .or_else(|| reserved_port(port))
@@ -123,7 +123,7 @@ pub async fn run(mesh: Arc<Mesh>, feed: Feed<Ports>) {
     // Cancel-safe: whatever was not passed on is asked for again by the next daemon.
     tokio::select! {
         () = mesh.cancel.cancelled() => {}
-        () = pass_on(&mesh, feed.watch()) => tracing::error!("the ports of TCP routes are no longer followed"),
+        () = pass_on(&mesh, feed.watch()) => tracing::error!("no longer following the ports of TCP routes"),
         () = look_again(&mesh) => {}
     }
     feed.stop().await;

@@ -150,8 +150,7 @@ pub async fn answered<A: DeserializeOwned>(
         _ => away(error.to_string()),
     })?;
     let answer = serde_json::from_slice(&reply.payload);
-    answer
-        .map_err(|error| failure(ErrorCode::InvalidRequest, format!("its answer is not understood: {error}")))
+    answer.map_err(|error| failure(ErrorCode::InvalidRequest, format!("invalid response: {error}")))
 }
 
 /// The same, put once.
@@ -190,7 +189,7 @@ async fn handle(mesh: &Arc<Mesh>, command: Command, run: &str) -> Answer {
             match mesh.change_network(|network| network.lifecycle = crate::disk::Stored::Leaving) {
                 Err(error) => Answer::no(ployz_netns::chain(&error)),
                 Ok(_) => {
-                    tracing::warn!("the network is being destroyed on the word of a peer");
+                    tracing::warn!("destroying the network at a peer's request");
                     mesh.leave.notify_one();
                     Answer::yes()
                 }

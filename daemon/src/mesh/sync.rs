@@ -61,7 +61,7 @@ async fn found(store: &Store, mesh: &Mesh) -> Result<(), StoreError> {
     let known = mesh.peers.borrow().machines.clone();
     for machine in known.iter().filter(|machine| machine.id != mesh.network().machine.id) {
         if store.restore_machine(machine).await? {
-            tracing::warn!("the store did not know {}: put back from what this machine knew", machine.id);
+            tracing::warn!("the store had no record of {}: restored from this machine's copy", machine.id);
             let lock = SubnetLock { subnet: machine.subnet, owner: machine.public_key, invite: None };
             match store.lock_subnet(&lock).await {
                 Ok(_) | Err(StoreError::Conflict(_)) => {}
@@ -117,7 +117,7 @@ async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
             change = next(&mut machines) => seen.machine(change?, mesh),
             change = next(&mut invites) => seen.invite(change?, mesh),
             () = mesh.late_news.notified() => {
-                tracing::debug!("news are late: watching afresh");
+                tracing::debug!("watch is behind, restarting it");
                 machines.set(store.watch_machines().await?);
                 invites.set(store.watch_invites().await?);
                 seen = Seen::default();
@@ -143,7 +143,7 @@ async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
                 let fits = machine.id.as_str() == key && machine.fits(network.prefix(), &network.plan);
                 if !fits {
                     tracing::warn!(
-                        "the record {key} claims a name or addresses that are not its own: ignored"
+                        "ignoring the record {key}: it claims a name or addresses that are not its own"
                     );
                 }
                 fits
@@ -151,7 +151,9 @@ async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
             let joining = matches!(network.lifecycle, crate::disk::Stored::Joining { .. });
             if !joining && !seen.machines.contains_key(own.as_str()) {
                 // A picture without this machine is not one to take tunnels down by.
-                return Err("the store does not know this machine; what was known before stands".into());
+                return Err(
+                    "the store has no record of this machine; keeping the members known before".into()
+                );
             }
             mesh.learn(|peers| {
                 peers.machines = seen.machines.values().cloned().collect();

@@ -126,7 +126,7 @@ fn own() -> Check {
     Check::fail(
         "identity",
         "another machine uses the key of this one, and packets are lost to it",
-        "it runs with a copy of /var/lib/ployz: find it (`ployzctl doctor` on a peer tells its address) and run \
+        "it runs with a copy of /var/lib/ployz: find it (`ployzctl doctor` on a peer shows its address) and run \
          `ployzctl mesh destroy <network> --local` there",
     )
 }
@@ -169,7 +169,7 @@ pub fn renew(runtime: Option<&Path>) {
     if let Some(Err(error)) = runtime.map(|dir| std::fs::remove_file(dir.join(FILE)))
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        tracing::warn!("this machine's number stays as it was: {error}");
+        tracing::warn!("cannot draw a new boot number: {error}");
     }
 }
 
@@ -184,7 +184,7 @@ fn kept(path: &Path) -> Run {
     }
     let run = draw();
     if let Err(error) = crate::disk::replace(path, format!("{run:016x}\n").as_bytes(), 0o600) {
-        tracing::debug!("this boot's number is not kept: {}", ployz_netns::chain(&error));
+        tracing::debug!("cannot write this boot's number: {}", ployz_netns::chain(&error));
     }
     run
 }

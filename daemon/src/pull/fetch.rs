@@ -69,14 +69,14 @@ pub(super) async fn give(
 
 /// Lets a name lead to an image that is pinned and there.
 pub(super) async fn name(docker: &Docker, image: &ImageRef, name: &ImageRef) -> Result<()> {
-    let odd = || DeployFailure::new(ErrorCode::InvalidRequest, format!("{name} is no name with a tag"));
+    let odd = || DeployFailure::new(ErrorCode::InvalidRequest, format!("{name} is not a name with a tag"));
     let name = tagged(name).ok_or_else(odd)?;
     let held = there(docker, image).await?;
     docker.name_image(&held.facts.id, &name).await.map_err(failed)
 }
 
 async fn there(docker: &Docker, image: &ImageRef) -> Result<Held> {
-    let missing = || DeployFailure::new(ErrorCode::ImageMissing, format!("the image {image} is not there"));
+    let missing = || DeployFailure::new(ErrorCode::ImageMissing, format!("the image {image} is missing"));
     docker.held(image).await.map_err(failed)?.ok_or_else(missing)
 }
 

@@ -164,8 +164,7 @@ async fn helped(program: &str, server: &str) -> Result<Option<Login>, LoginError
     if !output.status.success() {
         return Ok(None);
     }
-    let helped: Helped =
-        serde_json::from_slice(&said).map_err(|_| failed("its answer is not understood".into()))?;
+    let helped: Helped = serde_json::from_slice(&said).map_err(|_| failed("invalid response".into()))?;
     Ok(Some(Login {
         server: server.to_owned(),
         name: helped.username.clone(),

@@ -52,11 +52,9 @@ pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
         let answer = match (serde_json::from_slice::<PullCommand>(&payload), &room) {
             (Ok(command), Ok(_)) => answer(&mesh, command).await.unwrap_or_else(PullAnswer::Failed),
             (Ok(_), Err(_)) => {
-                refuse(ErrorCode::TransferBusy, "too much is asked of this machine at a time".into())
+                refuse(ErrorCode::TransferBusy, "too many requests to this machine at once".into())
             }
-            (Err(error), _) => {
-                refuse(ErrorCode::InvalidRequest, format!("the command is not understood: {error}"))
-            }
+            (Err(error), _) => refuse(ErrorCode::InvalidRequest, format!("invalid command: {error}")),
         };
         drop(room);
         let text = serde_json::to_vec(&answer).unwrap_or_default();

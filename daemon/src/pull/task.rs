@@ -45,7 +45,7 @@ impl Tasks {
             return outcome.map(|()| PullAnswer::Done);
         }
         if tasks.len() >= MOST {
-            let what = "too much is under way on this machine";
+            let what = "too many pulls in progress on this machine";
             return Err(DeployFailure::new(ErrorCode::TransferBusy, what));
         }
         let shared = Arc::new(Shared {
@@ -65,8 +65,8 @@ async fn carry_out(shared: Arc<Shared>, work: impl Future<Output = Result<()>>) 
     // Cancel-safe: given up, an engine drops what it has not got whole.
     let outcome = tokio::select! {
         done = work => done,
-        () = shared.unattended() => failure("it was given up: no machine asked for it any more".into()),
-        () = tokio::time::sleep(LONGEST) => failure(format!("it took longer than {}s", LONGEST.as_secs())),
+        () = shared.unattended() => failure("aborted: no machine waits for it any more".into()),
+        () = tokio::time::sleep(LONGEST) => failure(format!("timed out after {}s", LONGEST.as_secs())),
     };
     let _ = shared.outcome.set(outcome);
 }

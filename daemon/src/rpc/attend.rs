@@ -46,7 +46,7 @@ pub(super) async fn carry_out(
         let work = tokio::spawn(work(daemon.clone(), mesh, wish, request, one.clone()));
         tokio::spawn(ends(work, one.clone()));
     } else {
-        let message = format!("deploy {} is under way by the same command: this is its progress", one.id);
+        let message = format!("deploy {} of the same command is in progress; following it", one.id);
         send(Event::Progress { message, deploy: None });
     }
     one.follow(send).await
@@ -55,7 +55,7 @@ pub(super) async fn carry_out(
 /// One that broke off has an end too: it is not followed for ever.
 async fn ends(work: tokio::task::JoinHandle<()>, one: Arc<Attended>) {
     if let Err(error) = work.await {
-        let message = format!("deploy {} broke off", one.id);
+        let message = format!("deploy {} was interrupted", one.id);
         one.end(Envelope::error(ErrorCode::IoError, message, vec![error.to_string()]));
     }
 }
@@ -109,14 +109,14 @@ fn given_up(id: &DeployId, end: Envelope) -> Envelope {
     match state {
         Some(DeployState::Committed | DeployState::CleanupPending) => too_late(id, end.payload),
         None | Some(DeployState::Failed) if aborted => {
-            Envelope::ok(format!("deploy {id} was given up and undone; nothing was changed"), end.payload)
+            Envelope::ok(format!("deploy {id} was aborted and undone; nothing was changed"), end.payload)
         }
         _ => end,
     }
 }
 
 fn too_late(id: &DeployId, payload: Option<Payload>) -> Envelope {
-    let message = format!("deploy {id} is committed and cannot be undone; it is brought to its end");
+    let message = format!("deploy {id} is committed and cannot be undone; it will be completed");
     Envelope { payload, ..Envelope::error(ErrorCode::DeployCommitted, message, Vec::new()) }
 }
 
@@ -130,14 +130,14 @@ async fn by_record(mesh: &Mesh, request: &DeployAttachRequest, send: Send<'_>) -
     };
     let status = records.statuses().await?.into_iter().find(wanted).ok_or_else(|| {
         let what = match &request.deploy {
-            Some(id) => format!("deploy {id} is not known here and not the latest of its namespace"),
-            None => "no deploy is under way".to_owned(),
+            Some(id) => format!("deploy {id} is unknown here and not the latest of its namespace"),
+            None => "no deploy is in progress".to_owned(),
         };
         Failure::new(ErrorCode::DeployNotFound, what)
     })?;
     if request.abort && !status.phase.is_final() && status.coordinator != own {
         let (id, other) = (&status.deploy, &status.coordinator);
-        let message = format!("deploy {id} is carried out by {other} and is given up there");
+        let message = format!("deploy {id} runs on {other} and must be aborted there");
         let hint = Some(format!("on {other}: ployzctl deploy attach {id} --abort"));
         return Err(Failure { hint, ..Failure::new(ErrorCode::DeployInProgress, message) });
     }

@@ -136,10 +136,9 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             done(format!("certificate {} is removed", request.name), None)
         }
         // `attend` has these: they are followed, and outlive their caller.
-        Request::Deploy(_) | Request::ServiceRemove(_) | Request::DeployAttach(_) => Err(Failure::new(
-            ErrorCode::InvalidRequest,
-            "deploys are asked for by a call that can be followed",
-        )),
+        Request::Deploy(_) | Request::ServiceRemove(_) | Request::DeployAttach(_) => {
+            Err(Failure::new(ErrorCode::InvalidRequest, "deploys use the streaming call"))
+        }
         Request::DeployPreview(request) => {
             let preview = deploy::run::preview(&daemon.running()?, &request).await?;
             done("preview".into(), Some(Payload::DeployPreview(Box::new(preview))))
@@ -186,7 +185,7 @@ pub(super) fn outcome(report: &DeployReport) -> String {
             )
         }
         (Some(deploy), state) => format!("namespace {namespace}: deploy {deploy} is {state}"),
-        (None, _) => format!("namespace {namespace}: there was nothing to do"),
+        (None, _) => format!("namespace {namespace}: nothing to do"),
     }
 }
 
@@ -359,5 +358,5 @@ fn brief(file: &NetworkFile, lifecycle: &str) -> Payload {
     Payload::MeshStatus(file_status(file, lifecycle))
 }
 
-const HIDDEN: &str = "; it has no address that others could dial, so only machines it dials itself reach it \
-(advertise_endpoints in config.toml names one)";
+const HIDDEN: &str = "; it has no address that others can dial, so only machines it dials itself can reach \
+it (set advertise_endpoints in config.toml)";

@@ -87,7 +87,7 @@ async fn store(mesh: &Mesh, say: Say<'_>) -> Option<Store> {
             break;
         }
         if !said {
-            say("waiting for the store, which is not there at the moment");
+            say("waiting for the store, which is disconnected");
             said = true;
         }
         tokio::time::sleep(AGAIN).await;

@@ -68,11 +68,7 @@ async fn call(State(daemon): State<Arc<Daemon>>, body: Bytes) -> Response {
         Ok(request) => request,
         Err(error) => {
             let causes = vec![error.to_string()];
-            return answer(Envelope::error(
-                ErrorCode::InvalidRequest,
-                "the request is not understood",
-                causes,
-            ));
+            return answer(Envelope::error(ErrorCode::InvalidRequest, "invalid request", causes));
         }
     };
     let (events, stream) = mpsc::unbounded_channel();

@@ -45,7 +45,7 @@ async fn serve(mesh: &Arc<Mesh>, listener: &TcpListener) {
         let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!("a transfer connection cannot be taken: {error}");
+                tracing::warn!("cannot accept a transfer connection: {error}");
                 tokio::time::sleep(AGAIN).await;
                 continue;
             }
@@ -76,13 +76,13 @@ async fn open(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) -> Result<()
         Ok(Ok(_)) => return Err("no ticket".into()),
         Ok(Err(error)) => return Err(error.to_string()),
     };
-    let shown = shown.map_err(|_| "what it says is not understood")?;
+    let shown = shown.map_err(|_| "invalid hello")?;
     if shown.version != TRANSFER_VERSION {
-        return Err(format!("it speaks version {}", shown.version));
+        return Err(format!("unsupported version {}", shown.version));
     }
     let wait = mesh.transfers.tickets.take(&shown.ticket, &member, Instant::now());
-    let wait = wait.ok_or_else(|| format!("the ticket that {member} shows is not good"))?;
-    wait.send(stream).map_err(|_| "nobody waits for it any more".to_owned())
+    let wait = wait.ok_or_else(|| format!("{member} sent an invalid ticket"))?;
+    wait.send(stream).map_err(|_| "the request for it has ended".to_owned())
 }
 
 const AGAIN: Duration = Duration::from_millis(200);

@@ -21,16 +21,16 @@ pub enum Broken<E: std::error::Error + 'static> {
     #[error("the connection broke")]
     Connection(#[source] io::Error),
     /// The other end closed it before it said how it went.
-    #[error("the other machine hung up")]
+    #[error("the other machine closed the connection")]
     Closed,
     /// The other end does not give a sign any more.
-    #[error("the other machine gave no sign for {}s", IDLE.as_secs())]
+    #[error("the other machine sent nothing for {}s", IDLE.as_secs())]
     Silent,
     /// Whoever it is handed on to takes nothing in.
-    #[error("nothing was taken in for {}s", STUCK.as_secs())]
+    #[error("the receiver took no data for {}s", STUCK.as_secs())]
     Stuck,
     /// What is sent cannot be had.
-    #[error("what is sent cannot be read")]
+    #[error("cannot read the data to send")]
     Body(#[source] E),
 }
 

@@ -355,7 +355,7 @@ impl Docker {
     fn foreign(&self, live: &ContainerLive) -> Option<String> {
         match live.owner() {
             _ if live.fingerprint().is_none() => Some(format!("it carries no {}", label::CONFIG_HASH)),
-            None => Some("its ployz labels are not whole".to_owned()),
+            None => Some("its ployz labels are incomplete".to_owned()),
             Some(owner) if owner.network != self.network => {
                 Some(format!("it is of network {}", owner.network))
             }

@@ -53,7 +53,7 @@ pub async fn run(mesh: Arc<Mesh>) {
 pub async fn stand(mesh: &Mesh, docker: &Docker) -> Result<(), DockerError> {
     let held = |detail: String| DockerError::Odd { operation: "use network", subject: BRIDGE.into(), detail };
     if !matches!(tokio::time::timeout(BRIDGE_STANDS, bridge_stands(mesh)).await, Ok(true)) {
-        return Err(held("the bridge of that name does not stand; `ployzctl explain link` says why".into()));
+        return Err(held("the bridge of that name is missing; `ployzctl explain link` shows why".into()));
     }
     match network::ensure(docker, &wanted(mesh)).await? {
         Ensured::Held(why) => Err(held(why)),

@@ -115,7 +115,7 @@ async fn run(docker: &Docker, id: &str, command: &[String], limit: Duration, und
     let last = lock(under_way).clone();
     if let Some(last) = last {
         match docker.goes_on(&last).await {
-            Ok(true) => return Answer::No("the command that was begun before has not ended".into()),
+            Ok(true) => return Answer::No("the previous command has not ended".into()),
             Ok(false) => {}
             Err(error) => return Answer::Unknown(ployz_netns::chain(&error)),
         }

@@ -392,7 +392,7 @@ async fn a_check_that_hangs_is_begun_once() {
     let begun = || fake.state.lock().unwrap().commands.len();
     assert_eq!(ask().await, Answer::No("no answer within 100ms".into()));
     for _ in 0..3 {
-        assert_eq!(ask().await, Answer::No("the command that was begun before has not ended".into()));
+        assert_eq!(ask().await, Answer::No("the previous command has not ended".into()));
     }
     assert_eq!(begun(), 1, "each interval would leave one more process in the container");
     fake.state.lock().unwrap().commands.insert("command-0".into(), false);

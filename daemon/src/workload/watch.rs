@@ -159,7 +159,7 @@ async fn ensure(docker: &Docker, wanted: &NetworkSpec, view: &watch::Sender<View
     if now != view.borrow().network {
         match &now {
             Ensured::Held(why) => tracing::warn!("the Docker network is held: {why}"),
-            _ => tracing::info!(docker = docker.version(), "the Docker network stands"),
+            _ => tracing::info!(docker = docker.version(), "the Docker network is up"),
         }
     }
     Ok(now)

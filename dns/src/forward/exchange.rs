@@ -43,7 +43,7 @@ pub async fn udp(
         match taken {
             Ok((Some(answer), _)) => return Ok(answer),
             Ok((None, has_id)) => {
-                tracing::debug!(has_id, "a datagram is passed over");
+                tracing::debug!(has_id, "ignoring a datagram");
                 until = until.or_else(|| has_id.then(|| Instant::now() + A_MOMENT));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -78,7 +78,7 @@ pub async fn framed<S: AsyncRead + AsyncWrite + Unpin>(
             return Ok(read);
         }
     }
-    Err(io::Error::other("only answers to other queries came"))
+    Err(io::Error::other("received only answers to other queries"))
 }
 
 /// `None`: it is not the answer.

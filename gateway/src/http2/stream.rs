@@ -85,7 +85,7 @@ impl Stream {
     }
 
     fn outgoing(&mut self) -> Result<&mut SendStream<Bytes>> {
-        self.outgoing.as_mut().ok_or_else(|| Error::explain(H2Error, "a body before its head"))
+        self.outgoing.as_mut().ok_or_else(|| Error::explain(H2Error, "a body before the response head"))
     }
 
     /// As much at a time as the client has room for.
@@ -259,7 +259,7 @@ impl Session for Stream {
             return self.read().await;
         }
         let reason = self.reset().await?;
-        Error::e_explain(H2Error, format!("the client gave the stream up: {reason}"))
+        Error::e_explain(H2Error, format!("the client reset the stream: {reason}"))
     }
 
     fn body_bytes_sent(&self) -> usize {

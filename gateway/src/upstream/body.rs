@@ -117,7 +117,7 @@ impl Chunks {
             buffer.advance(1);
             self.line += 1;
             if self.line > LINE {
-                return Err(Malformed("a line that is too long"));
+                return Err(Malformed("a line too long"));
             }
             self.at = self.next(byte)?;
         }
@@ -132,7 +132,7 @@ impl Chunks {
             }
             (At::Size { size, digits: 1.. }, b'\r') => At::SizeEnd { size },
             (At::Size { size, digits: 1.. }, b';' | b' ' | b'\t') => At::Extension { size },
-            (At::Size { .. }, _) => return Err(Malformed("a chunk size that is none")),
+            (At::Size { .. }, _) => return Err(Malformed("an invalid chunk size")),
             (At::Extension { size }, b'\r') => At::SizeEnd { size },
             (At::Extension { size }, b'\t' | b' '..=b'~' | 0x80..) => At::Extension { size },
             (At::Extension { .. }, _) => return Err(Malformed("a control character in a chunk extension")),
@@ -145,7 +145,7 @@ impl Chunks {
                 self.line = 0;
                 START
             }
-            _ => return Err(Malformed("no line end where one must be")),
+            _ => return Err(Malformed("a missing line end")),
         })
     }
 
@@ -157,13 +157,13 @@ impl Chunks {
             // Looked at again from the beginning when more has come; the section is small.
             match buffer.windows(4).position(|four| four == b"\r\n\r\n") {
                 Some(at) => at + 4,
-                None if buffer.len() > TRAILERS => return Err(Malformed("trailers that are too large")),
+                None if buffer.len() > TRAILERS => return Err(Malformed("trailers too large")),
                 None => return Ok(Piece::More),
             }
         };
         let section = buffer.split_to(end);
         if end > TRAILERS {
-            return Err(Malformed("trailers that are too large"));
+            return Err(Malformed("trailers too large"));
         }
         parse_trailers(&section).map(Piece::End)
     }
@@ -173,13 +173,13 @@ fn parse_trailers(section: &[u8]) -> Result<HeaderMap, Malformed> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let parsed = httparse::parse_headers(section, &mut fields);
     let Ok(httparse::Status::Complete((_, fields))) = parsed else {
-        return Err(Malformed("trailers that are none"));
+        return Err(Malformed("malformed trailers"));
     };
     let mut trailers = HeaderMap::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let value = HeaderValue::from_bytes(field.value);
-        let (Ok(name), Ok(value)) = (name, value) else { return Err(Malformed("trailers that are none")) };
+        let (Ok(name), Ok(value)) = (name, value) else { return Err(Malformed("malformed trailers")) };
         // RFC 9110 section 6.5.1: what frames, routes or authenticates is no trailer, and is not merged.
         if !FORBIDDEN.contains(&name.as_str()) {
             trailers.append(name, value);

@@ -248,7 +248,7 @@ impl<'a> Exchange<'a> {
     /// A tunnel from here on, when one was asked for.
     async fn switch(&mut self, mut head: ResponseHeader) -> Result<()> {
         if !self.ctx.upgrades {
-            return Err(up(ErrorType::InvalidHTTPHeader, "a tunnel that was not asked for"));
+            return Err(up(ErrorType::InvalidHTTPHeader, "an unrequested protocol switch"));
         }
         head.insert_header(http::header::CONNECTION, "Upgrade")?;
         head.insert_header(http::header::UPGRADE, "websocket")?;
@@ -349,7 +349,7 @@ impl<'a> Exchange<'a> {
 
     fn over(&self) -> Result<Outcome> {
         let slow_client = self.client == Client::Sends && !self.deaf && self.sending.pending().is_empty();
-        let error = Error::explain(ErrorType::ReadTimedout, "nothing happened for too long");
+        let error = Error::explain(ErrorType::ReadTimedout, "timed out");
         Err(if slow_client && !self.session.was_upgraded() { error.into_down() } else { error.into_up() })
     }
 

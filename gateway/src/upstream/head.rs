@@ -48,7 +48,7 @@ pub(crate) fn outgoing(head: &mut RequestHeader, upgrades: bool, has_body: bool)
         head.insert_header(CONNECTION, "TE")?;
     }
     if let Some(length) = head.headers.get(CONTENT_LENGTH) {
-        return Ok(Length::Known(digits(length).or_err(InvalidHTTPHeader, "a length that is none")?));
+        return Ok(Length::Known(digits(length).or_err(InvalidHTTPHeader, "an invalid length")?));
     }
     if has_body {
         head.insert_header(TRANSFER_ENCODING, "chunked")?;
@@ -107,7 +107,7 @@ fn answer(response: &httparse::Response<'_, '_>, method: &Method) -> Result<Answ
     let status = response.code.unwrap_or(0);
     let mut head = ResponseHeader::build(status, Some(response.headers.len() + 4))?;
     if !(100..600).contains(&status) {
-        return refuse("the status of the answer is none");
+        return refuse("the answer's status is invalid");
     }
     // Only one of the backend's own: Pingora writes the usual one by itself.
     if response.reason.is_some_and(|reason| head.status.canonical_reason() != Some(reason)) {
@@ -151,10 +151,10 @@ fn framing(head: &ResponseHeader, method: &Method, old: bool) -> Result<Body> {
     let length = lengths.next();
     if codings.next().is_some() || lengths.next().is_some() || (coding.is_some() && (length.is_some() || old))
     {
-        return refuse("the length of the answer is said in two ways");
+        return refuse("the answer has conflicting lengths");
     }
     let length = match length.map(digits) {
-        Some(None) => return refuse("the length of the answer is none"),
+        Some(None) => return refuse("the answer's length is invalid"),
         Some(length) => length,
         None => None,
     };

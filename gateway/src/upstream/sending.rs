@@ -56,7 +56,7 @@ impl Sending {
                 }
                 None => return wrong("the body is longer than its length"),
             },
-            Framing::Ended => return wrong("the body goes on behind its end"),
+            Framing::Ended => return wrong("data after the end of the body"),
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ async fn one(
 ) -> Result<bool> {
     let mut sender = target.http1().await?;
     let request = target.request(&format!("/download/{seconds}"))?;
-    let response = timeout(PATIENCE, sender.send_request(request)).await.context("no answer in time")??;
+    let response = timeout(PATIENCE, sender.send_request(request)).await.context("timed out")??;
     ensure!(response.status() == 200, "{}", response.status());
     *replica = response.headers().get(REPLICA).and_then(|name| Some(name.to_str().ok()?.to_owned()));
     tokio::select! {

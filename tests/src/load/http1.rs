@@ -74,7 +74,7 @@ async fn ask(
 async fn attempt(target: &Target, sender: &mut SendRequest<Empty<Bytes>>, number: u64) -> Result<Attempt> {
     let token = format!("kept-{number}");
     let request = target.request(&format!("/echo/{token}"))?;
-    let answer = timeout(PATIENCE, sender.try_send_request(request)).await.context("no answer in time")?;
+    let answer = timeout(PATIENCE, sender.try_send_request(request)).await.context("timed out")?;
     match answer {
         Ok(response) => echoed(response, &token).await.map(|()| Attempt::Answered),
         Err(mut error) => match error.take_message() {
@@ -104,6 +104,6 @@ async fn once(target: &Target, number: u64) -> Result<()> {
     let mut request = target.request(&format!("/echo/{token}"))?;
     request.headers_mut().insert(CONNECTION, hyper::header::HeaderValue::from_static("close"));
     let mut sender = target.http1().await?;
-    let answer = timeout(PATIENCE, sender.send_request(request)).await.context("no answer in time")?;
+    let answer = timeout(PATIENCE, sender.send_request(request)).await.context("timed out")?;
     echoed(answer?, &token).await
 }

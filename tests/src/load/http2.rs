@@ -81,7 +81,7 @@ async fn usable(target: &Target, kept: &mut Option<Sender>, score: &Score) -> Re
 
 async fn ask(target: &Target, mut sender: Sender, token: String) -> Result<Answer> {
     let request = target.request2(&format!("/echo/{token}"))?;
-    let answer = timeout(PATIENCE, sender.try_send_request(request)).await.context("no answer in time")?;
+    let answer = timeout(PATIENCE, sender.try_send_request(request)).await.context("timed out")?;
     match answer {
         Ok(response) => echoed(response, &token).await.map(|()| Answer::Right),
         Err(error) if not_begun(&error) => Ok(Answer::NotBegun(token)),

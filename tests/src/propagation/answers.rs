@@ -22,8 +22,7 @@ pub(super) async fn gateway(server: SocketAddr, host: String, version: String) -
     let until = Instant::now() + PATIENCE;
     loop {
         every.tick().await;
-        let answer =
-            timeout(PATIENCE, of_gateway(&target, &mut sender)).await.context("no answer in time")?;
+        let answer = timeout(PATIENCE, of_gateway(&target, &mut sender)).await.context("timed out")?;
         if answer?.as_deref() == Some(&version[..]) {
             return Ok(Instant::now());
         }
@@ -55,7 +54,7 @@ pub(super) async fn resolver(server: SocketAddr, name: String, wanted: IpAddr) -
         every.tick().await;
         socket.send(&query(id, &name)).await.context("send")?;
         let mut buffer = [0; 1500];
-        let length = timeout(PATIENCE, socket.recv(&mut buffer)).await.context("no answer in time")??;
+        let length = timeout(PATIENCE, socket.recv(&mut buffer)).await.context("timed out")??;
         if addresses(id, &name, &buffer[..length])? == [wanted] {
             return Ok(Instant::now());
         }

@@ -68,7 +68,7 @@ pub async fn follow(store: &Store, plan: &Plan) -> Result<Vec<String>> {
     while all.len() < plan.count {
         let change = heard.commit(plan).await?;
         let times = timeout(PATIENCE, time(store, plan, &mut heard, &change)).await;
-        let times = times.context("no answer in time").and_then(|times| times);
+        let times = times.context("timed out").and_then(|times| times);
         all.push(times.with_context(|| format!("version {}", change.version))?);
     }
     let figures = |of: fn(&Times) -> Duration| Figures::of(all.iter().map(of)).line();

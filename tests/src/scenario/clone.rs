@@ -101,6 +101,6 @@ fn is_held(node: &Node, words: &str) -> Result<()> {
     let refused = product::refused(node, &format!("ployzctl mesh start {NETWORK}"), "IDENTITY_HELD")?;
     ensure!(refused.contains("--restored"), "{refused}");
     let journal = node.sh("journalctl --merge -u ployzd -o cat | grep 'is held'")?;
-    ensure!(journal.contains("its state is another machine's"), "{journal}");
+    ensure!(journal.contains("its state belongs to another machine"), "{journal}");
     node.sh("! ip netns exec ployz true 2>/dev/null; ! ss -Huln | grep -q ':51820 '").map(drop)
 }

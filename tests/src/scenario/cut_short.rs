@@ -59,7 +59,7 @@ fn no_inodes(ctx: &mut Ctx) -> Result<()> {
         let (level, seen) = &found["disk"];
         ensure!(level == "fail" && seen.contains("inodes free of"), "{level} {seen}");
         n2.sh(&format!("rm -r {FILLED}"))?;
-        if output.code != 0 && !output.stderr.contains("goes on by itself") {
+        if output.code != 0 && !output.stderr.contains("continues in the background") {
             ensure!(output.stderr.contains("No space left on device"), "{}", told(&output));
             n2.sh(&join).context("the same again with room")?;
         }

@@ -53,7 +53,7 @@ fn failures(ctx: &mut Ctx) -> Result<()> {
 
 /// The lines by which a deploy tells that a phase begins, and whether it is committed by then.
 const PHASES: [(&str, bool); 7] = [
-    ("asking the machines", false),
+    ("querying the state", false),
     ("probing", false),
     ("stopping", false),
     ("starting", false),

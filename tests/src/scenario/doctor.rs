@@ -86,7 +86,7 @@ fn port_taken(ctx: &Ctx, node: &Node) -> Result<()> {
 fn gateway_hangs(ctx: &Ctx, node: &Node) -> Result<()> {
     let signal = |name: &str| node.sh(&format!("pkill -{name} -x ployz-gateway"));
     signal("STOP")?;
-    names(ctx, node, &[("gateway-answers", "does not answer in time")])?;
+    names(ctx, node, &[("gateway-answers", "timed out")])?;
     signal("CONT")?;
     healthy(ctx, node)
 }
@@ -103,7 +103,7 @@ fn certificate_ends(ctx: &Ctx, node: &Node) -> Result<()> {
     node.sh("cp -p /etc/ployz/config.toml /run/config; echo 'gateway_https_listen_addr = \"0.0.0.0:443\"' >>/etc/ployz/config.toml; systemctl restart ployzd")?;
     healthy(ctx, node)?;
     import(10)?;
-    names(ctx, node, &[("certificates", "shop.example.org ends in 9 days")])?;
+    names(ctx, node, &[("certificates", "shop.example.org expires in 9 days")])?;
     import(90)?;
     healthy(ctx, node)?;
     node.sh("ployzctl cert rm shop.example.org; mv /run/config /etc/ployz/config.toml; rm /run/shop.*; systemctl restart ployzd")?;
@@ -112,7 +112,7 @@ fn certificate_ends(ctx: &Ctx, node: &Node) -> Result<()> {
 
 fn store_stopped(ctx: &Ctx, node: &Node) -> Result<()> {
     node.sh("systemctl stop ployzd && systemctl stop ployz-nats")?;
-    names(ctx, node, &[("daemon", "does not answer"), ("nats", "not there"), ("store", "does not answer")])?;
+    names(ctx, node, &[("daemon", "does not answer"), ("nats", "missing"), ("store", "does not answer")])?;
     names(ctx, node, &[("dns-names", "last-good since="), ("gateway-routes", "as last known")])?;
     node.sh("systemctl start ployzd")?;
     healthy(ctx, node)

@@ -96,7 +96,7 @@ fn of_the_host_alone(ctx: &Ctx) -> Result<()> {
     n1.sh("systemctl start ployzd")?;
     n1.put("search lan\n", "/etc/resolv.conf", 0o644)?;
     drop(servers);
-    names_upstreams(ctx, n1, "fail", "the host names no resolver")?;
+    names_upstreams(ctx, n1, "fail", "the host has no resolver")?;
     list(n1, "/etc/resolv.conf", &n1.ip(1).to_string())?;
     answers(ctx, "192.0.2.11")?;
     names_upstreams(ctx, n1, "ok", "10.77.0.11")

@@ -93,8 +93,7 @@ fn not_ready(ctx: &Ctx, node: &Node) -> Result<()> {
     node.sh(&format!("{NO_EARLY_RULE}; {NO_VPN}"))?;
     product::ready(ctx, 2)?;
     let log = product::logged(node, &since)?.join("\n");
-    for words in
-        ["the host changed: packets to ", "the host is as it should be again: the overlay is reached"]
+    for words in ["the host changed: packets to ", "the host is back to normal: packets to the overlay leave"]
     {
         ensure!(log.contains(words), "no `{words}` in {log}");
     }
@@ -152,7 +151,7 @@ fn step(part: HostPart, node: &Node) -> Step {
         HostPart::Mtu => named("ip link set eth0 mtu 1300", "underlay 1300", "ip link set eth0 mtu 1500"),
         HostPart::UdpPort => named(
             "systemctl stop ployzd && systemctl stop ployz-wireguard",
-            "has UDP 51820",
+            "listening on UDP 51820",
             "systemctl start ployzd",
         ),
         HostPart::Firewall => mended("nft delete table inet ployz", "host: missing -> present", "true"),

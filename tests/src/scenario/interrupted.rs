@@ -34,7 +34,7 @@ fn goes_on(ctx: &Ctx) -> Result<()> {
     let deploy = begin(ctx, 1)?;
     interrupt(n1)?;
     let ended = deploy.wait(ctx.lab.secs(20))?;
-    ensure!(ended.code == 130 && ended.stderr.contains("goes on"), "{}", product::told(&ended));
+    ensure!(ended.code == 130 && ended.stderr.contains("continues"), "{}", product::told(&ended));
     let id = attach_hint(&ended.stderr)?;
     let attached = n1.spawn("ployzctl --json deploy attach")?;
     let elsewhere = n2.spawn(&format!("ployzctl deploy attach {id}"))?;
@@ -56,11 +56,13 @@ fn undone_by_the_second(ctx: &Ctx) -> Result<()> {
     let n1 = ctx.node(1);
     let deploy = begin(ctx, 2)?;
     interrupt(n1)?;
-    ctx.wait(10, "the first Ctrl-C to be answered", || n1.sh("grep -q 'goes on' /run/deploy.err").map(Some))?;
+    ctx.wait(10, "the first Ctrl-C to be answered", || {
+        n1.sh("grep -q 'continues' /run/deploy.err").map(Some)
+    })?;
     interrupt(n1)?;
     let ended = deploy.wait(ctx.lab.secs(60))?;
     ensure!(
-        ended.code == 130 && ended.stderr.contains("was given up and undone"),
+        ended.code == 130 && ended.stderr.contains("was aborted and undone"),
         "{}",
         product::told(&ended)
     );
@@ -79,7 +81,7 @@ fn given_up_from_elsewhere(ctx: &Ctx) -> Result<()> {
     })?;
     product::refused(ctx.node(2), &format!("ployzctl deploy attach {id} --abort"), "DEPLOY_IN_PROGRESS")?;
     let undone = n1.sh_for(Duration::from_secs(60), &format!("ployzctl deploy attach {id} --abort"))?;
-    ensure!(undone.contains("was given up and undone"), "{undone}");
+    ensure!(undone.contains("was aborted and undone"), "{undone}");
     for command in [deploy, again] {
         let ended = command.wait(ctx.lab.secs(20))?;
         ensure!(ended.code == 1 && ended.stderr.contains("DEPLOY_ABORTED"), "{}", product::told(&ended));

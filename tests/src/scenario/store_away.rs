@@ -80,7 +80,7 @@ fn told(ctx: &Ctx, node: &Node, since: &str) -> Result<()> {
         ensure!(store["healthy"] == false && since_when.is_some(), "{status}");
         for (unit, words) in [
             ("ployz-gateway", "routes are served as last known"),
-            ("ployz-dns", "what is known goes on being served"),
+            ("ployz-dns", "serving the last known state"),
         ] {
             let said = node.sh(&format!("journalctl -u {unit} -o cat --after-cursor='{since}'"))?;
             ensure!(said.contains(words), "{unit}: {said}");

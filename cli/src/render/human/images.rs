@@ -15,16 +15,16 @@ pub(super) fn preview(report: &ImagePushReport, out: &mut dyn Write) -> io::Resu
     }
     let rows: Vec<Vec<String>> =
         report.machines.iter().map(|row| vec![row.machine.to_string(), would(row)]).collect();
-    table(&["MACHINE", "WOULD BE DONE"], &rows, out)
+    table(&["MACHINE", "ACTION"], &rows, out)
 }
 
 fn would(row: &ImagePushRow) -> String {
     match (&row.failure, row.state) {
         (Some(failure), _) => failure.message.clone(),
-        (None, ImageState::Present) => "nothing: it has the image".into(),
-        (None, ImageState::Unnamed) => "named: it has the image under another name".into(),
+        (None, ImageState::Present) => "nothing: has the image".into(),
+        (None, ImageState::Unnamed) => "named: has the image under another name".into(),
         (None, ImageState::Missing) => "sent".into(),
-        (None, ImageState::Differs) => "sent: the name leads to another image there".into(),
+        (None, ImageState::Differs) => "sent: the name is another image there".into(),
         (None, state) => state.to_string(),
     }
 }

@@ -122,7 +122,7 @@ fn wanted(service: &Service) -> Vec<(&'static str, String)> {
         ("only with", labels),
         (
             "readiness",
-            service.readiness.as_ref().map_or_else(|| "none: to run for 3s".into(), |r| check(&r.check)),
+            service.readiness.as_ref().map_or_else(|| "none: must run for 3s".into(), |r| check(&r.check)),
         ),
         ("rollout", format!("{}, {} at a time", service.rollout.order, service.rollout.parallelism)),
         ("limits", list(limits.into_iter().flatten())),
@@ -211,7 +211,7 @@ fn why(row: &InstanceRow, out: &mut dyn Write) -> io::Result<()> {
 /// Nothing is known of their instances, which is not the same as that there are none.
 fn silent(machines: &[MachineId], notes: &mut dyn Write) -> io::Result<()> {
     machines.iter().try_for_each(|machine| {
-        writeln!(notes, "warning: {machine} does not answer: nothing is known of its instances")
+        writeln!(notes, "warning: {machine} does not answer: the state of its instances is unknown")
     })
 }
 

@@ -47,10 +47,10 @@ pub struct CertificateFacts {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadChain {
     /// Not PEM, or without a certificate in it.
-    #[error("there is no certificate in PEM in it")]
+    #[error("it contains no PEM certificate")]
     None,
     /// Larger than any chain.
-    #[error("it has {0} bytes, more than any certificate chain ({MOST_BYTES})")]
+    #[error("it has {0} bytes; the limit for a certificate chain is {MOST_BYTES}")]
     Size(usize),
     /// One of its certificates cannot be read.
     #[error("certificate {number} of the chain cannot be read: {detail}")]
@@ -66,16 +66,16 @@ pub enum BadChain {
     )]
     Order(usize),
     /// For no DNS name.
-    #[error("it is for no DNS name (subject alternative names); the common name does not count")]
+    #[error("it names no DNS name (subject alternative name); the common name does not count")]
     NoNames,
     /// Too late.
-    #[error("it is valid until {not_after} only, in Unix seconds")]
+    #[error("it expired at {not_after} (Unix seconds)")]
     Expired {
         /// Unix seconds.
         not_after: u64,
     },
     /// Too early.
-    #[error("it is valid from {not_before} on, in Unix seconds")]
+    #[error("it is not valid before {not_before} (Unix seconds)")]
     NotYet {
         /// Unix seconds.
         not_before: u64,

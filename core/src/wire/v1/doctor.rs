@@ -43,6 +43,17 @@ impl Doctor {
     pub fn worst(&self) -> Level {
         self.checks.iter().map(|check| check.level).max().unwrap_or(Level::Ok)
     }
+
+    /// The counts in one line: `3 checks: 1 failed, 2 warnings`.
+    pub fn summary(&self) -> String {
+        let count = |level| self.checks.iter().filter(|check| check.level == level).count();
+        let (fail, warn) = (count(Level::Fail), count(Level::Warn));
+        format!(
+            "{} checks: {fail} failed, {warn} warning{}",
+            self.checks.len(),
+            if warn == 1 { "" } else { "s" }
+        )
+    }
 }
 
 impl Check {

@@ -42,7 +42,7 @@ error_codes! {
     /// Taken back.
     TokenRevoked = "TOKEN_REVOKED", "make a new one with `ployzctl machine invite create` on a member";
     /// No slice left.
-    SubnetExhausted = "SUBNET_EXHAUSTED", "every node subnet of cluster_cidr is taken: remove a machine, or found a network with a wider cluster_cidr";
+    SubnetExhausted = "SUBNET_EXHAUSTED", "every node subnet of cluster_cidr is taken: remove a machine, or create a network with a wider cluster_cidr";
     /// Configured and cluster range differ.
     CidrMismatch = "CIDR_MISMATCH", "set cluster_cidr and subnet_prefix_len in config.toml to the network's, or leave them out; then `systemctl restart ployzd`";
     /// Destroy needs every peer.
@@ -60,7 +60,7 @@ error_codes! {
     /// The issuer did not answer.
     IssuerUnreachable = "ISSUER_UNREACHABLE", "check that the issuing machine's WireGuard port (UDP 51820 unless configured) can be reached from here, that its ployzd runs, and that the token was not used or revoked before";
     /// The store did not answer.
-    StoreUnavailable = "STORE_UNAVAILABLE", "the founder's NATS cannot be reached: `ployzctl mesh status` shows which peer is away; try again";
+    StoreUnavailable = "STORE_UNAVAILABLE", "the bootstrap node's NATS cannot be reached: `ployzctl mesh status` shows which peer is away; try again";
     /// No such invite.
     InviteNotFound = "INVITE_NOT_FOUND", "`ployzctl machine invite list` shows them";
     /// A value that cannot be.
@@ -70,11 +70,11 @@ error_codes! {
     /// No address that another machine could dial.
     NoEndpoint = "NO_ENDPOINT", "name an address that the new machine can dial: `ployzctl machine invite create --endpoint ADDRESS`; for all tokens and peers, advertise_endpoints in config.toml and `systemctl restart ployzd`";
     /// Refused by an inspection.
-    ComponentHeld = "COMPONENT_HELD", "`ployzctl explain` names what is in the way; it was not touched";
+    ComponentHeld = "COMPONENT_HELD", "`ployzctl explain` names the conflict; nothing was changed";
     /// The state is another machine's.
     IdentityHeld = "IDENTITY_HELD", "a copy: `ployzctl mesh destroy <network> --local`, then join with a token of its own; moved or restored here while the other machine is off for good: `ployzctl mesh start <network> --restored`";
     /// The kernel has no IPv6.
-    Ipv6Unavailable = "IPV6_UNAVAILABLE", "take ipv6.disable=1 off the kernel's command line: the overlay is IPv6; net.ipv6.conf.all.disable_ipv6=1 is no hindrance";
+    Ipv6Unavailable = "IPV6_UNAVAILABLE", "take ipv6.disable=1 off the kernel's command line: the overlay is IPv6; net.ipv6.conf.all.disable_ipv6=1 is not a problem";
     /// ployzctl could not talk to ployzd (never sent by ployzd itself).
     DaemonUnreachable = "DAEMON_UNREACHABLE", "`systemctl status ployzd`; the socket is readable by root and the group ployz";
     /// The wire contract was broken.
@@ -82,17 +82,17 @@ error_codes! {
     /// A manifest that is refused, with file, line and path.
     ManifestInvalid = "MANIFEST_INVALID", "the message names file, line and key; docs/manifest.schema.json is the schema";
     /// Volumes in a manifest.
-    VolumesUnsupported = "VOLUMES_UNSUPPORTED", "take volumes out of the manifest: this version deploys services without them";
+    VolumesUnsupported = "VOLUMES_UNSUPPORTED", "remove volumes from the manifest: this version deploys services without them";
     /// Nowhere to put an instance.
-    NoEligibleMachine = "NO_ELIGIBLE_MACHINE", "the message says of each machine why not: change the placement, activate a machine, or add one";
+    NoEligibleMachine = "NO_ELIGIBLE_MACHINE", "the message names the reason for each machine: change the placement, activate a machine, or add one";
     /// A machine that must take part does not answer.
     ParticipantUnreachable = "PARTICIPANT_UNREACHABLE", "nothing was changed: bring the named machines up, or remove them from the network if they are gone for good";
     /// An image that a machine does not have, or not in that form.
     ImageMissing = "IMAGE_MISSING", "`ployzctl image push <image>` sends a local image to the machines";
     /// No machine that takes part reaches the registry.
-    RegistryUnreachable = "REGISTRY_UNREACHABLE", "nothing was changed: check the named machines' way to the registry (DNS, proxy, its certificate in /etc/docker/certs.d); without one, `ployzctl image push <image>` and `pull = \"never\"`";
+    RegistryUnreachable = "REGISTRY_UNREACHABLE", "nothing was changed: check that the named machines can reach the registry (DNS, proxy, its certificate in /etc/docker/certs.d); without one, `ployzctl image push <image>` and `pull = \"never\"`";
     /// The registry does not take the login, or wants one.
-    RegistryLoginFailed = "REGISTRY_LOGIN_FAILED", "nothing was changed: `docker login <registry>` as root on one of the machines, and check the image's name: registries say the same of what is not there";
+    RegistryLoginFailed = "REGISTRY_LOGIN_FAILED", "nothing was changed: `docker login <registry>` as root on one of the machines, and check the image's name: registries answer the same for a missing image";
     /// The registry says that too much was pulled.
     RegistryRateLimited = "REGISTRY_RATE_LIMITED", "nothing was changed: wait, or `docker login <registry>` as root for a higher limit; an image that a machine has goes to the others by `ployzctl image push`";
     /// The registry does not have the image.
@@ -100,7 +100,7 @@ error_codes! {
     /// The image is for other machines.
     ImagePlatform = "IMAGE_PLATFORM", "nothing was changed: build the image for the named machine's platform too, or keep the service off it (placement)";
     /// Any other failure of a pull.
-    ImagePullFailed = "IMAGE_PULL_FAILED", "nothing was changed: the causes hold what Docker says; deploy again when it is mended";
+    ImagePullFailed = "IMAGE_PULL_FAILED", "nothing was changed: the causes hold what Docker says; fix that, then deploy again";
     /// A candidate did not become ready.
     ReadinessFailed = "READINESS_FAILED", "nothing was changed: the causes hold what the container printed; check its readiness in the manifest";
     /// A published port is in use.
@@ -110,25 +110,25 @@ error_codes! {
     /// A TCP route on a port that the mesh itself needs.
     PortReserved = "PORT_RESERVED", "choose another port to listen on: HTTP and HTTPS belong to routes with a host, the others to the mesh";
     /// Somebody deploys to this namespace.
-    DeployInProgress = "DEPLOY_IN_PROGRESS", "`ployzctl deploy attach` shows it: wait until it is over; the lock of a coordinator that died runs out by itself";
+    DeployInProgress = "DEPLOY_IN_PROGRESS", "`ployzctl deploy attach` follows it: wait until it ends; the lock of a coordinator that died expires by itself";
     /// It did not happen and was undone.
-    DeployFailed = "DEPLOY_FAILED", "nothing was changed: the causes say why; deploy again when it is mended";
+    DeployFailed = "DEPLOY_FAILED", "nothing was changed: the causes say why; fix that, then deploy again";
     /// It was cut off; what is left is known.
-    DeployInterrupted = "DEPLOY_INTERRUPTED", "deploy again: it first finishes or undoes what was cut off";
+    DeployInterrupted = "DEPLOY_INTERRUPTED", "deploy again: that first finishes or undoes the interrupted deploy";
     /// No deploy of that id, or none under way.
     DeployNotFound = "DEPLOY_NOT_FOUND", "a deploy can be shown on the machine that carries it out and for an hour after its end; `ployzctl service ls` shows what is deployed";
     /// An operator gave it up.
-    DeployAborted = "DEPLOY_ABORTED", "nothing was changed: what was begun is undone; deploy again when you want it";
+    DeployAborted = "DEPLOY_ABORTED", "nothing was changed: what had started was undone; deploy again when you want it";
     /// Too late to give it up.
-    DeployCommitted = "DEPLOY_COMMITTED", "what is committed is finished and not undone: deploy the manifest from before";
+    DeployCommitted = "DEPLOY_COMMITTED", "a committed deploy is finished, not undone: deploy the previous manifest";
     /// A machine's clock is so far ahead that everything comes too late for it.
     ClockSkew = "CLOCK_SKEW", "set the clocks of the named machines (`timedatectl`), then deploy again";
     /// What a preview was made from is no longer so.
-    BaselineChanged = "BASELINE_CHANGED", "somebody deployed in between: look at a new preview";
+    BaselineChanged = "BASELINE_CHANGED", "another deploy was committed in between: make a new preview";
     /// No such service.
     ServiceNotFound = "SERVICE_NOT_FOUND", "`ployzctl service ls` shows them";
     /// Not a certificate chain for names.
-    CertificateInvalid = "CERTIFICATE_INVALID", "give the whole chain in PEM, the certificate itself first, with DNS names (subject alternative names)";
+    CertificateInvalid = "CERTIFICATE_INVALID", "give the whole chain in PEM, leaf certificate first, with DNS names (subject alternative names)";
     /// Too late or too early.
     CertificateExpired = "CERTIFICATE_EXPIRED", "get a new one; `date` on this machine must be right";
     /// Key and certificate do not belong together.
@@ -138,19 +138,19 @@ error_codes! {
     /// The engine does not answer.
     DockerUnavailable = "DOCKER_UNAVAILABLE", "`systemctl status docker` on the named machine";
     /// No room.
-    DiskFull = "DISK_FULL", "make room on the named machine: `df /var/lib/ployz /var/lib/docker`, `df -i` for inodes; `docker system df` shows what Docker holds";
+    DiskFull = "DISK_FULL", "free space on the named machine: `df /var/lib/ployz /var/lib/docker`, `df -i` for inodes; `docker system df` shows what Docker holds";
     /// No such image in this machine's engine.
     ImageNotFound = "IMAGE_NOT_FOUND", "`docker image ls` shows the images of this machine";
     /// Not a member.
     MachineNotFound = "MACHINE_NOT_FOUND", "`ployzctl machine ls` shows them";
     /// A member that does not answer.
-    MachineUnreachable = "MACHINE_UNREACHABLE", "bring the named machines up and do it again: those that were served are skipped";
+    MachineUnreachable = "MACHINE_UNREACHABLE", "bring the named machines up and retry: machines that have the image are skipped";
     /// A connection between two machines broke.
-    TransferInterrupted = "TRANSFER_INTERRUPTED", "do it again: nothing half done is left, and machines that were served are skipped";
+    TransferInterrupted = "TRANSFER_INTERRUPTED", "retry: nothing is left half done, and machines that have the image are skipped";
     /// A machine takes part in as many transfers as it may.
-    TransferBusy = "TRANSFER_BUSY", "the named machine is busy with other transfers: do it again when they are over";
+    TransferBusy = "TRANSFER_BUSY", "the named machine is busy with other transfers: retry when they have ended";
     /// Some machines did not get an image.
-    ImagePushFailed = "IMAGE_PUSH_FAILED", "the causes say why, machine by machine; do it again: machines that have the image are skipped";
+    ImagePushFailed = "IMAGE_PUSH_FAILED", "the causes name the reason for each machine; retry: machines that have the image are skipped";
     /// Disk, encoding, and what should not happen.
     IoError = "IO_ERROR", "`journalctl -u ployzd` has the details";
 }
@@ -191,13 +191,13 @@ impl ErrorCode {
     fn hint_of_joiner(self) -> Option<&'static str> {
         Some(match self {
             Self::AddressConflict => {
-                "the range is the network's and cannot be changed by a machine that joins: take the address or route that is in the way off this machine, or join another network, founded with another cluster_cidr"
+                "the range is the network's and cannot be changed by a joining machine: remove the conflicting address or route from this machine, or join another network, created with another cluster_cidr"
             }
             Self::NetworkAlreadyExists => {
                 "this machine has a network of that name: `ployzctl mesh start <network>` if it is the one, else `ployzctl mesh destroy <network> --local`, then join"
             }
             Self::SubnetExhausted => {
-                "the network is full, which only its members can change: one of them has to be removed before another machine fits"
+                "the network is full: a member must be removed before another machine can join"
             }
             Self::StoreUnavailable => {
                 "the issuing machine cannot reach the network's store: `ployzctl mesh status` there shows which peer is away; the same token can be used again until it expires"
@@ -206,7 +206,7 @@ impl ErrorCode {
                 "the network does not know the token's invite any more: make a new one with `ployzctl machine invite create` on a member"
             }
             Self::InvalidArgument => {
-                "another member has this machine's name: give this one another (`hostnamectl hostname <name>`), then join"
+                "another member has this machine's name: rename this one (`hostnamectl hostname <name>`), then join"
             }
             Self::NoEndpoint => {
                 "make a token that names an address this machine can dial, on a member: `ployzctl machine invite create --endpoint ADDRESS`"
@@ -257,7 +257,7 @@ mod tests {
         assert!(
             ErrorCode::AddressConflict
                 .hint_at(Asked::Join)
-                .contains("cannot be changed by a machine that joins")
+                .contains("cannot be changed by a joining machine")
         );
         assert!(ErrorCode::AddressConflict.hint_at(Asked::Found).contains("set another cluster_cidr"));
         assert_eq!(ErrorCode::DiskFull.hint_at(Asked::Join), ErrorCode::DiskFull.hint());

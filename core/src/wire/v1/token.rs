@@ -52,7 +52,7 @@ pub enum BadToken {
     #[error("it is incomplete or was changed in transit: {0}")]
     Malformed(&'static str),
     /// The signature does not fit.
-    #[error("its signature does not fit its contents")]
+    #[error("its signature does not match its contents")]
     Signature,
     /// A version this build does not know.
     #[error("it is of version {0}; this ployzd knows version 1")]

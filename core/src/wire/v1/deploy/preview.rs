@@ -226,7 +226,7 @@ impl fmt::Display for Preview {
         writeln!(f, "namespace {}: {services}, {changed} to change", self.namespace)?;
         self.services.iter().try_for_each(|service| write!(f, "{service}"))?;
         for stray in &self.strays {
-            writeln!(f, "left behind  remove  {}", stray.placed)?;
+            writeln!(f, "orphan  remove  {}", stray.placed)?;
         }
         self.pulls.iter().try_for_each(|pull| writeln!(f, "{pull}"))?;
         if !self.is_empty() {

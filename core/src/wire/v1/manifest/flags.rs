@@ -67,9 +67,9 @@ fn env(pairs: &[String]) -> Result<Node, BadManifest> {
     let mut table = BTreeMap::new();
     for pair in pairs {
         // The text is not repeated: its value may be a secret.
-        let (key, value) = pair.split_once('=').ok_or_else(|| bad("--env", "KEY=VALUE is wanted".into()))?;
+        let (key, value) = pair.split_once('=').ok_or_else(|| bad("--env", "expected KEY=VALUE".into()))?;
         if table.insert(key, Node::text(value)).is_some() {
-            return Err(bad("--env", format!("{key} is there twice")));
+            return Err(bad("--env", format!("{key} is given twice")));
         }
     }
     Ok(Node::table(table))

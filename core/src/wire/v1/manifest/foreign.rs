@@ -12,7 +12,7 @@ pub(super) fn advice(path: &str, key: &str) -> Option<&'static str> {
         rows.find(|(_, words, _)| words.contains(&word.as_str())).map(|(_, _, advice)| *advice)
     };
     // Extension fields of Compose, which hold whatever their author likes.
-    let extension = key.starts_with("x-").then_some("take it out: there are no extension fields");
+    let extension = key.starts_with("x-").then_some("remove it: there are no extension fields");
     of(place).or_else(|| of(Place::Any)).or(extension)
 }
 
@@ -97,7 +97,7 @@ const WORDS: &[Word] = &[
     (
         Place::Service,
         &["dependson", "links"],
-        "take it out: services start in any order, so a program must try again until what it needs answers; readiness says when it takes traffic",
+        "remove it: services start in any order, so a program must retry until its dependencies answer; readiness says when it takes traffic",
     ),
     (Place::Service, &["replicas", "scale", "count"], "did you mean placement? placement = { replicas = 3 }"),
     (Place::Service, &["mode"], "did you mean placement? placement = { mode = \"global\" }"),
@@ -114,7 +114,7 @@ const WORDS: &[Word] = &[
     (
         Place::Service,
         &["updateconfig", "update", "strategy", "rollbackconfig"],
-        "did you mean rollout? rollout = { order = \"start-first\", parallelism = 1 }; a deploy that fails is undone by itself",
+        "did you mean rollout? rollout = { order = \"start-first\", parallelism = 1 }; a failed deploy is undone automatically",
     ),
     (
         Place::Service,
@@ -171,17 +171,17 @@ const WORDS: &[Word] = &[
     (
         Place::Service,
         &["containername", "hostname"],
-        "take it out: containers are named by ployz, a service is found by its name",
+        "remove it: containers are named by ployz, a service is found by its name",
     ),
     (
         Place::Service,
         &["networks", "network", "networkmode"],
-        "take it out: services of one namespace see one another by name, and all share one network",
+        "remove it: services of one namespace see one another by name, and all share one network",
     ),
     (
         Place::Service,
         &["dns", "extrahosts", "dnssearch"],
-        "take it out: names are the mesh's, services are found as NAME or NAME.NAMESPACE",
+        "remove it: names are the mesh's, services are found as NAME or NAME.NAMESPACE",
     ),
     (
         Place::Service,
@@ -232,7 +232,7 @@ const WORDS: &[Word] = &[
     (
         Place::Port,
         &["mode", "hostip"],
-        "take it out: a published port is a port of every machine with an instance, on all its addresses",
+        "remove it: a published port is a port of every machine with an instance, on all its addresses",
     ),
     (Place::Placement, &["count", "scale"], "did you mean replicas?"),
     (
@@ -252,7 +252,7 @@ const WORDS: &[Word] = &[
     (
         Place::Readiness,
         &["retries", "failurethreshold"],
-        "three answers in a row that are no take a container out of service; threshold is how many in a row make it ready",
+        "three failures in a row take a container out of service; threshold is how many successes in a row make it ready",
     ),
     (Place::Readiness, &["successthreshold"], "did you mean threshold?"),
     (Place::Readiness, &["periodseconds", "startinterval"], "did you mean interval?"),
@@ -260,7 +260,7 @@ const WORDS: &[Word] = &[
     (
         Place::Readiness,
         &["startperiod", "initialdelayseconds", "graceperiod"],
-        "did you mean deadline? Until then a new container may say no",
+        "did you mean deadline? Until then a new container may fail the check",
     ),
     (Place::Readiness, &["httpheaders", "header"], "did you mean headers? headers = { X-Probe = \"yes\" }"),
     (
@@ -278,20 +278,20 @@ const WORDS: &[Word] = &[
     (
         Place::Rollout,
         &["failureaction", "autorevert", "monitor", "delay"],
-        "take it out: what is not ready in time is undone by itself",
+        "remove it: a deploy that is not ready in time is undone automatically",
     ),
     (Place::Resources, &["limits"], "write cpus and memory here: they are limits"),
     (
         Place::Resources,
         &["reservations", "requests"],
-        "take it out: nothing is reserved; cpus and memory are limits",
+        "remove it: nothing is reserved; cpus and memory are limits",
     ),
     (Place::Resources, &["cpu"], "did you mean cpus?"),
     (Place::Resources, &["mem", "memorymax", "memlimit"], "did you mean memory?"),
     (
         Place::Any,
         &["networks"],
-        "take it out: all services share one network, and those of a namespace see one another by name",
+        "remove it: all services share one network, and those of a namespace see one another by name",
     ),
     (Place::Any, &["secrets", "configs"], "not supported: put it into env, or into the image"),
 ];

@@ -153,7 +153,7 @@ fn headers(item: &Item<'_>) -> Result<BTreeMap<HeaderName, String>, BadManifest>
             return Err(item.refuse(BAD_VALUE));
         }
         if headers.insert(name.clone(), value).is_some() {
-            return Err(item.refuse(format!("{name} is there twice: case does not matter")));
+            return Err(item.refuse(format!("{name} is given twice: case does not matter")));
         }
     }
     if headers.len() > MAX_HEADERS {
@@ -171,7 +171,7 @@ fn is_header_value(value: &str) -> bool {
 fn statuses(item: &Item<'_>) -> Result<Statuses, BadManifest> {
     let ranges: Vec<(u16, u16)> = item.list()?.iter().map(range).collect::<Result<_, _>>()?;
     if ranges.is_empty() {
-        return Err(item.refuse("is empty: then no answer would be yes"));
+        return Err(item.refuse("is empty: no status would count as ready"));
     }
     Ok(Statuses(ranges))
 }

@@ -28,7 +28,7 @@ pub enum Problem {
     #[error("{0}")]
     Syntax(String),
     /// Longer than anything a person writes, and than the store takes.
-    #[error("has {0} bytes; at most {MAX_BYTES} are taken")]
+    #[error("has {0} bytes; at most {MAX_BYTES} are allowed")]
     TooLong(usize),
     /// A key that means nothing.
     #[error("unknown key; {}", advice(near, known))]

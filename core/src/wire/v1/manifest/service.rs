@@ -231,7 +231,7 @@ fn readiness(item: &Item<'_>, ports: &[Port]) -> Result<Readiness, BadManifest> 
             let item = table.need("command")?;
             let command = arguments(&item)?;
             if command.is_empty() {
-                return Err(item.refuse("is empty: a program is wanted"));
+                return Err(item.refuse("is empty: name a program"));
             }
             Check::Exec { command }
         }
@@ -347,7 +347,7 @@ fn unique_some(
     for (index, name) in names.into_iter().enumerate() {
         let Some(name) = name else { continue };
         if !seen.insert(name.clone()) {
-            return Err(nth(table, key, index, format!("{name} is there twice")));
+            return Err(nth(table, key, index, format!("{name} is given twice")));
         }
     }
     Ok(())
