@@ -26,7 +26,7 @@ deb: setup ## dist/ployz_<version>_amd64.deb
 deb-dev: setup
 	PLOYZ_PROFILE=dev packaging/build-deb.sh
 
-lint: ## formatting, clippy, shellcheck, dependency rules
+lint: ## formatting, clippy, shellcheck, dependency rules, words
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	scripts/check-tree.sh

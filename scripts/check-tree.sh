@@ -23,6 +23,7 @@ forbid() { # $1: crate, $2...: dependencies it must not have
 forbid ployz-core tokio nix async-nats rtnetlink zbus hyper
 forbid ployz-netns async-nats zbus axum
 forbid ployzctl async-nats ployz-netns nix rtnetlink zbus
+scripts/check-words.sh || complain "words that docs/glossary.md replaces"
 if command -v shellcheck >/dev/null; then
     git ls-files '*.sh' .ci/run 'packaging/deb/p*inst' 'packaging/deb/p*rm' | xargs -r shellcheck -S warning || fail=1
 fi

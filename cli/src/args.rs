@@ -33,7 +33,7 @@ pub(crate) struct Cli {
 #[derive(Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Print the daemon's whole answer as JSON
+    /// Print the daemon's complete response as JSON
     #[arg(long, global = true, conflicts_with = "plain")]
     pub(crate) json: bool,
     /// Print compact text for scripts: `key: value` lines and tab-separated rows
@@ -83,7 +83,7 @@ pub(crate) enum Command {
         #[arg(value_name = "COMPONENT", value_parser = subject_parser())]
         subject: Option<Subject>,
     },
-    /// Print the completion script for a shell; names are completed by asking the daemon
+    /// Print a shell completion script; it completes names from the daemon
     #[command(after_help = COMPLETION_HELP)]
     Completions {
         /// The shell

@@ -69,7 +69,7 @@ pub(crate) struct OneService {
     /// When the image is pulled from its registry [default: missing]
     #[arg(long, value_parser = PULLS)]
     pub(crate) pull: Option<String>,
-    /// The namespace it is part of
+    /// Its namespace
     #[arg(long, add = ArgValueCompleter::new(namespaces))]
     pub(crate) namespace: String,
     /// Publish a container port on the machine: 8080:80, 53:53/udp

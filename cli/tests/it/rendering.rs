@@ -97,7 +97,7 @@ fn components() -> Vec<ComponentStatus> {
     vec![
         part(Component::Netns, "adopt", "ok", &[], None),
         part(Component::Wireguard, "converge", "ok", &["mtu: 1500 -> 1420"], None),
-        part(Component::Link, "hold", "held", &["ployz0 belongs to somebody else"], None),
+        part(Component::Link, "hold", "held", &["ployz0 belongs to another program"], None),
         part(Component::Nats, "recreate", "failed", &["exec changed"], Some("unit did not start")),
     ]
 }

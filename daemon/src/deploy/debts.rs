@@ -55,7 +55,7 @@ pub(super) async fn settle(
             Owed::Remove => {
                 bury(local, namespace, std::slice::from_ref(instance))?;
                 take_away(local, docker, namespace, instance).await?;
-                tracing::info!("removed {instance}, left of deploy {}", debt.deploy);
+                tracing::info!("removed {instance}, left over from deploy {}", debt.deploy);
             }
             Owed::Restore => {
                 let _turn = local.alone(namespace, instance).await;

@@ -21,7 +21,7 @@ pub fn check(mesh: &Mesh) -> MeshReady {
         }
     }
     if !subnet {
-        reasons.push("the workload bridge with this machine's subnet is not there".to_owned());
+        reasons.push("the workload bridge with this machine's subnet is missing".to_owned());
     }
     if !sync.healthy {
         reasons.push(format!("the store: {}", sync.error.as_deref().unwrap_or("not connected yet")));

@@ -98,7 +98,7 @@ fn world() -> impl Strategy<Value = State> {
 /// A, AAAA and SRV.
 type Has = (BTreeSet<Ipv4Addr>, BTreeSet<Ipv6Addr>, BTreeSet<String>);
 
-/// Every name that has data, by the rules of SPEC 8 alone: no table, no inheritance, no short cuts.
+/// Every name that has data, by the rules of the zone alone: no table, no inheritance, no short cuts.
 fn naive(state: &State) -> BTreeMap<String, Has> {
     let mut all: BTreeMap<String, Has> = BTreeMap::new();
     for (id, machine) in &state.machines {
