@@ -190,7 +190,7 @@ impl NetworkFile {
         self.founder.id == self.machine.id
     }
 
-    /// This machine's slice.
+    /// This machine's node subnet.
     pub fn subnet(&self) -> NodeSubnet {
         self.machine.subnet
     }

@@ -15,14 +15,14 @@ pub struct Observed {
     pub mtu: u32,
     /// Whether the link is administratively up.
     pub up: bool,
-    /// The address.
+    /// One address of the link, without its prefix length.
     pub address: IpAddr,
 }
 
 /// How useful a candidate is likely to be; lower is tried first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Candidate {
-    /// RFC 1918.
+    /// Private IPv4 (RFC 1918: 10/8, 172.16/12, 192.168/16).
     Private,
     /// RFC 6598 (carrier-grade NAT).
     CarrierNat,
@@ -123,7 +123,7 @@ fn classify_v6(v6: Ipv6Addr) -> Option<Candidate> {
     }
 }
 
-/// RFC 4193.
+/// Whether it is a unique local address: fc00::/7 (RFC 4193).
 fn is_unique_local(v6: Ipv6Addr) -> bool {
     v6.segments()[0] & 0xfe00 == 0xfc00
 }

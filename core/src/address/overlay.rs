@@ -25,7 +25,7 @@ impl OverlayPrefix {
         Self(Ipv6Net::new_assert(Ipv6Addr::from(octets), 48))
     }
 
-    /// The /48.
+    /// The /48 of the network, host bits zero: `fdxx:xxxx:xxxx::/48`.
     pub fn net(&self) -> Ipv6Net {
         self.0
     }

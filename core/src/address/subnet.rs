@@ -1,6 +1,6 @@
-//! The cluster's IPv4 range, cut into one slice a node.
+//! The cluster's IPv4 range, cut into one node subnet per machine.
 //!
-//! With the defaults `10.101.0.0/16` and `/24` there are 256 slices of 254 usable addresses. In each slice `.1`
+//! With the defaults `10.101.0.0/16` and `/24` there are 256 node subnets of 254 usable addresses. In each node subnet `.1`
 //! is the workload bridge and the host's own address, `.2` the node's service address, containers begin at `.3`, and
 //! `.254` is how the namespace reaches what is outside the cluster.
 
@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 pub struct AddressPlan {
     /// The whole range, equal on every machine of a network.
     pub cluster_cidr: Ipv4Net,
-    /// Prefix length of one node's slice.
+    /// Prefix length of a node subnet.
     pub subnet_prefix_len: u8,
 }
 
@@ -39,20 +39,20 @@ pub enum InvalidPlan {
     /// Host bits are set, as in `10.101.3.0/16`.
     #[error("cluster_cidr {given} has host bits set; the network is {wanted}")]
     HostBits {
-        /// As given.
+        /// The range as it was given, host bits included.
         given: Ipv4Net,
         /// With the host bits cleared.
         wanted: Ipv4Net,
     },
-    /// The slice is not smaller than the range, so no second node could join.
+    /// The node subnet is not smaller than the range, so no second node could join.
     #[error(
         "subnet_prefix_len {len} leaves no room for nodes in {cidr}: it must be from {min} to {MAX_SLICE_PREFIX}",
         min = cidr.prefix_len() + 1
     )]
     NoNode {
-        /// The slice's prefix length.
+        /// The node subnet's prefix length.
         len: u8,
-        /// The range.
+        /// The `cluster_cidr` that the prefix length was to divide.
         cidr: Ipv4Net,
     },
     /// The range is not private: routing it into the mesh would hide part of the internet.
@@ -62,7 +62,7 @@ pub enum InvalidPlan {
     NotPrivate(Ipv4Net),
 }
 
-/// One node's slice of the cluster range.
+/// The part of the cluster range that belongs to one machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct NodeSubnet(Ipv4Net);
@@ -98,26 +98,26 @@ impl AddressPlan {
         Ipv4Net::new(address, self.subnet_prefix_len).ok().map(NodeSubnet)
     }
 
-    /// All slices in order.
+    /// All node subnets in order.
     pub fn slices(&self) -> impl Iterator<Item = NodeSubnet> + '_ {
         (0..self.capacity()).filter_map(|index| self.slice(index))
     }
 
-    /// Whether a slice belongs to this plan.
+    /// Whether a node subnet belongs to this plan.
     pub fn holds(&self, subnet: &NodeSubnet) -> bool {
         subnet.0.prefix_len() == self.subnet_prefix_len
             && self.cluster_cidr.contains(&subnet.0)
             && subnet.0.trunc() == subnet.0
     }
 
-    /// The first slice that `taken` does not name; `None` when every slice is in use.
+    /// The first node subnet that `taken` does not name; `None` when every node subnet is in use.
     pub fn first_free(&self, taken: impl Fn(&NodeSubnet) -> bool) -> Option<NodeSubnet> {
         self.slices().find(|slice| !taken(slice))
     }
 }
 
 impl NodeSubnet {
-    /// The slice as a network.
+    /// The node subnet as a network.
     pub fn net(&self) -> Ipv4Net {
         self.0
     }
@@ -137,7 +137,7 @@ impl NodeSubnet {
         Ipv4Addr::from(u32::from(self.0.broadcast()) - 1)
     }
 
-    /// The slice as a key for the store: `10-101-3-0_24`.
+    /// The node subnet as a key for the store: `10-101-3-0_24`.
     pub fn store_key(&self) -> String {
         format!("{}_{}", self.0.network().to_string().replace('.', "-"), self.0.prefix_len())
     }

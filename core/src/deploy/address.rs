@@ -15,7 +15,7 @@ pub struct Exhausted {
 /// The lowest address that is not taken.
 ///
 /// `taken` must name what any container has or is promised, stopped ones too: Docker gives an address of a stopped
-/// container to nobody else only while it knows of it.
+/// container to no other container only while it knows of it.
 pub fn first_free(subnet: &NodeSubnet, taken: &BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, Exhausted> {
     containers(subnet).find(|address| !taken.contains(address)).ok_or(Exhausted { subnet: *subnet })
 }

@@ -1,6 +1,6 @@
 //! What services take for themselves in the whole cluster: routes, and published ports beside TCP routes.
 //!
-//! A gateway listens on every machine, so a port that is a TCP route's is nobody's to publish, anywhere: the two would wait
+//! A gateway listens on every machine, so no service may publish a port of a TCP route, on any machine: the two would wait
 //! for each other's end, and a container that is replaced or restarted would not get its port back.
 
 use crate::deploy::refusal::PlanError;

@@ -1,4 +1,4 @@
-//! What a commit means to gateways and DNS: the routing events that whoever finishes the deploy publishes.
+//! What a commit means to gateways and DNS: the routing events that the machine which finishes the deploy publishes.
 
 use crate::routing::event::{Event, HttpRoute, Key, ServicePort, ServiceRef, ServiceRoute, TcpRoute, Value};
 use crate::wire::v1::deploy::{CommittedService, DeployCommit};
@@ -7,7 +7,7 @@ use crate::wire::v1::manifest::{self, Route};
 /// The events of a commit: services that it changed, and those that are no more. Published again, they change nothing.
 ///
 /// A coordinator that was asleep must not publish over a later deploy: read the last sequence of the key, then look
-/// whether the status is still one's own, then publish with that sequence expected. Whoever came in between has changed
+/// whether the status is still one's own, then publish with that sequence expected. A coordinator in between has changed
 /// one of the two.
 pub fn events(commit: &DeployCommit) -> Vec<Event> {
     let key = |service: &crate::id::ServiceName| {

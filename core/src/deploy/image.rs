@@ -1,7 +1,7 @@
 //! What an image holds, said so that two engines agree.
 //!
 //! An engine's image id will not do: classic stores and containerd stores name one image by different hashes. Layers and
-//! configuration are the same in both, so a tag that was built anew is noticed, and one that was only copied is not.
+//! configuration are the same in both, so a tag that was rebuilt is noticed, and one that was only copied is not.
 
 use crate::adopt::identity::Identity;
 use crate::id::MachineId;
@@ -32,7 +32,7 @@ pub struct ImageParts {
 pub enum Agreement {
     /// They do.
     Same(ImageContent),
-    /// They do not (another architecture, or built anew on some): who has what.
+    /// They do not (another architecture, or rebuilt on some): who has what.
     Differs(BTreeMap<ImageContent, Vec<MachineId>>),
     /// No machine has it.
     Nowhere,

@@ -25,7 +25,7 @@ pub struct Machine {
     pub lifecycle: Lifecycle,
     /// The operator's labels, and `region` and `az`.
     pub labels: BTreeMap<String, String>,
-    /// Its slice; containers get addresses of it.
+    /// Its node subnet; containers get addresses of it.
     pub subnet: NodeSubnet,
     /// Whether it answers.
     pub reachable: bool,

@@ -54,7 +54,7 @@ impl<'a, 'd> Planner<'a, 'd> {
         self.changes.push(removal(name, current));
     }
 
-    /// A service that nobody speaks for stays as it was committed, whatever else is known of it now.
+    /// A service that the manifest does not cover stays as it was committed, whatever else is known of it now.
     pub(super) fn keep(&mut self, name: &ServiceName, current: Option<&CommittedService>) {
         let Some(current) = current else { return };
         let slots = current.slots.iter();
@@ -204,7 +204,7 @@ impl<'a, 'd> Planner<'a, 'd> {
         Ok(slots)
     }
 
-    /// Whether a machine that told what it runs does not run this: a container that is stopped serves nobody.
+    /// Whether a machine that told what it runs does not run this: a stopped container serves no request.
     fn is_lost(&self, placed: &Placed) -> bool {
         let told = self.world.found.get(&placed.machine);
         told.is_some_and(|found| !found.iter().any(|found| found.instance == placed.instance && found.runs))

@@ -14,7 +14,7 @@ use crate::wire::v1::manifest::Service;
 use std::collections::BTreeMap;
 
 /// The fields of a service's revision. `content` is what its image holds, where the machines agree on that: a tag that
-/// was built anew is another revision although its name is the same.
+/// was rebuilt is another revision although its name is the same.
 pub fn identity(service: &Service, content: Option<&ImageContent>) -> Identity {
     let mut fields = BTreeMap::new();
     let mut put = |name: &str, value: String| fields.insert(name.to_owned(), value);

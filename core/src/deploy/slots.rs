@@ -50,7 +50,7 @@ impl Open {
         }
     }
 
-    /// Slots that nobody had.
+    /// Slots without an instance so far.
     pub(super) fn new_slots(&mut self) -> Vec<u32> {
         match self {
             Self::Replicated { count, filled } => (0..*count).filter(|slot| !filled.contains(slot)).collect(),

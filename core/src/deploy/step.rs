@@ -25,7 +25,7 @@ pub enum Step {
     Start,
     /// Wait until all candidates are ready; then `Ready`.
     AwaitReady,
-    /// Create the decision "committed". If somebody else's is there, that one holds.
+    /// Create the decision "committed". If another decision exists, that one holds.
     Commit,
     /// Publish the routing events; then `Routed`.
     Route,
@@ -33,7 +33,7 @@ pub enum Step {
     Drain,
     /// Remove old instances; then `Cleaned`.
     Clean,
-    /// Create the decision "abandoned". If somebody else's is there, that one holds.
+    /// Create the decision "abandoned". If another decision exists, that one holds.
     Abandon,
     /// Remove candidates and start stopped old instances again; then `Undone`.
     Undo,
@@ -43,7 +43,7 @@ pub enum Step {
     Hold(&'static str),
 }
 
-/// What to do with a deploy that was found, by somebody who did not begin it.
+/// What a coordinator does with a deploy that it found and did not begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resume {
     /// It happened: finish it.
@@ -56,7 +56,7 @@ pub enum Resume {
     Hold(&'static str),
 }
 
-/// The next step of whoever began a deploy and still wants it.
+/// The next step of the coordinator that began a deploy and still wants it.
 pub fn next(status: &DeployStatus, decision: Option<&Decision>) -> Step {
     if let Some(why) = contradiction(status, decision) {
         return Step::Hold(why);
@@ -74,7 +74,7 @@ pub fn next(status: &DeployStatus, decision: Option<&Decision>) -> Step {
     }
 }
 
-/// The next step of whoever gives a deploy up, its own or one that was cut off. Once it is committed there is no giving up.
+/// The next step of a coordinator that aborts a deploy, its own or an interrupted one. Once it is committed there is no giving up.
 pub fn next_giving_up(status: &DeployStatus, decision: Option<&Decision>) -> Step {
     match (next(status, decision), decision) {
         (Step::Hold(why), _) => Step::Hold(why),
@@ -86,7 +86,7 @@ pub fn next_giving_up(status: &DeployStatus, decision: Option<&Decision>) -> Ste
 
 /// What becomes of a deploy that was found.
 ///
-/// Whoever asks holds the namespace's lock and has put its own name into the status first
+/// The caller holds the namespace's lock and has put its own name into the status first
 /// ([`DeployStatus::taken_over`]), so that the one before it cannot write there any more; the decision is read after that.
 pub fn resume(status: Option<&DeployStatus>, decision: Option<&Decision>) -> Resume {
     let Some(status) = status else { return Resume::Nothing };

@@ -1,7 +1,7 @@
 //! What a running network relies on in its host and does not make itself alone: the table of it, and the judgement of
 //! what was found.
 //!
-//! Each row is either owned, watched and mended, or watched and named. The table is printed in `docs/host.md`; the
+//! Each row is watched, and either owned and fixed, or reported. The table is printed in `docs/host.md`; the
 //! scenario `host-changes-under-us` breaks every row.
 
 pub mod judge;

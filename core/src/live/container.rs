@@ -7,7 +7,7 @@ use crate::spec::container::{ContainerOwner, PublishedPort, digest, label, limit
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-/// The container.
+/// One container, running or not. Docker reports the image's own settings merged into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContainerLive {
     /// Docker's id of it.
@@ -27,9 +27,9 @@ pub struct ContainerLive {
     /// Networks it is attached to, each with the address that was *asked for* (`IPAMConfig`): a stopped container
     /// has no other.
     pub networks: BTreeMap<String, Option<Ipv4Addr>>,
-    /// `HostConfig.Dns`.
+    /// `HostConfig.Dns`: resolvers, in the order in which they are tried.
     pub dns: Vec<IpAddr>,
-    /// `HostConfig.DnsSearch`.
+    /// `HostConfig.DnsSearch`: search domains, in order.
     pub search: Vec<String>,
     /// `HostConfig.PortBindings`, without addresses of the machine.
     pub publish: BTreeSet<PublishedPort>,
@@ -52,7 +52,7 @@ pub struct ContainerLive {
 pub enum ContainerState {
     /// Made, never started.
     Created,
-    /// Runs.
+    /// Its main process runs; that says nothing about readiness.
     Running,
     /// Stopped for a moment by `docker pause`.
     Paused,
@@ -92,7 +92,7 @@ impl ContainerLive {
         if !spec.command.is_empty() {
             put("command", words(&self.command));
         }
-        // Those that only the live one has are the image's: nobody can add one to a container that exists.
+        // Those that only the live one has are the image's: none can be added to a container that exists.
         for name in spec.env.keys() {
             if let Some(value) = self.env.get(name.as_str()) {
                 put(&format!("env.{name}"), digest(value));

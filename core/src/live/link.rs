@@ -11,7 +11,7 @@ pub struct LinkLive {
     pub host_end: Option<EndLive>,
     /// Namespace end of the veth pair.
     pub netns_end: Option<EndLive>,
-    /// Workload bridge.
+    /// The workload bridge `ployz0`, in the host.
     pub bridge: Option<EndLive>,
     /// The namespace's port of the bridge, host end.
     pub port_end: Option<EndLive>,
@@ -27,10 +27,10 @@ pub struct LinkLive {
     pub netns_sysctls: BTreeMap<String, String>,
 }
 
-/// One link.
+/// One link that carries one of our names; whether it is ours is said by its alias.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndLive {
-    /// Interface index.
+    /// Interface index in its own namespace; another one after a recreation.
     pub index: u32,
     /// Link kind as the kernel names it.
     pub kind: Option<String>,
@@ -38,13 +38,13 @@ pub struct EndLive {
     pub alias: Option<String>,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Administratively up.
+    /// Administratively up (`IFF_UP`), whether or not it has carrier.
     pub up: bool,
-    /// Hardware address.
+    /// Hardware address, 6 bytes; `None` for a link without one.
     pub mac: Option<Mac>,
     /// Name of the bridge that it is a port of.
     pub controller: Option<String>,
-    /// Addresses.
+    /// Addresses with prefix lengths; link-local ones included only if they are wanted.
     pub addresses: BTreeSet<IpNet>,
     /// For a veth end: whether its other end is the one of its pair of ours.
     pub paired: bool,

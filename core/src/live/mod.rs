@@ -27,15 +27,15 @@ pub struct NodeLive {
     pub netns: Seen<NetnsLive>,
     /// The userspace tunnel process.
     pub tunnel: Seen<UnitLive>,
-    /// `wg0`.
+    /// The WireGuard device `wg0` in the namespace, with its peers.
     pub wireguard: Seen<WireguardLive>,
     /// veth pair, bridge, routes, sysctls.
     pub link: Seen<LinkLive>,
-    /// Our tables.
+    /// Table `inet ployz` of the host and of the namespace.
     pub firewall: Seen<FirewallLive>,
-    /// The store.
+    /// The store: unit `ployz-nats` and what its monitoring port says.
     pub nats: Seen<NatsLive>,
-    /// The gateway.
+    /// The gateway: its unit and its sockets.
     pub gateway: Seen<SidecarLive>,
     /// The DNS server.
     pub dns: Seen<SidecarLive>,

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Identity of a namespace: device and inode of its file. A namespace made anew has another inode although its
+/// Identity of a namespace: device and inode of its file. A recreated namespace has another inode although its
 /// path is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NsId {
-    /// `st_dev`.
+    /// `st_dev` of the namespace's file.
     pub device: u64,
-    /// `st_ino`.
+    /// `st_ino` of the namespace's file.
     pub inode: u64,
 }
 

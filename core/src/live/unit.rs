@@ -3,7 +3,7 @@
 use crate::adopt::identity::Identity;
 use crate::live::NsId;
 
-/// The process.
+/// One supervised process: a systemd unit, or a detached process where there is no systemd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitLive {
     /// Its identity fields, read back (not remembered).
@@ -21,7 +21,7 @@ pub struct UnitLive {
 /// Whether a unit runs, in systemd's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ActiveState {
-    /// Runs.
+    /// It runs and, if it notifies, has said that it is ready.
     Active,
     /// Between states: starting, stopping or waiting for its restart.
     Changing,

@@ -6,10 +6,10 @@ use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-/// The device.
+/// The device `wg0`, the kernel's or the userspace one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WireguardLive {
-    /// Interface index.
+    /// Interface index in the namespace.
     pub index: u32,
     /// Who runs it.
     pub backend: TunnelBackend,
@@ -17,11 +17,11 @@ pub struct WireguardLive {
     pub alias: Option<String>,
     /// Public half of its key; `None` while it has none.
     pub public_key: Option<PublicKey>,
-    /// UDP port.
+    /// UDP port of the tunnel's socket, in the host namespace.
     pub listen_port: u16,
     /// MTU in bytes.
     pub mtu: u32,
-    /// Administratively up.
+    /// Administratively up (`IFF_UP`).
     pub up: bool,
     /// Whether it may have IPv6 addresses (`disable_ipv6` is 0).
     pub ipv6: bool,
@@ -38,7 +38,7 @@ pub struct PeerLive {
     pub allowed_ips: BTreeSet<IpNet>,
     /// Configuration: seconds between keepalives.
     pub keepalive: u16,
-    /// Statistics.
+    /// Statistics: never compared with the spec.
     pub stats: PeerStats,
 }
 
@@ -49,14 +49,14 @@ pub struct PeerStats {
     pub endpoint: Option<SocketAddr>,
     /// Unix time of the last handshake in seconds; `None` = never.
     pub last_handshake: Option<u64>,
-    /// Bytes received.
+    /// Bytes received from the peer, encrypted, since it was added.
     pub rx_bytes: u64,
-    /// Bytes sent.
+    /// Bytes sent to the peer, encrypted, since it was added.
     pub tx_bytes: u64,
 }
 
 impl WireguardLive {
-    /// A device nobody has configured yet: left behind when a creation was cut short, safe to claim.
+    /// A device that was never configured: left over from an interrupted creation, safe to claim.
     pub fn is_blank(&self) -> bool {
         self.alias.is_none() && self.public_key.is_none() && self.peers.is_empty()
     }

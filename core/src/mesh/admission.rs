@@ -77,7 +77,7 @@ impl Promised<'_> {
             ));
         }
         let prefix = OverlayPrefix::of(self.network);
-        // Before it is confirmed this machine is not in the list, but its name and slice are taken.
+        // Before it is confirmed this machine is not in the list, but its name and node subnet are taken.
         let listed = machines.iter().any(|machine| machine.public_key == own.public_key);
         let all = machines.iter().chain((!listed).then_some(own));
         let (mut ids, mut keys, mut users, mut slices) =

@@ -32,7 +32,7 @@ pub enum Next {
 
 impl InviteRecord {
     /// Whether the one-time tunnel is kept: while the token can be used, and for a moment after it was used or taken
-    /// back, so that whoever presents it just too late hears why it is refused.
+    /// back, so that a joiner that presents it just too late gets the reason.
     pub fn is_heard(&self, now: u64) -> bool {
         let until = match self.state {
             InviteState::Active | InviteState::Redeemed { .. } => self.ends(),
@@ -55,7 +55,7 @@ impl InviteRecord {
         self.ends().saturating_add(CONFIRM_GRACE)
     }
 
-    /// Nothing depends on it any more: not a machine being let in, not somebody to be told why not.
+    /// Nothing depends on it any more: neither a join in progress nor a refusal that has to be delivered.
     pub fn is_over(&self, now: u64) -> bool {
         self.joiner().is_none() && !self.is_heard(now) && self.lapse(now).is_none()
     }

@@ -20,7 +20,7 @@ pub struct ServiceRef {
 /// What an event is about; as text the last part of its subject.
 ///
 /// A machine writes only keys that begin with `machine.<itself>` or `instance.<itself>`; services are written by
-/// whoever commits a deploy.
+/// the coordinator that commits a deploy.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// `machine.<machine>`
@@ -77,7 +77,7 @@ pub enum Unreadable {
 pub struct MachineRoute {
     /// Overlay IPv6 address.
     pub overlay_ip: Ipv6Addr,
-    /// Its slice; `.2` is its service address.
+    /// Its node subnet; `.2` is its service address.
     pub subnet: NodeSubnet,
 }
 
@@ -148,7 +148,7 @@ pub struct TcpRoute {
 /// One running copy of a service, said by the machine that runs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceRoute {
-    /// Address of its container, in the machine's slice.
+    /// Address of its container, in the machine's node subnet.
     pub address: Ipv4Addr,
     /// Revision it was made from.
     pub revision: String,
@@ -181,8 +181,8 @@ impl Event {
 impl Unreadable {
     /// What it has to count as: its key is gone.
     ///
-    /// The value before it is gone from the stream. Who kept it would differ from whoever starts now, until the next
-    /// rebuild made it vanish at a moment that nobody chose.
+    /// The value before it is gone from the stream. A follower that kept it would differ from one that starts now,
+    /// until its next rebuild dropped it at an arbitrary moment.
     pub fn event(&self) -> Option<Event> {
         match self {
             Self::Key(_) => None,

@@ -40,7 +40,7 @@ pub struct ContainerSpec {
     pub publish: BTreeSet<PublishedPort>,
     /// When Docker starts it again.
     pub restart: Restart,
-    /// Limits.
+    /// CPU and memory limits; nothing is reserved.
     #[serde(default)]
     pub resources: Resources,
     /// How long it may take to stop; not identity.
@@ -53,11 +53,11 @@ pub struct ContainerSpec {
 /// Whose container it is: every name that finds it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerOwner {
-    /// The network.
+    /// Id of the network; another network's container is foreign.
     pub network: NetworkId,
-    /// The namespace.
+    /// Namespace of its service.
     pub namespace: Namespace,
-    /// The service.
+    /// Name of its service, without the namespace.
     pub service: ServiceName,
     /// The instance, also its host name.
     pub instance: InstanceId,
@@ -209,19 +209,19 @@ pub mod label {
     pub const PARENT: &str = "ployz.parent-container-id";
     /// The network's id.
     pub const NETWORK: &str = "ployz.network";
-    /// The namespace.
+    /// [`super::ContainerOwner::namespace`].
     pub const NAMESPACE: &str = "ployz.namespace";
-    /// The service.
+    /// [`super::ContainerOwner::service`].
     pub const SERVICE: &str = "ployz.service";
-    /// The instance.
+    /// [`super::ContainerOwner::instance`].
     pub const INSTANCE: &str = "ployz.instance";
-    /// The slot.
+    /// [`super::ContainerOwner::slot`], in decimal digits.
     pub const SLOT: &str = "ployz.slot";
-    /// The machine.
+    /// [`super::ContainerOwner::machine`].
     pub const MACHINE: &str = "ployz.machine";
-    /// The deploy.
+    /// [`super::ContainerOwner::deploy`], in hexadecimal digits.
     pub const DEPLOY: &str = "ployz.deploy";
-    /// The revision.
+    /// [`super::ContainerOwner::revision`].
     pub const REVISION: &str = "ployz.revision";
 }
 

@@ -1,4 +1,4 @@
-//! One nftables table of ours a namespace, as readable text. Nobody else's rules are named or touched.
+//! One nftables table of ours a namespace, as readable text. Rules of other programs are neither named nor changed.
 //!
 //! The rules are written the way `nft list` prints them, so that a live table can be compared rule by rule.
 
@@ -19,14 +19,14 @@ pub struct FirewallSpec {
 /// One table: chains in order, each with its hook line and its rules in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// The chains.
+    /// Chains in the order in which they are loaded.
     pub chains: Vec<Chain>,
 }
 
 /// One base chain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chain {
-    /// Chain name.
+    /// Name of the chain, unique in its table.
     pub name: String,
     /// For example `type filter hook forward priority filter; policy accept;`.
     pub hook: String,
@@ -66,7 +66,7 @@ impl Table {
 }
 
 /// Overlay traffic may leave and enter the host only through our links: nothing leaks to the underlay when the
-/// tunnel is away, and nobody on the underlay can pretend to be a peer.
+/// tunnel is away, and no host on the underlay can pretend to be a peer.
 fn host_table(prefix: OverlayPrefix, subnet: NodeSubnet, plan: &AddressPlan) -> Table {
     let ours = format!("{{ \"lo\", \"{HOST_END}\", \"{BRIDGE}\" }}");
     let (v6, v4, own) = (prefix.net(), plan.cluster_cidr, subnet.net());
@@ -115,7 +115,7 @@ fn host_table(prefix: OverlayPrefix, subnet: NodeSubnet, plan: &AddressPlan) -> 
 }
 
 /// The namespace has a way out of the cluster (docs/decisions/0005-containers-on-the-bridge.md) for its own questions:
-/// nobody else's packets go that way, and only answers come back.
+/// no other packets go that way, and only answers come back.
 fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr, subnet: NodeSubnet) -> Table {
     let (v6, host, guests) = (prefix.net(), prefix.host(), prefix.guests());
     let (workloads, egress) = (subnet.net(), subnet.egress());
@@ -128,7 +128,7 @@ fn netns_table(prefix: OverlayPrefix, own: Ipv6Addr, subnet: NodeSubnet) -> Tabl
                     "iifname \"lo\" accept".into(),
                     "ct state established,related accept".into(),
                     format!("ip daddr {egress} drop"),
-                    // Whoever holds a token may redeem it, through the tunnel, and do nothing else.
+                    // A holder of a token may redeem it, through the tunnel, and do nothing else.
                     format!("ip6 saddr {guests} tcp dport {PORT} accept"),
                     format!("ip6 saddr {guests} drop"),
                     format!("ip6 saddr {v6} accept"),

@@ -41,7 +41,7 @@ pub struct LinkSpec {
     /// Hardware address of the bridge. One that is not set follows the ports: it changes with the first container and
     /// is lost with the last, and workloads send to the old one until ARP notices.
     pub bridge_mac: Mac,
-    /// Hardware address of the service end, the same whenever the namespace is made anew.
+    /// Hardware address of the service end, the same whenever the namespace is recreated.
     pub service_mac: Mac,
     /// Routes by side.
     pub routes: BTreeSet<(Side, RouteSpec)>,
@@ -70,7 +70,7 @@ pub enum Side {
 /// One wanted route. All of ours carry protocol [`ROUTE_PROTOCOL`], which is how they are told from others'.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteSpec {
-    /// Destination.
+    /// Destination network, host bits zero.
     pub to: IpNet,
     /// Where it goes.
     pub via: RouteVia,
@@ -186,7 +186,7 @@ pub const WG_DEVICE: &str = "wg0";
 pub const HOST_END: &str = "ployz-veth";
 /// Namespace end of the veth pair.
 pub const NETNS_END: &str = "host0";
-/// Workload bridge.
+/// Name of the workload bridge and of the Docker network on it.
 pub const BRIDGE: &str = "ployz0";
 /// The namespace's port of the bridge, in the host.
 pub const PORT_END: &str = "ployz-port";

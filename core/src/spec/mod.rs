@@ -39,15 +39,15 @@ pub struct NodeSpec {
     pub netns: NetnsSpec,
     /// The userspace tunnel process, when the backend asks for one.
     pub tunnel: Option<UnitSpec>,
-    /// `wg0`.
+    /// The WireGuard device `wg0` with its addresses and peers.
     pub wireguard: WireguardSpec,
     /// veth pair, bridge, addresses, routes, sysctls.
     pub link: LinkSpec,
     /// Our table in the host and in the namespace.
     pub firewall: FirewallSpec,
-    /// The store.
+    /// The store: NATS JetStream on the bootstrap node, a leaf node elsewhere.
     pub nats: NatsSpec,
-    /// The gateway.
+    /// The gateway with its sockets in the host.
     pub gateway: SidecarSpec,
     /// The DNS server.
     pub dns: SidecarSpec,

@@ -20,7 +20,7 @@ pub struct NatsSpec {
 /// What part a machine's server plays.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NatsRole {
-    /// Standalone JetStream.
+    /// The bootstrap node: standalone JetStream that holds the store.
     Founder,
     /// Leaf node of the founder at this overlay address.
     Leaf {

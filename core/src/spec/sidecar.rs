@@ -57,9 +57,9 @@ pub struct SocketSpec {
 /// One address and how it is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Listen {
-    /// TCP.
+    /// A TCP listener on this address.
     Stream(SocketAddr),
-    /// UDP.
+    /// A UDP socket bound to this address.
     Datagram(SocketAddr),
 }
 
@@ -146,7 +146,7 @@ impl Listen {
         }
     }
 
-    /// The address.
+    /// The address and port that it is bound to.
     pub fn address(self) -> SocketAddr {
         match self {
             Self::Stream(address) | Self::Datagram(address) => address,

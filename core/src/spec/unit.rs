@@ -1,4 +1,4 @@
-//! A sidecar process, whoever supervises it. Every field that is identity is listed in [`UnitSpec::identity`].
+//! A sidecar process, under either supervisor. Every field that is identity is listed in [`UnitSpec::identity`].
 
 use crate::adopt::identity::Identity;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ pub struct UnitName(&'static str);
 /// The wanted process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitSpec {
-    /// Its name.
+    /// Name of the unit without `.service`, or of the process.
     pub name: UnitName,
     /// One line for `systemctl status`; not identity.
     pub description: String,
@@ -37,11 +37,11 @@ pub struct UnitSpec {
 }
 
 impl UnitName {
-    /// The store.
+    /// The store, NATS.
     pub const NATS: Self = Self("ployz-nats");
     /// The userspace tunnel.
     pub const WIREGUARD: Self = Self("ployz-wireguard");
-    /// The gateway.
+    /// The gateway; its sockets are units named after it.
     pub const GATEWAY: Self = Self("ployz-gateway");
     /// The DNS server.
     pub const DNS: Self = Self("ployz-dns");

@@ -297,7 +297,7 @@ fn check(mesh: &Mesh, request: &RedeemRequest) -> Result<()> {
     Ok(())
 }
 
-/// Reserves a slice and a name for a machine, each create-only.
+/// Reserves a node subnet and a name for a machine, each create-only.
 async fn reserve(mesh: &Mesh, store: &Store, request: &RedeemRequest) -> Result<MachineMembership> {
     let plan = mesh.network().plan;
     let mut machine = placeholder(mesh, request);

@@ -80,7 +80,7 @@ pub struct Store {
     presence: Arc<Presence>,
 }
 
-/// What slices' and names' reservations have in common.
+/// What node subnets' and names' reservations have in common.
 #[derive(Deserialize)]
 struct Reservation {
     owner: PublicKey,
@@ -182,7 +182,7 @@ impl Store {
         update(&self.invites, invite.id.as_str(), invite, revision).await
     }
 
-    /// Takes a slice; [`StoreError::Conflict`] when it is taken.
+    /// Takes a node subnet; [`StoreError::Conflict`] when it is taken.
     pub async fn lock_subnet(&self, lock: &SubnetLock) -> Result<u64> {
         create(&self.locks, &subject::subnet_lock(&lock.subnet), lock).await
     }
@@ -226,7 +226,7 @@ impl Store {
         Ok(true)
     }
 
-    /// All taken slices.
+    /// All taken node subnets.
     pub async fn subnet_locks(&self) -> Result<Vec<Stored<SubnetLock>>> {
         let keys = keys(&self.locks).await?;
         let reads = keys.iter().filter(|key| key.starts_with("subnet.")).map(|key| get(&self.locks, key));

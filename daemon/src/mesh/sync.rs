@@ -55,7 +55,7 @@ async fn session(mesh: &Arc<Mesh>) -> Result<(), AnyError> {
     }
 }
 
-/// The founder's own place: its slice and its record, made once. A store that came back empty is given the members
+/// The founder's own place: its node subnet and its record, made once. A store that came back empty is given the members
 /// that are still known, so that nobody's tunnels are taken for removed.
 async fn found(store: &Store, mesh: &Mesh) -> Result<(), StoreError> {
     let known = mesh.peers.borrow().machines.clone();

@@ -36,7 +36,7 @@ fn walk(ctx: &mut Ctx) -> Result<()> {
     for row in TABLE {
         let part = row.part;
         match (step(part, n2), row.done) {
-            (Step::Mended { broken_by, words, back }, Done::Mended(components)) => {
+            (Step::Mended { broken_by, words, back }, Done::Fixed(components)) => {
                 let since = product::cursor(n2)?;
                 n2.sh(&broken_by)?;
                 let line = mended(ctx, n2, &since, components, words).with_context(|| format!("{part:?}"))?;
@@ -44,7 +44,7 @@ fn walk(ctx: &mut Ctx) -> Result<()> {
                 carries(ctx).with_context(|| format!("{part:?}"))?;
                 n2.sh(&back)?;
             }
-            (Step::Named { broken_by, words, back }, Done::Named(checks)) => {
+            (Step::Named { broken_by, words, back }, Done::Reported(checks)) => {
                 n2.sh(&broken_by)?;
                 let seen = named(ctx, n2, checks, words).with_context(|| format!("{part:?}"));
                 let back = n2.sh(&back);

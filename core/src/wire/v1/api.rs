@@ -264,7 +264,7 @@ pub struct MeshStatus {
     pub overlay_ip: Ipv6Addr,
     /// `running`, `stopped` or the phase in between.
     pub lifecycle: String,
-    /// This machine's slice.
+    /// This machine's node subnet.
     pub subnet: String,
     /// This machine's service address.
     pub service_ip: IpAddr,
@@ -283,7 +283,7 @@ pub struct PeerStatus {
     pub public_key: PublicKey,
     /// Its overlay address.
     pub overlay_ip: Ipv6Addr,
-    /// Its slice.
+    /// Its node subnet.
     pub subnet: String,
     /// Endpoint in use.
     pub endpoint: Option<SocketAddr>,
@@ -312,7 +312,7 @@ pub struct MeshReady {
     pub store_healthy: bool,
     /// Records of peers are being followed.
     pub sync_connected: bool,
-    /// The bridge with this machine's slice is there.
+    /// The bridge with this machine's node subnet is there.
     pub workload_subnet_present: bool,
     /// Why it is not ready, one line a reason.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -41,7 +41,7 @@ error_codes! {
     TokenConsumed = "TOKEN_CONSUMED", "a token serves one machine once: make a new one with `ployzctl machine invite create` on a member";
     /// Taken back.
     TokenRevoked = "TOKEN_REVOKED", "make a new one with `ployzctl machine invite create` on a member";
-    /// No slice left.
+    /// No node subnet left.
     SubnetExhausted = "SUBNET_EXHAUSTED", "every node subnet of cluster_cidr is taken: remove a machine, or create a network with a wider cluster_cidr";
     /// Configured and cluster range differ.
     CidrMismatch = "CIDR_MISMATCH", "set cluster_cidr and subnet_prefix_len in config.toml to the network's, or leave them out; then `systemctl restart ployzd`";
@@ -109,7 +109,7 @@ error_codes! {
     RouteTaken = "ROUTE_TAKEN", "choose another host, path or port, or remove the service that has it";
     /// A TCP route on a port that the mesh itself needs.
     PortReserved = "PORT_RESERVED", "choose another port to listen on: HTTP and HTTPS belong to routes with a host, the others to the mesh";
-    /// Somebody deploys to this namespace.
+    /// Another deploy to this namespace is in progress.
     DeployInProgress = "DEPLOY_IN_PROGRESS", "`ployzctl deploy attach` follows it: wait until it ends; the lock of a coordinator that died expires by itself";
     /// It did not happen and was undone.
     DeployFailed = "DEPLOY_FAILED", "nothing was changed: the causes say why; fix that, then deploy again";

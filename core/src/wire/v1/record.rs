@@ -16,7 +16,7 @@ pub struct MachineMembership {
     pub public_key: PublicKey,
     /// Overlay IPv6 address, derived from the key.
     pub overlay_ip: Ipv6Addr,
-    /// IPv4 slice.
+    /// IPv4 node subnet, such as `10.101.3.0/24`.
     pub subnet: NodeSubnet,
     /// Candidate endpoints, best first.
     pub endpoints: Vec<SocketAddr>,
@@ -43,7 +43,7 @@ pub struct MachineMembership {
 
 impl MachineMembership {
     /// Whether its addresses are the ones that its key and the network give it: a record that claims others is
-    /// somebody's attempt to be routed another machine's traffic.
+    /// an attempt to be routed another machine's traffic.
     pub fn fits(&self, prefix: OverlayPrefix, plan: &AddressPlan) -> bool {
         self.overlay_ip == prefix.address(&self.public_key) && plan.holds(&self.subnet)
     }
@@ -122,7 +122,7 @@ pub enum InviteState {
     },
     /// The machine is a member.
     Consumed {
-        /// Its record as it became a member: whoever finds it missing makes it.
+        /// Its record as it became a member: a member that finds it missing creates it.
         joiner: Box<MachineMembership>,
         /// Unix seconds.
         at: u64,
@@ -145,10 +145,10 @@ pub struct NameLock {
     pub invite: InviteId,
 }
 
-/// A taken slice: bucket `locks`, key `subnet.<slice>`; created, never overwritten.
+/// A taken node subnet: bucket `locks`, key `subnet.<node subnet>`; created, never overwritten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SubnetLock {
-    /// The slice.
+    /// The node subnet.
     pub subnet: NodeSubnet,
     /// Key of the machine it was taken for.
     pub owner: PublicKey,

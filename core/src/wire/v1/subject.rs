@@ -13,7 +13,7 @@ pub const LOCKS: &str = "locks";
 /// KV bucket of [`crate::wire::v1::certificate::CertificateRecord`].
 pub const CERTIFICATES: &str = "certificates";
 
-/// Key of a slice's reservation in [`LOCKS`].
+/// Key of a node subnet's reservation in [`LOCKS`].
 pub fn subnet_lock(subnet: &NodeSubnet) -> String {
     format!("subnet.{}", subnet.store_key())
 }

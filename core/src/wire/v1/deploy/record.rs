@@ -1,9 +1,9 @@
 //! The durable records of a deploy.
 //!
 //! [`DeployStatus`]: bucket `deploy_status`, key = namespace, changed only by compare-and-set; it is written *before*
-//! what it announces, so that whoever finds it knows what may exist. [`Decision`]: stream `deploy_commits`, one subject
+//! what it announces, so that the next coordinator knows what may exist. [`Decision`]: stream `deploy_commits`, one subject
 //! a deploy, created and never overwritten. Commit and abandonment compete for that one message, so a coordinator that
-//! was thought dead cannot commit what has been undone, and nobody can undo what has been committed.
+//! was thought dead cannot commit what has been undone, and a committed deploy cannot be undone.
 
 use crate::id::{DeployId, MachineId, Namespace, ServiceName};
 use crate::wire::v1::api::ErrorCode;

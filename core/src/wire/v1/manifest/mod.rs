@@ -370,7 +370,7 @@ impl Resources {
     }
 }
 
-/// Through the same judgement as a file: whoever holds a manifest holds a valid one.
+/// Through the same judgement as a file: a value of this type is always valid.
 impl<'de> Deserialize<'de> for Manifest {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let node = Node::from_value(&serde_json::Value::deserialize(d)?);
