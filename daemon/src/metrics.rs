@@ -103,7 +103,7 @@ impl Page {
         let network = mesh.network();
         let named = vec![("network", network.name.to_string()), ("machine", network.machine.id.to_string())];
         self.labelled("network_info", "The running network and this machine's name in it", [(named, 1.0)]);
-        self.value("ready", "What `ployzctl mesh ready` says", flag(ready.ready));
+        self.value("ready", "Whether the mesh is ready, as in `ployzctl mesh ready`", flag(ready.ready));
         let phase = vec![("phase", ready.phase.to_string())];
         self.labelled("phase", "Phase of the network's start", [(phase, 1.0)]);
         self.value("store_connected", "Whether the store is connected", flag(ready.sync_connected));
@@ -119,7 +119,7 @@ impl Page {
         });
         self.labelled("component_ok", "Whether a component is as it should be", parts);
         let (took, at) = (run.took_ms as f64 / 1000.0, run.at as f64);
-        self.value("reconcile_last_duration_seconds", "How long the last reconciliation took", took);
+        self.value("reconcile_last_duration_seconds", "Duration of the last reconciliation", took);
         self.value("reconcile_last_time_seconds", "When the last reconciliation was", at);
     }
 
@@ -130,7 +130,7 @@ impl Page {
                 peers.iter().filter_map(|peer| Some((vec![("peer", peer.id.to_string())], value(peer)?)));
             self.labelled(name, help, known);
         };
-        of_each("peer_reachable", "Whether a peer answers over the overlay", &|peer| {
+        of_each("peer_reachable", "Whether a peer is reachable over the overlay", &|peer| {
             Some(flag(peer.reachable))
         });
         of_each("peer_handshake_age_seconds", "Time since the last WireGuard handshake", &|peer| {

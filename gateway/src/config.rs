@@ -108,7 +108,7 @@ pub enum BadConfig {
     #[error("PLOYZ_GATEWAY_TLS_CERT_PATH and PLOYZ_GATEWAY_TLS_KEY_PATH need an address for HTTPS")]
     PairWithoutHttps,
     /// Nothing to listen on.
-    #[error("no address for HTTP or HTTPS, and no socket was handed over")]
+    #[error("no address for HTTP or HTTPS, and no socket was passed")]
     NoSocket,
     /// Something that has no default.
     #[error("{name} is not set")]

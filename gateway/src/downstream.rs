@@ -301,7 +301,7 @@ impl<S: Transport> Downstream<S> {
             let _ = Pin::new(&mut self.io).poll_write(cx, answer);
             let _ = Pin::new(&mut self.io).poll_flush(cx);
         }
-        io::Error::new(io::ErrorKind::TimedOut, "the head of a request is over a limit")
+        io::Error::new(io::ErrorKind::TimedOut, "the head of a request exceeds a limit")
     }
 
     /// What was gathered and what is too large to be added to it leave together: a segment less, a TLS record less.

@@ -37,7 +37,7 @@ pub(crate) fn load(path: &Path, network: &NetworkId) -> io::Result<Option<Held>>
     let body: Body =
         serde_json::from_slice(text).map_err(|_| damaged("it was not written by this release"))?;
     if body.network != *network {
-        return Err(damaged("it is of another network"));
+        return Err(damaged("it belongs to another network"));
     }
     Ok(Some(body.held))
 }

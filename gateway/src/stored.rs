@@ -127,9 +127,9 @@ impl Following {
                 event = told.recv() => match event {
                     Some(Event::Connected | Event::LameDuckMode | Event::ClientError(_)) => continue,
                     Some(event) => return Err(event.to_string().into()),
-                    None => return Err("the connection is over".into()),
+                    None => return Err("the connection ended".into()),
                 },
-                entry = changes.next() => entry.ok_or("the watch is over")??,
+                entry = changes.next() => entry.ok_or("the watch ended")??,
             };
             whole.apply(change(&entry), held);
             caught |= entry.delta == 0;

@@ -36,7 +36,7 @@ pub(crate) enum Refused {
     Header,
     #[error("it is damaged: its checksum does not match")]
     Checksum,
-    #[error("it is of network {0}")]
+    #[error("it belongs to network {0}")]
     Network(NetworkId),
     #[error("its content was not written by this release")]
     Content(#[source] serde_json::Error),

@@ -16,7 +16,7 @@ pub(super) fn of_deploy(deploy: Deploy, stdin: &mut dyn Read) -> Result<Request,
     let own_flags = deploy.file.file.is_some() || deploy.dry_run || deploy.expect_baseline.is_some();
     match deploy.verb {
         Some(_) if own_flags => {
-            let what = "flags of `deploy` itself stand behind its subcommand, or without one";
+            let what = "put flags of `deploy` after its subcommand";
             Err(Failure::Usage(what.into()))
         }
         Some(DeployVerb::Preview(file)) => {

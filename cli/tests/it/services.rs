@@ -138,7 +138,7 @@ fn a_deploy_that_failed_says_how_far_it_came() {
     let run = once(Script::envelope(envelope.clone()), &line, "");
     let error = "error [READINESS_FAILED]: namespace shop is as it was\n  \
         caused by: web-0-bbbbb on node-1: exit code 1\n  \
-        hint: nothing was changed: the causes hold what the container printed; check its readiness in the manifest\n";
+        hint: nothing was changed: the causes contain the container's output; check its readiness in the manifest\n";
     let want = format!("locked     probing 2 machines\nprobed     web: starting 2\n{error}");
     assert_eq!((run.code, run.out.as_str(), run.err.as_str()), (Some(1), "", want.as_str()));
     let quiet = once(Script::envelope(envelope.clone()), &[&["-q"], &line[..]].concat(), "");

@@ -57,9 +57,6 @@ const WORDS: &[(&[&str], &str)] = &[
     (&["state_dir", "root", "data_root"], "did you mean data_dir?"),
     (&["mtu"], "remove it: the tunnel's MTU follows from the links of the machine"),
     (&["name", "hostname", "node_name", "machine_name"], "remove it: a machine is called by its host name"),
-    (
-        &["private_key", "public_key", "peers"],
-        "remove it: keys and peers are made by `mesh init` and `mesh join`",
-    ),
+    (&["private_key", "public_key", "peers"], "remove it: `mesh init` and `mesh join` create keys and peers"),
     (&["token", "join_token"], "remove it: a token is given to `ployzctl mesh join --token-stdin`"),
 ];

@@ -104,7 +104,10 @@ async fn destroy_peers(mesh: &Arc<Mesh>, say: Say<'_>) -> Result<()> {
     }
     peers.sort_by_key(|peer| peer.id == network.founder.id);
     let away = || {
-        Failure::new(ErrorCode::StoreUnavailable, "the store is not connected, so the peers cannot be asked")
+        Failure::new(
+            ErrorCode::StoreUnavailable,
+            "the store is not connected, so the peers cannot be notified",
+        )
     };
     let store = mesh.store.borrow().clone().ok_or_else(away)?;
     say("asking every peer");

@@ -33,7 +33,7 @@ impl Daemon {
 
     /// `mesh start --restored`: the operator says that no other machine has this identity.
     pub(super) fn take_over(&self, name: &NetworkName) -> Result<()> {
-        tracing::warn!(target: "audit", network = %name, "the identity of this network is taken over by this machine");
+        tracing::warn!(target: "audit", network = %name, "this machine takes over the identity of this network");
         twins::renew(self.shared.around.config.socket.parent());
         self.shared.disk.put_host_mark(name, &host::mark())?;
         Ok(self.shared.disk.set_held(name, None)?)
@@ -94,7 +94,7 @@ pub fn check(disk: &Disk, name: &NetworkName, is_up: bool) -> Check {
         }
     };
     match held {
-        None => Check::ok("identity", "the state was made on this machine"),
+        None => Check::ok("identity", "the state belongs to this machine"),
         Some(why) => Check::fail("identity", why, ErrorCode::IdentityHeld.hint()),
     }
 }
@@ -129,7 +129,7 @@ async fn is_up(keys: &Keys) -> bool {
 }
 
 fn moved(differs: &[Drift]) -> String {
-    format!("the state was made on another machine: {}", list(differs))
+    format!("the state belongs to another machine: {}", list(differs))
 }
 
 fn list(differs: &[Drift]) -> String {

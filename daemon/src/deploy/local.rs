@@ -408,7 +408,7 @@ pub(super) mod tests {
         assert!(matches!(local.read(), Err(LocalError::Unknown(_))));
         let refused = local.change(|file| file.bury(&one.owner.namespace, &one.owner.instance));
         assert!(matches!(refused, Err(LocalError::Unknown(_))));
-        assert_eq!(std::fs::read(&path).unwrap(), whole[..whole.len() / 2], "it was written over");
+        assert_eq!(std::fs::read(&path).unwrap(), whole[..whole.len() / 2], "it was overwritten");
 
         std::fs::write(&path, &whole).unwrap();
         assert_eq!(

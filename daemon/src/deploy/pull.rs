@@ -193,7 +193,7 @@ fn for_all(image: &ImageRef, found: &PullFound, users: &BTreeSet<MachineId>, sur
     if wrong.is_empty() {
         return Ok(());
     }
-    let what = format!("the image {image} is not for every machine that is to run it");
+    let what = format!("the image {image} does not fit the platform of every machine that runs it");
     Err(Failure::new(ErrorCode::ImagePlatform, what).with(wrong))
 }
 

@@ -55,7 +55,7 @@ pub async fn ensure(client: &Client, network: &NetworkId) -> Result<()> {
     let found = locks.cached_info().config.clone();
     if !found.allow_message_ttl {
         let wanted = Config { allow_message_ttl: true, ..found };
-        js.update_stream(wanted).await.map_err(|error| away("let locks run out", error))?;
+        js.update_stream(wanted).await.map_err(|error| away("enable expiry of locks", error))?;
     }
     if js.get_stream(DEPLOY_COMMITS).await.is_ok() {
         return Ok(());

@@ -73,7 +73,7 @@ mod tests {
         for (answer, words) in [
             (Some(Ok(*b"220 mail ")), "not HTTP"),
             (Some(Err(refused)), "does not answer: connection refused"),
-            (None, "in time"),
+            (None, "timed out"),
         ] {
             let found = judge(at, answer);
             assert!(found.level == Level::Fail && found.seen.contains(words), "{}", found.seen);

@@ -124,7 +124,9 @@ fn judge_routes(said: Option<&str>) -> Check {
         Some(said) if said.contains("live") => Check::ok("gateway-routes", said),
         Some(said) if said.contains("not known") => Check::fail("gateway-routes", said, advice),
         Some(said) if !said.is_empty() => Check::warn("gateway-routes", said, advice),
-        _ => Check::fail("gateway-routes", "the gateway does not say", "`systemctl status ployz-gateway`"),
+        _ => {
+            Check::fail("gateway-routes", "the gateway reports no status", "`systemctl status ployz-gateway`")
+        }
     }
 }
 
@@ -162,7 +164,13 @@ fn judge_names(reply: &Result<Reply, String>) -> Check {
     let advice = "it recovers when the store is back: see the store checks";
     let texts = match reply {
         Ok(reply) if !reply.texts.is_empty() => reply.texts.join(", "),
-        _ => return Check::fail("dns-names", "the DNS server does not say", "`systemctl status ployz-dns`"),
+        _ => {
+            return Check::fail(
+                "dns-names",
+                "the DNS server reports no status",
+                "`systemctl status ployz-dns`",
+            );
+        }
     };
     if texts.contains("freshness=live") {
         Check::ok("dns-names", texts)

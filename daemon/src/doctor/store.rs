@@ -32,7 +32,7 @@ fn judge_health(answer: Result<(StatusCode, &str), &String>) -> Check {
     match answer {
         Ok((StatusCode::OK, _)) => Check::ok("store", "the server and its JetStream are healthy"),
         Ok((code, body)) => {
-            Check::fail("store", format!("the server says {code}: {}", error_of(body)), advice)
+            Check::fail("store", format!("the server reports {code}: {}", error_of(body)), advice)
         }
         Err(why) => Check::fail("store", format!("this machine's server does not answer: {why}"), advice),
     }

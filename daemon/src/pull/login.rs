@@ -140,7 +140,7 @@ async fn helped(program: &str, server: &str) -> Result<Option<Login>, LoginError
     let failed = |why: String| LoginError::Helper { program: program.to_owned(), why };
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if program.is_empty() || !program.chars().all(plain) {
-        return Err(failed("that is no program's name".into()));
+        return Err(failed("invalid name of a credential helper".into()));
     }
     let work = async {
         let mut child = Command::new(format!("docker-credential-{program}"))
@@ -279,7 +279,7 @@ mod tests {
     async fn a_helper_is_a_program_and_nothing_else() {
         let file = json!({"credHelpers": {"r.example.org": "../../bin/sh"}});
         let error = read(&file, "r.example.org").await.unwrap_err().to_string();
-        assert!(error.contains("no program's name"), "{error}");
+        assert!(error.contains("invalid name of a credential helper"), "{error}");
         let file = json!({"credsStore": "ployz-is-not-there"});
         assert!(matches!(read(&file, "r.example.org").await, Err(LoginError::Helper { .. })));
     }

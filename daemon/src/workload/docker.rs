@@ -207,7 +207,7 @@ impl Docker {
             match self.held(&spec.image).await? {
                 None => return Err(DockerError::missing("create container from", subject)),
                 Some(image) if image.facts.id.as_str() != wanted => {
-                    let detail = format!("the image is {} by now, not {wanted}", image.facts.id);
+                    let detail = format!("the image is now {}, not {wanted}", image.facts.id);
                     return Err(DockerError::Odd { operation: "create container from", subject, detail });
                 }
                 Some(image) => wish.image = Some(image.name),
@@ -357,7 +357,7 @@ impl Docker {
             _ if live.fingerprint().is_none() => Some(format!("it carries no {}", label::CONFIG_HASH)),
             None => Some("its ployz labels are incomplete".to_owned()),
             Some(owner) if owner.network != self.network => {
-                Some(format!("it is of network {}", owner.network))
+                Some(format!("it belongs to network {}", owner.network))
             }
             Some(_) => None,
         }

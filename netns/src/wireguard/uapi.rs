@@ -41,7 +41,7 @@ async fn exchange(name: &str, operation: &'static str, text: &str) -> Result<Vec
             _ => answer.push((key.to_owned(), value.to_owned())),
         }
     }
-    let detail = "the answer ended without errno".to_owned();
+    let detail = "the response ended without errno".to_owned();
     Err(Error::Protocol { operation, subject: name.to_owned(), detail })
 }
 

@@ -62,7 +62,7 @@ pub enum BadChain {
     },
     /// One does not certify the one before it.
     #[error(
-        "certificate {0} of the chain is not the issuer of the one before it: its own certificate comes first"
+        "certificate {0} of the chain is not the issuer of the one before it: the leaf certificate comes first"
     )]
     Order(usize),
     /// For no DNS name.

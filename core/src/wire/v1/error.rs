@@ -30,7 +30,7 @@ error_codes! {
     /// No such network here.
     NetworkNotFound = "NETWORK_NOT_FOUND", "`ployzctl mesh list` shows the networks of this machine";
     /// Not from this state.
-    InvalidTransition = "INVALID_TRANSITION", "`ployzctl mesh list` shows where the network stands";
+    InvalidTransition = "INVALID_TRANSITION", "`ployzctl mesh list` shows the state of the network";
     /// Needs a running network.
     NoRunningNetwork = "NO_RUNNING_NETWORK", "`ployzctl mesh start <network>`, `mesh init <network>` or `mesh join --token-stdin`";
     /// Not a token, or tampered with.
@@ -98,11 +98,11 @@ error_codes! {
     /// The registry does not have the image.
     ImageNotInRegistry = "IMAGE_NOT_IN_REGISTRY", "nothing was changed: check the name and the tag; an image that was built here goes to the machines by `ployzctl image push <image>`";
     /// The image is for other machines.
-    ImagePlatform = "IMAGE_PLATFORM", "nothing was changed: build the image for the named machine's platform too, or keep the service off it (placement)";
+    ImagePlatform = "IMAGE_PLATFORM", "nothing was changed: build the image for the named machine's platform too, or exclude that machine (placement)";
     /// Any other failure of a pull.
-    ImagePullFailed = "IMAGE_PULL_FAILED", "nothing was changed: the causes hold what Docker says; fix that, then deploy again";
+    ImagePullFailed = "IMAGE_PULL_FAILED", "nothing was changed: the causes contain Docker's message; fix that, then deploy again";
     /// A candidate did not become ready.
-    ReadinessFailed = "READINESS_FAILED", "nothing was changed: the causes hold what the container printed; check its readiness in the manifest";
+    ReadinessFailed = "READINESS_FAILED", "nothing was changed: the causes contain the container's output; check its readiness in the manifest";
     /// A published port is in use.
     PortTaken = "PORT_TAKEN", "publish another port, or stop what holds it on the named machine";
     /// A route that another namespace has.
@@ -116,7 +116,7 @@ error_codes! {
     /// It was cut off; what is left is known.
     DeployInterrupted = "DEPLOY_INTERRUPTED", "deploy again: that first finishes or undoes the interrupted deploy";
     /// No deploy of that id, or none under way.
-    DeployNotFound = "DEPLOY_NOT_FOUND", "a deploy can be shown on the machine that carries it out and for an hour after its end; `ployzctl service ls` shows what is deployed";
+    DeployNotFound = "DEPLOY_NOT_FOUND", "a deploy can be followed on the machine that runs it, up to an hour after its end; `ployzctl service ls` shows what is deployed";
     /// An operator gave it up.
     DeployAborted = "DEPLOY_ABORTED", "nothing was changed: what had started was undone; deploy again when you want it";
     /// Too late to give it up.
@@ -132,7 +132,7 @@ error_codes! {
     /// Too late or too early.
     CertificateExpired = "CERTIFICATE_EXPIRED", "get a new one; `date` on this machine must be right";
     /// Key and certificate do not belong together.
-    CertificateKeyMismatch = "CERTIFICATE_KEY_MISMATCH", "give the private key (PEM, without a passphrase) that the certificate was made for";
+    CertificateKeyMismatch = "CERTIFICATE_KEY_MISMATCH", "give the private key (PEM, without a passphrase) that belongs to the certificate";
     /// No such certificate.
     CertificateNotFound = "CERTIFICATE_NOT_FOUND", "`ployzctl cert ls` shows them";
     /// The engine does not answer.
@@ -203,7 +203,7 @@ impl ErrorCode {
                 "the issuing machine cannot reach the network's store: `ployzctl mesh status` there shows which peer is away; the same token can be used again until it expires"
             }
             Self::InviteNotFound => {
-                "the network does not know the token's invite any more: make a new one with `ployzctl machine invite create` on a member"
+                "the network no longer has the token's invite: make a new one with `ployzctl machine invite create` on a member"
             }
             Self::InvalidArgument => {
                 "another member has this machine's name: rename this one (`hostnamectl hostname <name>`), then join"

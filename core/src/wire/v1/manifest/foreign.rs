@@ -132,11 +132,7 @@ const WORDS: &[Word] = &[
         &["args", "arguments", "cmd"],
         "did you mean command? command = [\"serve\", \"--quiet\"]",
     ),
-    (
-        Place::Service,
-        &["entrypoint"],
-        "the image's own entrypoint is kept; command stands in place of its arguments",
-    ),
+    (Place::Service, &["entrypoint"], "the image's own entrypoint is kept; command replaces its arguments"),
     (
         Place::Service,
         &["restartpolicy"],
@@ -216,7 +212,7 @@ const WORDS: &[Word] = &[
             "shmsize",
             "runtime",
         ],
-        "not supported: a container runs as its image says",
+        "not supported: the image decides",
     ),
     (
         Place::Service,

@@ -114,7 +114,7 @@ fn publish(item: &Item<'_>, port: u16) -> Result<u16, BadManifest> {
     match (number(host), number(container)) {
         (Some(host), Some(container)) if container == port => Ok(host),
         (Some(_), Some(container)) => {
-            Err(item.refuse(format!("leads to port {container}, but this is port {port}")))
+            Err(item.refuse(format!("maps to port {container}, but this is port {port}")))
         }
         _ => Err(item.refuse(format!("{text:?} is not two ports from 1 to 65535, such as 8080:{port}"))),
     }

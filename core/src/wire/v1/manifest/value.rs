@@ -64,19 +64,19 @@ text_value!(
 text_value!(
     /// Name of a header that may be set, in lower case.
     HeaderName,
-    "a header that can be set: letters, digits and -, and none that says how the request is sent (Host is the key host)",
+    "a header that can be set: letters, digits and -, and none that describes how the request is sent (for Host use the key host)",
     header_name
 );
 text_value!(
     /// Path prefix of a route, matched by whole segments.
     PathPrefix,
-    "a path: it begins with / and has no query, no empty or dot segment and nothing that must be escaped",
+    "a path: it starts with / and has no query, no empty or dot segment and no character that must be escaped",
     path_prefix
 );
 text_value!(
     /// Name of an environment variable.
     EnvName,
-    "a variable's name: [A-Za-z0-9_.-], not beginning with a digit",
+    "a variable's name: [A-Za-z0-9_.-], not starting with a digit",
     |text| is_env_name(text).then(|| text.to_owned())
 );
 text_value!(
