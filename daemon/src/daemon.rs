@@ -240,7 +240,7 @@ impl Daemon {
         let stopped = disk.put_network(&NetworkFile { lifecycle: Stored::Stopped, ..network });
         let inactive = if clean { disk.set_active(None) } else { Ok(()) };
         let unwritten = [stopped, inactive].into_iter().filter_map(|written| written.err());
-        failure.with(unwritten.map(|error| ployz_netns::chain(&error)).collect())
+        failure.with(unwritten.map(|error| ployz_core::text::chain(&error)).collect())
     }
 
     async fn bring_up(

@@ -32,12 +32,8 @@ impl Failure {
 
     /// With the chain of an error as causes.
     pub fn because(code: ErrorCode, message: impl Into<String>, error: &dyn std::error::Error) -> Self {
-        let mut causes = vec![error.to_string()];
-        let mut cause = error.source();
-        while let Some(inner) = cause {
-            causes.push(inner.to_string());
-            cause = inner.source();
-        }
+        let inner = std::iter::successors(error.source(), |cause| cause.source());
+        let causes = std::iter::once(error.to_string()).chain(inner.map(ToString::to_string)).collect();
         Self { causes, ..Self::new(code, message) }
     }
 
@@ -58,7 +54,7 @@ impl Failure {
 
 /// The code of a failure with files: a full disk has one of its own.
 pub fn io_code(error: &(dyn std::error::Error + 'static)) -> ErrorCode {
-    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let mut causes = ployz_core::text::causes(error);
     let full = causes.any(|error| {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
         matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))

@@ -34,7 +34,7 @@ pub async fn look(scene: &Scene<'_>) -> Vec<Check> {
         Ok(found) => checks.extend(found),
         Err(error) => {
             let advice = "as root: `ip rule`, `ip route`";
-            checks.push(Check::warn("policy-rules", ployz_netns::chain(&error), advice));
+            checks.push(Check::warn("policy-rules", ployz_core::text::chain(&error), advice));
         }
     }
     checks.extend(forwarding(scene.live));

@@ -85,7 +85,7 @@ async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> any
     let disk = Disk::open(&config.data_dir)?;
     if let Err(error) = disk.sweep() {
         // What is left lying is no reason to have no daemon.
-        tracing::error!("{}", ployz_netns::chain(&error));
+        tracing::error!("{}", ployz_core::text::chain(&error));
     }
     let supervisor = supervisor(mode, &config.data_dir);
     let seen = ployz_netns::underlay::observe().await.context("cannot read this machine's addresses")?;

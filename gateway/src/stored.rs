@@ -85,7 +85,7 @@ impl Stored {
             let begun = tokio::time::Instant::now();
             let Err(lost) = Box::pin(following.session(&mut held)).await;
             following.certificates.set_live(false);
-            let text = chain(lost.as_ref());
+            let text = ployz_core::text::chain(lost.as_ref());
             if text != said {
                 tracing::warn!("certificates in the store: {text}; those that are known go on being served");
                 said = text;
@@ -219,11 +219,6 @@ fn change(entry: &Entry) -> Change {
             Err(_) => Change::Unreadable(entry.key.clone()),
         },
     }
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 const REQUEST: Duration = Duration::from_secs(5);

@@ -23,7 +23,7 @@ pub async fn inspect(netns: &Path) -> Seen<FirewallLive> {
     match found.await {
         Ok(Ok(live)) if live.host.is_none() && live.netns.is_none() => Seen::Absent,
         Ok(Ok(live)) => Seen::Present(live),
-        Ok(Err(error)) => Seen::Unknown(crate::chain(&error)),
+        Ok(Err(error)) => Seen::Unknown(ployz_core::text::chain(&error)),
         Err(error) => Seen::Unknown(error.to_string()),
     }
 }

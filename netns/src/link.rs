@@ -21,7 +21,7 @@ pub async fn inspect(spec: &LinkSpec, netns: &Path) -> Seen<LinkLive> {
     match find(spec, netns).await {
         Ok(live) if live == LinkLive::default() => Seen::Absent,
         Ok(live) => Seen::Present(live),
-        Err(error) => Seen::Unknown(crate::chain(&error)),
+        Err(error) => Seen::Unknown(ployz_core::text::chain(&error)),
     }
 }
 

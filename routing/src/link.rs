@@ -115,7 +115,7 @@ impl Session {
             // What is not allowed is never answered.
             lost = refusal(&mut said) => return Err(lost),
         };
-        let made = made.map_err(|error| Lost::Consumer(chain(&error)))?;
+        let made = made.map_err(|error| Lost::Consumer(ployz_core::text::chain(&error)))?;
         let info = made.cached_info();
         let empty = info.num_pending == 0 && info.delivered.consumer_sequence == 0;
         let prefix = format!("{}.", subject::routing(&settings.network));
@@ -186,7 +186,7 @@ async fn connect(settings: &Settings) -> Result<(Client, mpsc::Receiver<Said>), 
     let connecting = timeout(2 * REQUEST, options.connect(format!("nats://{}", settings.server)));
     let client = match connecting.await {
         Ok(Ok(client)) => client,
-        Ok(Err(error)) => return Err(Lost::Connect(chain(&error))),
+        Ok(Err(error)) => return Err(Lost::Connect(ployz_core::text::chain(&error))),
         Err(late) => return Err(Lost::Connect(late.to_string())),
     };
     if client.connection_state() != State::Connected {
@@ -225,11 +225,6 @@ fn consumer(settings: &Settings, inbox: String) -> push::Config {
         num_replicas: 1,
         ..Default::default()
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// 400 followers of 200 machines: 400 short messages a second for the founder.

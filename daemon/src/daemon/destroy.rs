@@ -59,7 +59,7 @@ impl Daemon {
                 match mesh.change_network(|network| network.lifecycle = Stored::Leaving) {
                     // To destroy makes room, and the peers may have been told already.
                     Err(error) if io_code(&error) == ErrorCode::DiskFull => {
-                        tracing::warn!("going on without a note of it: {}", ployz_netns::chain(&error));
+                        tracing::warn!("going on without a note of it: {}", ployz_core::text::chain(&error));
                     }
                     other => drop(other?),
                 }
@@ -147,7 +147,7 @@ async fn withdraw(mesh: &Mesh) {
     };
     match tokio::time::timeout(WITHDRAW, work).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!("its route stays: {}", ployz_netns::chain(&error)),
+        Ok(Err(error)) => tracing::warn!("its route stays: {}", ployz_core::text::chain(&error)),
         Err(_) => tracing::warn!("its route stays: no answer within {}s", WITHDRAW.as_secs()),
     }
 }

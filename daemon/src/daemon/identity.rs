@@ -49,7 +49,7 @@ impl Daemon {
         let why = "its peers hear two machines with its key, and the other one was there first".to_owned();
         let held = HeldFile { since: clock::now(), why: why.clone() };
         if let Err(error) = self.shared.disk.set_held(&network.name, Some(&held)) {
-            tracing::error!("not noted, so the next start tries again: {}", ployz_netns::chain(&error));
+            tracing::error!("not noted, so the next start tries again: {}", ployz_core::text::chain(&error));
         }
         let failure = self.held(&network, why);
         tracing::error!(code = %failure.code, "{failure}: {}; {}", failure.causes.join(": "), failure.code.hint());
@@ -87,7 +87,7 @@ pub fn check(disk: &Disk, name: &NetworkName, is_up: bool) -> Check {
         Ok(Some(Held::Peers(held))) => Some(held.why),
         Ok(Some(Held::Moved(differs))) => (!is_up).then(|| moved(&differs)),
         Err(error) => {
-            return Check::warn("identity", ployz_netns::chain(&error), "run this as root");
+            return Check::warn("identity", ployz_core::text::chain(&error), "run this as root");
         }
     };
     match held {

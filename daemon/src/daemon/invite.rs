@@ -67,7 +67,7 @@ impl Daemon {
 async fn left_out() -> Vec<String> {
     let seen = match underlay::observe().await {
         Ok(seen) => seen,
-        Err(error) => return vec![ployz_netns::chain(&error)],
+        Err(error) => return vec![ployz_core::text::chain(&error)],
     };
     let reason = |seen: &Observed| {
         why_not(seen).map(|why| format!("{} of {} is not offered: {why}", seen.address, seen.interface))

@@ -34,7 +34,7 @@ pub async fn run(mesh: Arc<Mesh>) {
         if matches!(view.engine, Engine::Live(_))
             && let Err(error) = look(&mesh, &view, store.as_ref(), &mut said).await
         {
-            tracing::warn!("routes of instances: {}", ployz_netns::chain(error.as_ref()));
+            tracing::warn!("routes of instances: {}", ployz_core::text::chain(error.as_ref()));
             said = None;
             again = RETRY;
         }
@@ -54,7 +54,7 @@ type Done = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 async fn look(mesh: &Mesh, view: &View, store: Option<&Store>, said: &mut Option<Routes>) -> Done {
     let (known, young) = (mesh.deploys.read()?, mesh.millis());
     if let Err(error) = remember(mesh, view, young) {
-        tracing::warn!("who is ready is not kept: {}", ployz_netns::chain(&error));
+        tracing::warn!("who is ready is not kept: {}", ployz_core::text::chain(&error));
     }
     let wanted = wanted(&mesh.network().machine.id, view, &known, young);
     let Some(store) = store else { return Ok(()) };

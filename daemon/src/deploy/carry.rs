@@ -96,9 +96,9 @@ impl Run<'_> {
             let statuses = self.records.statuses().await?;
             claims(&self.records, &statuses, &self.status.namespace).await
         };
-        let claims = look
-            .await
-            .map_err(|error| DeployFailure::new(ErrorCode::StoreUnavailable, ployz_netns::chain(&error)))?;
+        let claims = look.await.map_err(|error| {
+            DeployFailure::new(ErrorCode::StoreUnavailable, ployz_core::text::chain(&error))
+        })?;
         plan.beside(&claims).map_err(|error| DeployFailure::new(error.code(), error.to_string()))
     }
 
@@ -177,8 +177,9 @@ impl Run<'_> {
     }
 
     async fn publish(&self, publisher: &Publisher, event: &Event) -> Result<(), DeployFailure> {
-        let failed =
-            |error: PublishError| DeployFailure::new(ErrorCode::StoreUnavailable, ployz_netns::chain(&error));
+        let failed = |error: PublishError| {
+            DeployFailure::new(ErrorCode::StoreUnavailable, ployz_core::text::chain(&error))
+        };
         for _ in 0..CAS_TRIES {
             let (value, sequence) = match publisher.current(&event.key).await {
                 Ok(current) => (current.value, current.sequence),

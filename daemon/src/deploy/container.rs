@@ -92,7 +92,7 @@ async fn pruned_again<T, W: Future<Output = std::result::Result<T, Unstarted>>>(
             Ok(done) => return Ok(done),
             Err(Unstarted::Failed(failure)) => return Err(failure),
             Err(Unstarted::Gone(error)) if left == 0 => return Err(failed(error)),
-            Err(Unstarted::Gone(error)) => tracing::info!("once more: {}", ployz_netns::chain(&error)),
+            Err(Unstarted::Gone(error)) => tracing::info!("once more: {}", ployz_core::text::chain(&error)),
         }
         left -= 1;
         tokio::time::sleep(AGAIN).await;
@@ -206,12 +206,12 @@ pub(super) fn runs(state: ContainerState) -> bool {
 
 /// What deploys made here was not read or written.
 pub(super) fn not_kept(error: LocalError) -> DeployFailure {
-    DeployFailure::new(io_code(&error), ployz_netns::chain(&error))
+    DeployFailure::new(io_code(&error), ployz_core::text::chain(&error))
 }
 
 /// What went wrong with Docker, by what an operator can do about it.
 pub(super) fn failed(error: DockerError) -> DeployFailure {
-    let words = ployz_netns::chain(&error);
+    let words = ployz_core::text::chain(&error);
     let code = if error.is_away() { ErrorCode::DockerUnavailable } else { code(&words) };
     DeployFailure::new(code, words)
 }

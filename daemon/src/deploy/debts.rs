@@ -24,7 +24,7 @@ pub(super) async fn pay(mesh: Arc<Mesh>, statuses: Vec<DeployStatus>) {
             let docker = Docker::connect(Path::new(SOCKET), &network.id).await.map_err(failed)?;
             if let Err(error) = workload::stand(&mesh, &docker).await {
                 // What is to be removed needs no network.
-                tracing::warn!("{}", ployz_netns::chain(&error));
+                tracing::warn!("{}", ployz_core::text::chain(&error));
             }
             settle(&mesh.deploys, &docker, &network.machine.id, &status.namespace, &status.debts).await
         };

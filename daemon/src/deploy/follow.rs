@@ -88,7 +88,7 @@ async fn take_in(
         });
     });
     if let Err(error) = changed {
-        tracing::warn!("committed services are not kept: {}", ployz_netns::chain(&error));
+        tracing::warn!("committed services are not kept: {}", ployz_core::text::chain(&error));
     }
     Ok(())
 }

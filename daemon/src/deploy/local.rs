@@ -180,7 +180,7 @@ impl Local {
     /// From disk. What cannot be read is not worth a mesh: containers go on, and nothing of them is changed.
     pub fn open(disk: &Disk, network: &NetworkName) -> Self {
         let file = disk.instances(network).map(Option::unwrap_or_default).inspect_err(|error| {
-            tracing::error!("what deploys made here is not known: {}", ployz_netns::chain(error));
+            tracing::error!("what deploys made here is not known: {}", ployz_core::text::chain(error));
         });
         let file = file.ok();
         Self {

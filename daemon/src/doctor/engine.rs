@@ -14,7 +14,7 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
     match &ground.network {
         None => checks.push(without_network().await),
         Some(running) => match Docker::connect(Path::new(SOCKET), &running.file.id).await {
-            Err(error) => checks.push(judge_away(&ployz_netns::chain(&error), is_installed())),
+            Err(error) => checks.push(judge_away(&ployz_core::text::chain(&error), is_installed())),
             Ok(docker) => {
                 checks.push(judge_version(docker.version()));
                 let wanted = NetworkSpec {
@@ -77,7 +77,7 @@ async fn network_of(docker: &Docker, wanted: &NetworkSpec) -> Check {
                 "remove the containers on it and then `docker network rm ployz0`; ployzd makes it anew";
             Check::fail("docker-network", verdict.why(), advice)
         }
-        Err(error) => Check::warn("docker-network", ployz_netns::chain(&error), "look again"),
+        Err(error) => Check::warn("docker-network", ployz_core::text::chain(&error), "look again"),
     }
 }
 

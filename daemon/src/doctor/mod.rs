@@ -121,7 +121,7 @@ async fn network(shared: &Shared) -> Result<Option<Running>, Check> {
     let unreadable = |error: &dyn std::error::Error| {
         let advice =
             "as root: the state is readable by root alone; if it is damaged, restore it from a backup";
-        Check::fail("state", ployz_netns::chain(error), advice)
+        Check::fail("state", ployz_core::text::chain(error), advice)
     };
     let disk = &shared.disk;
     let Some(name) = disk.active().map_err(|error| unreadable(&error))? else { return Ok(None) };

@@ -23,7 +23,8 @@ async fn ask(path: &str) -> Result<(StatusCode, String), String> {
     let stream = dial(SocketAddr::from((Ipv4Addr::LOCALHOST, MONITOR_PORT))).await;
     let stream = stream.map_err(|error| error.to_string())?;
     let exchange = super::limited(http::exchange(stream, Method::GET, path, None::<&()>)).await;
-    let (status, body) = exchange.ok_or("no answer in time")?.map_err(|error| ployz_netns::chain(&error))?;
+    let (status, body) =
+        exchange.ok_or("no answer in time")?.map_err(|error| ployz_core::text::chain(&error))?;
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 

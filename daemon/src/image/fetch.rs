@@ -221,7 +221,7 @@ async fn take_in(
 }
 
 fn interrupted(broken: &Broken<io::Error>) -> DeployFailure {
-    DeployFailure::new(ErrorCode::TransferInterrupted, ployz_netns::chain(broken))
+    DeployFailure::new(ErrorCode::TransferInterrupted, ployz_core::text::chain(broken))
 }
 
 const CONNECT: Duration = Duration::from_secs(10);

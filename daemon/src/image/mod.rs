@@ -13,7 +13,7 @@ pub(crate) type Result<T> = std::result::Result<T, DeployFailure>;
 
 /// What an engine's error is called.
 fn failed(error: DockerError) -> DeployFailure {
-    let words = ployz_netns::chain(&error);
+    let words = ployz_core::text::chain(&error);
     let code = match &error {
         DockerError::Unavailable { .. } | DockerError::Late { .. } => ErrorCode::DockerUnavailable,
         DockerError::Refused { .. } => ErrorCode::InvalidRequest,

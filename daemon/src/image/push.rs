@@ -224,7 +224,7 @@ impl<'a> Push<'a> {
         let body = self.docker.save(&self.wanted.image).map_err(failed)?;
         let word = stream::send(reader, writer, body, &leg.sent).await.map_err(|error| match error {
             Broken::Body(error) => failed(error),
-            error => broken(ployz_netns::chain(&error)),
+            error => broken(ployz_core::text::chain(&error)),
         })?;
         match serde_json::from_slice(&word) {
             Ok(ImageAnswer::Done) => Ok(()),

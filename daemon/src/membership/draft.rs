@@ -65,7 +65,7 @@ pub async fn publish(store: &Store, mesh: &Mesh) -> std::result::Result<(), Stor
             }
         }
         if let Err(error) = mesh.learn(|peers| peers.drafts.retain(|other| other.id != draft.id)) {
-            tracing::warn!("{}", ployz_netns::chain(&error));
+            tracing::warn!("{}", ployz_core::text::chain(&error));
         }
     }
     Ok(())

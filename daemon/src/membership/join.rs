@@ -317,7 +317,9 @@ async fn once(
     let stream =
         reach::connect(&namespace::path(NETNS), SocketAddr::V6(to)).await.map_err(|e| e.to_string())?;
     *sent = true;
-    http::exchange(stream, Method::POST, path, Some(body)).await.map_err(|error| ployz_netns::chain(&error))
+    http::exchange(stream, Method::POST, path, Some(body))
+        .await
+        .map_err(|error| ployz_core::text::chain(&error))
 }
 
 fn parse<T: DeserializeOwned>(status: StatusCode, body: &Bytes) -> Result<T> {

@@ -370,7 +370,7 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> 
 }
 
 pub(crate) fn away(operation: &'static str, error: impl std::error::Error) -> StoreError {
-    StoreError::Away { operation, detail: ployz_netns::chain(&error) }
+    StoreError::Away { operation, detail: ployz_core::text::chain(&error) }
 }
 
 const REQUEST: Duration = Duration::from_secs(5);

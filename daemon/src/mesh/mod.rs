@@ -342,7 +342,7 @@ impl Mesh {
             ports::prepare(disk, &network),
         ];
         let errors = written.iter().filter_map(|written| written.as_ref().err());
-        let errors: Vec<String> = errors.map(|error| ployz_netns::chain(error)).collect();
+        let errors: Vec<String> = errors.map(|error| ployz_core::text::chain(error)).collect();
         let now = (!errors.is_empty()).then(|| errors.join("; "));
         self.unwritten.send_if_modified(|before| {
             let changed = *before != now;

@@ -20,7 +20,7 @@ pub async fn run(mesh: Arc<Mesh>) {
                     () = until_moved(&mesh, id) => {}
                 }
             }
-            (_, Err(error)) => tracing::debug!("cannot watch: {}", ployz_netns::chain(&error)),
+            (_, Err(error)) => tracing::debug!("cannot watch: {}", ployz_core::text::chain(&error)),
             (None, _) => {}
         }
         tokio::time::sleep(AGAIN).await;

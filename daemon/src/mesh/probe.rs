@@ -126,7 +126,7 @@ async fn move_to(
     let change = DeviceChange::endpoint(peer.public_key, to);
     debug_assert!(matches!(change.peers.as_slice(), [PeerChange::Set { update_only: true, .. }]));
     if let Err(error) = wireguard::configure(device.backend, WG_DEVICE, netns, &change).await {
-        tracing::warn!("cannot move the endpoint of {}: {}", peer.id, ployz_netns::chain(&error));
+        tracing::warn!("cannot move the endpoint of {}: {}", peer.id, ployz_core::text::chain(&error));
     }
 }
 

@@ -188,7 +188,7 @@ async fn handle(mesh: &Arc<Mesh>, command: Command, run: &str) -> Answer {
             }
             // On disk before the answer: a daemon that dies now finishes it at its next start.
             match mesh.change_network(|network| network.lifecycle = crate::disk::Stored::Leaving) {
-                Err(error) => Answer::no(ployz_netns::chain(&error)),
+                Err(error) => Answer::no(ployz_core::text::chain(&error)),
                 Ok(_) => {
                     tracing::warn!("the network is being destroyed on the word of a peer");
                     mesh.leave.notify_one();

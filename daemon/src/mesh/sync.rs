@@ -19,7 +19,7 @@ pub async fn run(mesh: Arc<Mesh>) {
     loop {
         let error = match Box::pin(session(&mesh)).await {
             Ok(()) => "the connection ended".to_owned(),
-            Err(error) => ployz_netns::chain(error.as_ref()),
+            Err(error) => ployz_core::text::chain(error.as_ref()),
         };
         unhealthy(&mesh, error);
         mesh.store.send_replace(None);
@@ -44,7 +44,7 @@ async fn session(mesh: &Arc<Mesh>) -> Result<(), AnyError> {
     publish(&store, mesh).await?;
     if let Err(error) = routes::publish(&store, &network).await {
         // Its name is not answered until the next session; everything else works.
-        tracing::warn!("this machine's route is not published: {}", ployz_netns::chain(&error));
+        tracing::warn!("this machine's route is not published: {}", ployz_core::text::chain(&error));
     }
     let answering = remote::subscribe(mesh, &store).await?;
     mesh.store.send_replace(Some(store.clone()));

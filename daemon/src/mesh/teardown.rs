@@ -38,19 +38,19 @@ pub async fn run(reconciler: &Reconciler, spec: &NodeSpec) -> Vec<String> {
     note("dns", stop_sidecar(reconciler, UnitName::DNS, &live.dns).await);
     note("gateway", stop_sidecar(reconciler, UnitName::GATEWAY, &live.gateway).await);
     note("nats", stop(reconciler, UnitName::NATS, &nats).await);
-    note("firewall", firewall::remove().await.map_err(|error| ployz_netns::chain(&error)));
+    note("firewall", firewall::remove().await.map_err(|error| ployz_core::text::chain(&error)));
     note("docker network", crate::workload::leave(&spec.link.network).await);
-    note("link", link::remove(&spec.link).await.map_err(|error| ployz_netns::chain(&error)));
+    note("link", link::remove(&spec.link).await.map_err(|error| ployz_core::text::chain(&error)));
     note("tunnel", stop(reconciler, UnitName::WIREGUARD, &live.tunnel).await);
     if live.netns.present().is_some() {
         let file = namespace::path(&spec.netns.name);
         let removed = wireguard::remove(&spec.wireguard.name, &file).await;
-        note("wireguard", removed.map_err(|error| ployz_netns::chain(&error)));
+        note("wireguard", removed.map_err(|error| ployz_core::text::chain(&error)));
         let removed = namespace::remove(&spec.netns.name);
-        note("netns", removed.map_err(|error| ployz_netns::chain(&error)));
+        note("netns", removed.map_err(|error| ployz_core::text::chain(&error)));
     } else {
         let removed = namespace::remove_stale(&spec.netns.name);
-        note("netns", removed.map_err(|error| ployz_netns::chain(&error)));
+        note("netns", removed.map_err(|error| ployz_core::text::chain(&error)));
     }
     errors
 }

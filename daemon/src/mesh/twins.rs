@@ -184,7 +184,7 @@ fn kept(path: &Path) -> Run {
     }
     let run = draw();
     if let Err(error) = crate::disk::replace(path, format!("{run:016x}\n").as_bytes(), 0o600) {
-        tracing::debug!("this boot's number is not kept: {}", ployz_netns::chain(&error));
+        tracing::debug!("this boot's number is not kept: {}", ployz_core::text::chain(&error));
     }
     run
 }

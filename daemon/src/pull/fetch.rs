@@ -81,6 +81,6 @@ async fn there(docker: &Docker, image: &ImageRef) -> Result<Held> {
 }
 
 async fn login_for(image: &ImageRef) -> Result<Option<Login>> {
-    let unread = |error| DeployFailure::new(ErrorCode::RegistryLoginFailed, ployz_netns::chain(&error));
+    let unread = |error| DeployFailure::new(ErrorCode::RegistryLoginFailed, ployz_core::text::chain(&error));
     login::of(image.registry()).await.map_err(unread)
 }

@@ -103,7 +103,7 @@ async fn until_stopped(mesh: &Mesh, work: impl Future<Output = Result<()>>) -> R
 
 /// What an engine's error is called.
 fn failed(error: DockerError) -> DeployFailure {
-    let words = ployz_netns::chain(&error);
+    let words = ployz_core::text::chain(&error);
     let code = match &error {
         DockerError::Unavailable { .. } => ErrorCode::DockerUnavailable,
         // The engine answers pings: what it waits for is the registry.

@@ -177,7 +177,7 @@ async fn put_unit(supervisor: &Supervisor, unit: &UnitSpec, anew: bool) -> Resul
 }
 
 fn words(error: impl std::error::Error) -> String {
-    ployz_netns::chain(&error)
+    ployz_core::text::chain(&error)
 }
 
 /// Longer than any step's own deadlines together.

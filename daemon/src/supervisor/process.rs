@@ -137,7 +137,9 @@ impl Processes {
                 .status()
         };
         let status = match &spec.netns {
-            Some(netns) => ployz_netns::namespace::inside(netns, run).map_err(|e| ployz_netns::chain(&e))?,
+            Some(netns) => {
+                ployz_netns::namespace::inside(netns, run).map_err(|e| ployz_core::text::chain(&e))?
+            }
             None => run(),
         };
         match status {

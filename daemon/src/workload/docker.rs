@@ -111,7 +111,7 @@ impl Docker {
         };
         match tokio::time::timeout(HELLO, hello).await {
             Ok(Ok((api, version, platform))) => Ok(Self { api, network: network.clone(), version, platform }),
-            Ok(Err(error)) => Err(unavailable(ployz_netns::chain(&error))),
+            Ok(Err(error)) => Err(unavailable(ployz_core::text::chain(&error))),
             Err(_) => Err(unavailable(format!("no answer within {}s", HELLO.as_secs()))),
         }
     }
@@ -178,7 +178,7 @@ impl Docker {
 
     /// What is behind an id or a name.
     pub async fn inspect(&self, id: &str) -> Seen<ContainerLive> {
-        self.look(id).await.unwrap_or_else(|error| Seen::Unknown(ployz_netns::chain(&error)))
+        self.look(id).await.unwrap_or_else(|error| Seen::Unknown(ployz_core::text::chain(&error)))
     }
 
     /// The same; what keeps the engine from an answer is an error.

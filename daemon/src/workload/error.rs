@@ -125,7 +125,7 @@ impl DockerError {
 
 /// Whether the exchange was ended here because there was no end to the answer.
 fn is_too_long(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let mut causes = ployz_core::text::causes(error);
     causes.any(|error| {
         let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         inner.is_some_and(|inner| inner.is::<TooLong>())

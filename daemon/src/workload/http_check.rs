@@ -37,7 +37,7 @@ async fn status(
     address: IpAddr,
     check: &HttpCheck,
 ) -> Result<StatusCode, String> {
-    let words = |error: hyper::Error| format!("port {}: {}", check.port, ployz_netns::chain(&error));
+    let words = |error: hyper::Error| format!("port {}: {}", check.port, ployz_core::text::chain(&error));
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(words)?;
     let request = request(address, check).map_err(|error| format!("{}: {error}", check.path))?;

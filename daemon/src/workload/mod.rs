@@ -93,7 +93,7 @@ pub async fn leave(network: &NetworkId) -> Result<(), String> {
             tracing::info!("the Docker network stays: containers are attached to it, or it is not ours");
             Ok(())
         }
-        Err(error) => Err(ployz_netns::chain(&error)),
+        Err(error) => Err(ployz_core::text::chain(&error)),
     }
 }
 

@@ -117,22 +117,22 @@ async fn run(docker: &Docker, id: &str, command: &[String], limit: Duration, und
         match docker.goes_on(&last).await {
             Ok(true) => return Answer::No("the command that was begun before has not ended".into()),
             Ok(false) => {}
-            Err(error) => return Answer::Unknown(ployz_netns::chain(&error)),
+            Err(error) => return Answer::Unknown(ployz_core::text::chain(&error)),
         }
     }
     let begun = match docker.command(id, command).await {
         Ok(begun) => begun,
         Err(error @ (DockerError::Missing { .. } | DockerError::Foreign { .. })) => {
-            return Answer::No(ployz_netns::chain(&error));
+            return Answer::No(ployz_core::text::chain(&error));
         }
-        Err(error) => return Answer::Unknown(ployz_netns::chain(&error)),
+        Err(error) => return Answer::Unknown(ployz_core::text::chain(&error)),
     };
     *lock(under_way) = Some(begun.clone());
     match docker.run(&begun, limit).await {
         Ok(0) => Answer::Yes,
         Ok(code) => Answer::No(format!("exit code {code}")),
         Err(DockerError::Late { .. }) => late(limit),
-        Err(error) => Answer::Unknown(ployz_netns::chain(&error)),
+        Err(error) => Answer::Unknown(ployz_core::text::chain(&error)),
     }
 }
 

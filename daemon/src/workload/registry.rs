@@ -243,7 +243,7 @@ mod tests {
         let why = "toomanyrequests: You have reached your pull rate limit";
         fake.state.lock().unwrap().pulls = vec![json!({"errorDetail": {"message": why}, "error": why})];
         let error = docker.fetch(&image, Some(&login), &progress).await.unwrap_err();
-        let words = ployz_netns::chain(&error);
+        let words = ployz_core::text::chain(&error);
         assert_eq!(registry::code(error.status(), &words), ErrorCode::RegistryRateLimited, "{words}");
         assert_eq!(docker.held(&image).await.unwrap(), None);
 

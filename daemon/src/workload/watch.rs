@@ -95,7 +95,8 @@ pub async fn run(
             () = cancel.cancelled() => return,
             end = follow(&socket, &network, &mut checks, &view, &mut probes) => end,
         };
-        let why = end.err().map_or_else(|| "the connection ended".to_owned(), |e| ployz_netns::chain(&e));
+        let why =
+            end.err().map_or_else(|| "the connection ended".to_owned(), |e| ployz_core::text::chain(&e));
         away(&view, why);
         pause = if started.elapsed() > LATEST { SOONEST } else { (pause * 2).min(LATEST) };
         tokio::select! { () = cancel.cancelled() => return, () = tokio::time::sleep(pause) => {} }
@@ -153,7 +154,7 @@ fn is_of_network(event: Event) -> bool {
 /// A refusal is a state to be shown; no answer is the end of the connection.
 async fn ensure(docker: &Docker, wanted: &NetworkSpec, view: &watch::Sender<View>) -> Result<Ensured> {
     let now = match network::ensure(docker, wanted).await {
-        Err(error @ DockerError::Failed { .. }) => Ensured::Held(ployz_netns::chain(&error)),
+        Err(error @ DockerError::Failed { .. }) => Ensured::Held(ployz_core::text::chain(&error)),
         other => other?,
     };
     if now != view.borrow().network {

@@ -37,7 +37,7 @@ pub async fn inspect(name: &str, netns: &Path) -> Seen<WireguardLive> {
         Ok(None) => Seen::Absent,
         Ok(Some(Found::Device(live))) => Seen::Present(live),
         Ok(Some(Found::Other(kind))) => Seen::Foreign(format!("link {name} is of kind {kind}")),
-        Err(error) => Seen::Unknown(crate::chain(&error)),
+        Err(error) => Seen::Unknown(ployz_core::text::chain(&error)),
     }
 }
 

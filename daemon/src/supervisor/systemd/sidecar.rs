@@ -55,7 +55,7 @@ impl Systemd {
         }
         let fail = |detail: String| UnitError { operation: "start", unit: name.clone(), detail };
         let written = replace(&spec.settings, settings_text(&spec.unit).as_bytes(), 0o600);
-        written.map_err(|error| fail(ployz_netns::chain(&error)))?;
+        written.map_err(|error| fail(ployz_core::text::chain(&error)))?;
         match what {
             Replace::Process => {
                 self.run_job("restart", name, START, |manager| restart(manager, name.clone())).await

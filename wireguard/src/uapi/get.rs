@@ -1,7 +1,7 @@
 //! Writing the answer to `get=1`.
 
-use crate::userspace::identity::Identity;
-use crate::userspace::tunnel::TunnelView;
+use crate::identity::Identity;
+use crate::tunnel::TunnelView;
 use ipnet::IpNet;
 use ployz_core::key::PublicKey;
 use std::fmt::Write;
@@ -10,23 +10,23 @@ use std::time::{Duration, SystemTime};
 use zeroize::Zeroizing;
 
 /// Everything there is to tell.
-pub(in crate::userspace) struct DeviceView {
-    pub(in crate::userspace) identity: Option<Arc<Identity>>,
-    pub(in crate::userspace) listen_port: u16,
-    pub(in crate::userspace) fwmark: u32,
-    pub(in crate::userspace) peers: Vec<PeerView>,
+pub(crate) struct DeviceView {
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) listen_port: u16,
+    pub(crate) fwmark: u32,
+    pub(crate) peers: Vec<PeerView>,
 }
 
 /// One peer.
-pub(in crate::userspace) struct PeerView {
-    pub(in crate::userspace) public_key: PublicKey,
-    pub(in crate::userspace) tunnel: TunnelView,
+pub(crate) struct PeerView {
+    pub(crate) public_key: PublicKey,
+    pub(crate) tunnel: TunnelView,
     /// IPv4 first, the longest prefixes first, then by address.
-    pub(in crate::userspace) allowed_ips: Vec<IpNet>,
+    pub(crate) allowed_ips: Vec<IpNet>,
 }
 
 /// The answer, with its `errno=0` and the empty line. Holds the private key: it is wiped when dropped.
-pub(in crate::userspace) fn format(device: &DeviceView) -> Zeroizing<String> {
+pub(crate) fn format(device: &DeviceView) -> Zeroizing<String> {
     // Reserved at once: a string that grows leaves copies of the key behind.
     let prefixes: usize = device.peers.iter().map(|peer| peer.allowed_ips.len()).sum();
     let mut text = Zeroizing::new(String::with_capacity(512 + device.peers.len() * 768 + prefixes * 64));

@@ -1,8 +1,8 @@
 //! `ployz-wireguard`: userspace WireGuard for one interface. Arguments and logging; the work is in
-//! [`ployz_netns::userspace`].
+//! [`ployz_wireguard`].
 
 use clap::Parser;
-use ployz_netns::userspace::{self, Options, UAPI_DIR};
+use ployz_wireguard::{Options, UAPI_DIR};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,10 +44,10 @@ fn main() -> ExitCode {
         uapi_dir: arguments.uapi_dir,
         threads: arguments.threads.into(),
     };
-    match userspace::run(&options, ready) {
+    match ployz_wireguard::run(&options, ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{}", ployz_netns::chain(&error));
+            tracing::error!("{}", ployz_core::text::chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -1,7 +1,7 @@
 //! What a `set=1` does to the tables. Sessions across a set are looked at in `tunnel::tests`.
 
 use super::*;
-use crate::userspace::uapi::{Request, parse};
+use crate::uapi::{Request, parse};
 use ployz_core::key::{PrivateKey, PublicKey};
 
 struct Bench(State);

@@ -1,7 +1,7 @@
 //! Reading requests.
 
 use super::{AllowedIp, Refusal, Request, SetDevice, SetPeer};
-use crate::userspace::identity::Secret;
+use crate::identity::Secret;
 use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
@@ -11,7 +11,7 @@ use std::str::FromStr;
 use zeroize::Zeroizing;
 
 /// Reads one request, without the empty line that ends it.
-pub(in crate::userspace) fn parse(text: &[u8]) -> Result<Request, Refusal> {
+pub(crate) fn parse(text: &[u8]) -> Result<Request, Refusal> {
     let text = std::str::from_utf8(text).map_err(|_| Refusal::new(Errno::EPROTO, "text"))?;
     let (operation, lines) = text.split_once('\n').unwrap_or((text, ""));
     match operation {

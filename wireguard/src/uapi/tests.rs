@@ -1,8 +1,8 @@
 //! Golden texts of the protocol, after the examples of <https://www.wireguard.com/xplatform/>.
 
 use super::*;
-use crate::userspace::identity::Identity;
-use crate::userspace::tunnel::TunnelView;
+use crate::identity::Identity;
+use crate::tunnel::TunnelView;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
