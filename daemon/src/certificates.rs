@@ -3,7 +3,6 @@
 //! Who can read the bucket is said in decision 0011. Every write is a compare-and-set, so that a retry after an unknown
 //! outcome is safe.
 
-use crate::clock;
 use crate::failure::{Failure, Result};
 use crate::membership::store::{Store, StoreError, Stored, away, create, ensure_bucket, get, keys, update};
 use crate::mesh::Mesh;
@@ -17,6 +16,7 @@ use ployz_core::wire::v1::certificate::{
     only_certificates, store_key,
 };
 use ployz_core::wire::v1::subject::CERTIFICATES;
+use ployz_host::clock;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -10,13 +10,13 @@ mod resume;
 pub use found::{backend, hostname, membership, named_first};
 pub use identity::check as identity_check;
 
-use crate::clock;
 use crate::disk::{Keys, NetworkFile, Stored};
 use crate::failure::{Failure, Result};
 use crate::mesh::{Mesh, Shared, desired, teardown};
 use ployz_core::adopt::Seen;
 use ployz_core::id::NetworkName;
 use ployz_core::wire::v1::api::{ErrorCode, Phase};
+use ployz_host::clock;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -303,7 +303,7 @@ impl Daemon {
 /// ports of the bridge. `None` when that cannot be told.
 pub async fn workloads(mesh: &Mesh) -> Option<usize> {
     let spec = mesh.spec();
-    if let Some(count) = crate::workload::running(&spec.link.network).await {
+    if let Some(count) = ployz_engine::running(&spec.link.network).await {
         return Some(count);
     }
     match ployz_netns::link::inspect(&spec.link, &ployz_netns::namespace::path(&spec.netns.name)).await {

@@ -1,7 +1,6 @@
 //! State on disk: everything a start needs when the control plane is away.
 //!
-//! Files are replaced by temporary file + fsync + rename + fsync of the directory, so a power cut leaves the old or
-//! the new content and never half of one.
+//! Files are replaced whole ([`ployz_host::file`]): a power cut leaves the old or the new content and never half of one.
 
 use crate::deploy::local::InstancesFile;
 use nix::unistd::Gid;
@@ -15,8 +14,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
 use std::net::Ipv6Addr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A failed operation on state files.
 #[derive(Debug, thiserror::Error)]
@@ -257,7 +257,10 @@ impl Disk {
     /// half-written files go, keys are kept for a day, for whoever comes back with the same token.
     pub fn sweep(&self) -> Result<(), DiskError> {
         let dir = self.root.join("networks");
+        // ployzd alone writes here, and it has just begun.
+        ployz_host::file::sweep(&self.root, Duration::ZERO);
         for entry in std::fs::read_dir(&dir).map_err(|source| io_error("list", &dir, source))?.flatten() {
+            ployz_host::file::sweep(&entry.path(), Duration::ZERO);
             if entry.file_name().to_string_lossy().ends_with(REMOVED) {
                 remove_tree(&entry.path())?;
                 continue;
@@ -266,9 +269,6 @@ impl Disk {
                 continue;
             }
             remove(&entry.path().join(PEERS))?;
-            for file in [NETWORK, KEYS, PEERS] {
-                remove(&temporary(&entry.path().join(file)))?;
-            }
             let keys = std::fs::metadata(entry.path().join(KEYS)).and_then(|meta| meta.modified());
             let forgotten = match keys {
                 Ok(at) => at.elapsed().is_ok_and(|age| age > FORGOTTEN),
@@ -443,13 +443,7 @@ fn remove_tree(path: &Path) -> Result<(), DiskError> {
 
 /// Makes a rename last over a power cut.
 fn sync_parent(path: &Path) -> Result<(), DiskError> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| io_error("sync", dir, source))
-}
-
-/// Where the next content of a file is written before it has the file's name.
-fn temporary(path: &Path) -> PathBuf {
-    path.with_extension("tmp")
+    ployz_host::file::sync_parent(path).map_err(|source| io_error("sync the directory of", path, source))
 }
 
 /// Makes a directory of exactly this mode, with its parents.
@@ -471,23 +465,13 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), DiskError> 
 
 /// As [`replace`], readable by a group: owner and mode are right before the file has its name.
 pub fn replace_for(path: &Path, content: &[u8], mode: u32, group: Option<Gid>) -> Result<(), DiskError> {
-    let temporary = temporary(path);
-    let fail = |source| io_error("write", path, source);
-    let _ = std::fs::remove_file(&temporary);
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(fail)?;
-    if let Some(gid) = group {
-        nix::unistd::fchown(&file, None, Some(gid)).map_err(|errno| fail(errno.into()))?;
-    }
-    file.set_permissions(std::fs::Permissions::from_mode(mode)).map_err(fail)?;
-    file.write_all(content).map_err(fail)?;
-    file.sync_all().map_err(fail)?;
-    std::fs::rename(&temporary, path).map_err(fail)?;
-    sync_parent(path)
+    let written = ployz_host::file::replace(path, mode, |file| {
+        if let Some(gid) = group {
+            nix::unistd::fchown(&*file, None, Some(gid))?;
+        }
+        file.write_all(content)
+    });
+    written.map_err(|source| io_error("write", path, source))
 }
 
 fn write<T: Serialize>(path: &Path, value: &T, mode: u32) -> Result<(), DiskError> {
@@ -513,7 +497,7 @@ fn io_error(operation: &'static str, path: &Path, source: io::Error) -> DiskErro
     DiskError::Io { operation, path: path.to_owned(), source }
 }
 
-const FORGOTTEN: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 /// Ends the name of a directory that is being removed; no network's name has a dot.
 const REMOVED: &str = ".removed";
 const NETWORK: &str = "network.json";

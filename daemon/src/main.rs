@@ -5,7 +5,6 @@
 mod args;
 mod bounded;
 mod certificates;
-mod clock;
 mod daemon;
 mod deploy;
 mod disk;
@@ -14,18 +13,17 @@ mod failure;
 mod host;
 mod http;
 mod image;
+mod keys;
 mod membership;
 mod mesh;
 mod metrics;
 mod nats;
 mod pull;
-mod random;
 mod reach;
 mod reconcile;
 mod rpc;
 mod supervisor;
 mod transfer;
-mod workload;
 
 use anyhow::Context;
 use args::{Args, Verb};
@@ -81,7 +79,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> anyhow::Result<()> {
-    ployz_routing::journal::init("info,async_nats=warn");
+    ployz_host::journal::init("info,async_nats=warn");
     let disk = Disk::open(&config.data_dir)?;
     if let Err(error) = disk.sweep() {
         // What is left lying is no reason to have no daemon.

@@ -4,7 +4,6 @@
 //! An address that cannot be had is tried again and again: it must not keep the daemon from its work.
 
 use crate::bounded::{self, Limits};
-use crate::clock;
 use crate::daemon::Daemon;
 use crate::mesh::{Mesh, ready};
 use crate::rpc::handle::running_status;
@@ -14,6 +13,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use ployz_core::wire::v1::api::PeerStatus;
+use ployz_host::clock;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;

@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let settings = Settings::parse();
-    ployz_routing::journal::init("info,async_nats=warn");
+    ployz_host::journal::init("info,async_nats=warn");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = runtime.context("cannot start the runtime").and_then(|runtime| {
         let done = runtime.block_on(run(settings));

@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // Pingora writes a line for every client that leaves early or sends nonsense; that is counted instead.
-    ployz_routing::journal::init("info,async_nats=warn,pingora_core=off,pingora_proxy=off,pingora=off");
+    ployz_host::journal::init("info,async_nats=warn,pingora_core=off,pingora_proxy=off,pingora=off");
     let given = match Given::read() {
         Ok(given) => given,
         Err(error) => return fail(&error.into(), 2),

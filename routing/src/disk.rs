@@ -4,14 +4,13 @@
 //! fsync of the directory. When the file was last known to be what the stream says is its time of modification: that
 //! is moved on without writing anything while nothing changes.
 
-use ployz_core::id::{NetworkId, hex};
+use ployz_core::id::NetworkId;
 use ployz_core::routing::{Event, Key, State, Value};
+use ployz_host::{checksummed, file};
 use serde::{Deserialize, Serialize, Serializer};
-use sha2::{Digest, Sha256};
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// What a snapshot holds.
@@ -32,10 +31,8 @@ pub(crate) enum Refused {
     Io(#[from] io::Error),
     #[error("it has {0} bytes, more than any snapshot")]
     Size(u64),
-    #[error("it does not begin like a snapshot of version 1")]
-    Header,
-    #[error("it is damaged: its checksum is another one")]
-    Checksum,
+    #[error(transparent)]
+    Damaged(#[from] checksummed::Refused),
     #[error("it is of network {0}")]
     Network(NetworkId),
     #[error("its content is not what this release writes")]
@@ -78,7 +75,8 @@ pub(crate) fn load(path: &Path, network: &NetworkId) -> Result<Option<Kept>, Ref
     }
     let mut bytes = Vec::new();
     file.take(LARGEST).read_to_end(&mut bytes)?;
-    let body = checked(&bytes)?;
+    let body: Body<Found> =
+        serde_json::from_slice(checksummed::body(MAGIC, &bytes)?).map_err(Refused::Content)?;
     if body.network != *network {
         return Err(Refused::Network(body.network));
     }
@@ -103,39 +101,15 @@ pub fn last_good(path: &Path, network: &NetworkId) -> Option<State> {
 /// Writes a snapshot in the place of the one that is there.
 pub(crate) fn save(path: &Path, network: &NetworkId, kept: &Kept) -> io::Result<()> {
     let text = encode(network, kept)?;
-    // Of this process alone: a replacement and what it replaces may write at the same moment.
-    let temporary = temporary(path, std::process::id());
-    let written = put(&temporary, &text, kept.live).and_then(|()| std::fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = std::fs::remove_file(&temporary);
-    }
-    written?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    file::replace(path, 0o600, |file| {
+        text.iter().try_for_each(|part| file.write_all(part))?;
+        file.set_modified(kept.live)
+    })
 }
 
 /// Says that the snapshot still was what the stream says at a later time.
 pub(crate) fn touch(path: &Path, live: SystemTime) -> io::Result<()> {
     File::open(path)?.set_modified(live)
-}
-
-/// Removes what a crash in the middle of a write has left, of whichever process.
-pub(crate) fn sweep(path: &Path) {
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
-        return;
-    };
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let found = entry.file_name();
-        let ours = found
-            .to_str()
-            .and_then(|found| found.strip_prefix(name)?.strip_prefix('.')?.strip_suffix(".tmp"));
-        let old = entry
-            .metadata()
-            .and_then(|meta| meta.modified())
-            .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFT));
-        if ours.is_some_and(|pid| pid.parse::<u32>().is_ok()) && old {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
 }
 
 /// The first line, and the rest.
@@ -147,41 +121,17 @@ fn encode(network: &NetworkId, kept: &Kept) -> io::Result<[Vec<u8>; 2]> {
         events: Written(&kept.state),
     };
     let body = serde_json::to_vec(&body)?;
-    Ok([format!("{MAGIC}{}\n", hex(&Sha256::digest(&body))).into_bytes(), body])
-}
-
-fn checked(bytes: &[u8]) -> Result<Body<Found>, Refused> {
-    let rest = bytes.strip_prefix(MAGIC.as_bytes()).ok_or(Refused::Header)?;
-    let end = rest.iter().position(|&byte| byte == b'\n').ok_or(Refused::Header)?;
-    let body = &rest[end + 1..];
-    if hex(&Sha256::digest(body)).as_bytes() != &rest[..end] {
-        return Err(Refused::Checksum);
-    }
-    serde_json::from_slice(body).map_err(Refused::Content)
-}
-
-fn put(path: &Path, text: &[Vec<u8>], live: SystemTime) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    text.iter().try_for_each(|part| file.write_all(part))?;
-    file.set_modified(live)?;
-    file.sync_all()
-}
-
-fn temporary(path: &Path, pid: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{pid}.tmp"));
-    name.into()
+    Ok([checksummed::header(MAGIC, &body).into_bytes(), body])
 }
 
 const MAGIC: &str = "ployz-routing 1 ";
 /// Twice what the stream may hold.
 const LARGEST: u64 = 512 << 20;
-/// No write takes as long.
-const LEFT: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     fn network(n: u8) -> NetworkId {
         NetworkId::from_bytes([n; 16])
@@ -215,21 +165,6 @@ mod tests {
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         Scratch(dir.join("routing.snapshot"))
-    }
-
-    #[test]
-    fn what_a_crash_has_left_is_removed_and_nothing_else() {
-        let path = dir("sweep");
-        let old = SystemTime::now() - 2 * LEFT;
-        for (name, at) in [("routing.snapshot.7.tmp", old), ("routing.snapshot.8.tmp", SystemTime::now())] {
-            let file = File::create(path.with_file_name(name)).unwrap();
-            file.set_modified(at).unwrap();
-        }
-        File::create(path.with_file_name("routing.snapshot.own.tmp")).unwrap().set_modified(old).unwrap();
-        sweep(&path);
-        let left =
-            ["7", "8", "own"].map(|n| path.with_file_name(format!("routing.snapshot.{n}.tmp")).exists());
-        assert_eq!(left, [false, true, true]);
     }
 
     #[test]

@@ -275,11 +275,12 @@ impl<V: View> Keeper<V> {
 fn begin(settings: &Settings, reads: fn(&Value) -> bool) -> (Follow, Option<SystemTime>, Saver) {
     let network = &settings.network;
     let found = settings.snapshot.as_deref().and_then(|path| {
-        disk::sweep(path);
+        if let Some(dir) = path.parent() {
+            ployz_host::file::sweep(dir, LONGEST_WRITE);
+        }
         disk::load(path, network).unwrap_or_else(|refused| {
-            let cause =
-                std::error::Error::source(&refused).map(|cause| format!(": {cause}")).unwrap_or_default();
-            tracing::warn!("the routing snapshot {} is not used: {refused}{cause}", path.display());
+            let why = ployz_core::text::chain(&refused);
+            tracing::warn!("the routing snapshot {} is not used: {why}", path.display());
             None
         })
     });
@@ -309,6 +310,8 @@ fn scatter(wait: Duration) -> Duration {
 
 /// How long the stream may be away and what is served still counts as live: longer than a link takes to notice and to
 /// be made anew.
+/// A temporary file older than this is a crash's, not a write under way.
+const LONGEST_WRITE: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_secs(4);
 /// Between two views: what a single event waits at most, and with the view's own time half of a core at most.
 const PACE: Duration = Duration::from_millis(3);

@@ -37,7 +37,6 @@
 mod disk;
 mod feed;
 mod follow;
-pub mod journal;
 mod link;
 mod publish;
 pub mod rights;

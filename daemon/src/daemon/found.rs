@@ -1,10 +1,9 @@
 //! A new network's record and keys, and what this machine is and has: its name, its candidates, its place.
 
 use super::Daemon;
-use crate::clock;
 use crate::disk::{Backend, Founder, Keys, NetworkFile, PeersFile, Stored};
 use crate::failure::{Failure, Result};
-use crate::random;
+use crate::keys;
 use ployz_core::address::{NodeSubnet, OverlayPrefix, candidates, offered};
 use ployz_core::config::{BackendChoice, Config};
 use ployz_core::id::{MachineId, NetworkId, NetworkName};
@@ -12,6 +11,7 @@ use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::record::{
     Lifecycle, MachineMembership, RegionRole, StorageParticipation, Topology,
 };
+use ployz_host::clock;
 use ployz_netns::underlay;
 use std::net::IpAddr;
 
@@ -25,8 +25,8 @@ impl Daemon {
         self.no_old_store(name)?;
         let plan = self.shared.around.config.plan;
         self.no_conflict(plan.cluster_cidr).await?;
-        let id = NetworkId::from_bytes(random::bytes());
-        let keys = random::keys(None);
+        let id = NetworkId::from_bytes(ployz_host::random::bytes());
+        let keys = keys::fresh(None);
         let subnet =
             plan.slice(0).ok_or_else(|| Failure::new(ErrorCode::SubnetExhausted, "no subnet fits"))?;
         let mut machine = membership(hostname(), &keys, OverlayPrefix::of(&id), subnet)?;
@@ -141,8 +141,8 @@ pub fn membership(
         overlay_ip: prefix.address(&public_key),
         subnet,
         endpoints: Vec::new(),
-        nats_key: random::nats_key(keys).ok_or_else(damaged)?,
-        verify_key: random::verify_key(keys).ok_or_else(damaged)?,
+        nats_key: keys::nats_key(keys).ok_or_else(damaged)?,
+        verify_key: keys::verify_key(keys).ok_or_else(damaged)?,
         lifecycle: Lifecycle::Active,
         storage: StorageParticipation::Candidate,
         region_role: RegionRole::Compute,

@@ -2,7 +2,6 @@
 //! or run under its name. How a copy is told: `ployz_core::host::mark`, and by its peers `ployz_core::mesh::twin`.
 
 use super::Daemon;
-use crate::clock;
 use crate::disk::{Disk, HeldFile, Keys, NetworkFile, Stored};
 use crate::failure::{Failure, Result};
 use crate::mesh::{Mesh, desired, twins};
@@ -11,6 +10,7 @@ use ployz_core::id::NetworkName;
 use ployz_core::spec::link::WG_DEVICE;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::doctor::Check;
+use ployz_host::clock;
 use ployz_netns::{host, namespace, wireguard};
 use std::sync::{Arc, PoisonError};
 

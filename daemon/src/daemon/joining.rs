@@ -1,7 +1,6 @@
 //! `mesh join`: what a token must be, and how a join ends: confirmed, or undone on this side.
 
 use super::{Daemon, Say};
-use crate::clock;
 use crate::disk::{Keys, NetworkFile, Stored};
 use crate::failure::{Failure, Result};
 use crate::membership::{dial, join};
@@ -12,6 +11,7 @@ use ployz_core::config::Origin;
 use ployz_core::mesh::invite::LONGEST_LIFE;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::token::{BadToken, Token};
+use ployz_host::clock;
 use std::sync::Arc;
 use std::time::Duration;
 

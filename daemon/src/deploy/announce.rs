@@ -6,10 +6,10 @@
 use crate::deploy::local::{InstancesFile, Kept, LocalError};
 use crate::membership::store::Store;
 use crate::mesh::Mesh;
-use crate::workload::watch::{Engine, Instance, InstanceKey, View};
 use ployz_core::id::MachineId;
 use ployz_core::live::ContainerState;
 use ployz_core::routing::{InstanceRoute, Key, ServiceRef, Value};
+use ployz_engine::watch::{Engine, Instance, InstanceKey, View};
 use ployz_routing::{PublishError, Publisher};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

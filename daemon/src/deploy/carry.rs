@@ -1,6 +1,5 @@
 //! The work of each step of a deploy. All of it can be done twice: whoever goes on cannot know how far it came.
 
-use crate::clock;
 use crate::deploy::ask::ask;
 use crate::deploy::everywhere::{ByMachine, Missed, by_machine, count, drop_one, everywhere, insist};
 use crate::deploy::run::Run;
@@ -15,6 +14,7 @@ use ployz_core::wire::v1::deploy::{
     Placed, ReadinessState, SlotWork, Start, Wave,
 };
 use ployz_core::wire::v1::manifest::Span;
+use ployz_host::clock;
 use ployz_routing::{PublishError, Publisher};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -3,10 +3,8 @@
 //! To one instance one thing after the other: Docker answers a start of a container that is in the grace of its stop with
 //! "it runs", and ends it afterwards.
 
-use crate::clock;
 use crate::deploy::container::{failed, not_kept, runs};
 use crate::deploy::local::{Kept, Local};
-use crate::workload::docker::Docker;
 use futures_util::future::join_all;
 use ployz_core::adopt::Seen;
 use ployz_core::id::{DeployId, InstanceId, Namespace};
@@ -14,6 +12,8 @@ use ployz_core::live::ContainerLive;
 use ployz_core::spec::container::container_name;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{DeployAnswer, DeployFailure, Drain, Instances};
+use ployz_engine::docker::Docker;
+use ployz_host::clock;
 use std::time::Duration;
 
 /// Why a command was not carried out.
@@ -203,8 +203,8 @@ const LONGEST_DRAIN: Duration = Duration::from_secs(600);
 mod tests {
     use super::*;
     use crate::deploy::local::tests::{OnDisk, kept};
-    use crate::workload::fake::{Fake, instance};
     use ployz_core::wire::v1::deploy::{Debt, Owed, Placed};
+    use ployz_engine::fake::{Fake, instance};
 
     /// A machine with the one instance that runs.
     struct Here {

@@ -1,12 +1,8 @@
 //! Making and starting one candidate. Done again for the same instance it finds what it made the first time.
 
-use crate::clock;
 use crate::deploy::local::{Kept, LocalError};
 use crate::failure::io_code;
 use crate::mesh::Mesh;
-use crate::workload;
-use crate::workload::docker::Docker;
-use crate::workload::error::DockerError;
 use ployz_core::address::NodeSubnet;
 use ployz_core::adopt::Seen;
 use ployz_core::deploy::address;
@@ -14,6 +10,9 @@ use ployz_core::live::{ContainerLive, ContainerState};
 use ployz_core::spec::container::{BRIDGE, ContainerOwner, ContainerSpec, container_name};
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{Candidate, DeployFailure, Start, Started};
+use ployz_engine::docker::Docker;
+use ployz_engine::error::DockerError;
+use ployz_host::clock;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -36,7 +35,7 @@ pub(super) async fn start(
     let name = container_name(namespace, instance);
     let (id, at) = pruned_again(|| {
         Box::pin(async {
-            workload::stand(mesh, docker).await.map_err(Unstarted::of)?;
+            crate::deploy::bridge::stand(mesh, docker).await.map_err(Unstarted::of)?;
             let (id, at) = match look(docker, &name).await? {
                 Some(live) => made_before(live, &name)?,
                 None => make(mesh, docker, start, candidate).await?,
@@ -241,7 +240,7 @@ const MISSING: u16 = 404;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::fake::{self, Fake};
+    use ployz_engine::fake::{self, Fake};
 
     #[test]
     fn what_docker_says_becomes_a_code() {

@@ -4,10 +4,9 @@ use crate::deploy::change::{bury, start_again, take_away};
 use crate::deploy::container::{failed, not_kept};
 use crate::deploy::local::{InstancesFile, Local};
 use crate::mesh::Mesh;
-use crate::workload;
-use crate::workload::docker::{Docker, SOCKET};
 use ployz_core::id::{MachineId, Namespace};
 use ployz_core::wire::v1::deploy::{Debt, DeployFailure, DeployStatus, Owed};
+use ployz_engine::docker::{Docker, SOCKET};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ pub(super) async fn pay(mesh: Arc<Mesh>, statuses: Vec<DeployStatus>) {
                 return Ok(());
             }
             let docker = Docker::connect(Path::new(SOCKET), &network.id).await.map_err(failed)?;
-            if let Err(error) = workload::stand(&mesh, &docker).await {
+            if let Err(error) = crate::deploy::bridge::stand(&mesh, &docker).await {
                 // What is to be removed needs no network.
                 tracing::warn!("{}", ployz_core::text::chain(&error));
             }

@@ -2,13 +2,13 @@
 //! out, and which ids must never start again. A start without the store goes on from here.
 
 use crate::disk::{Disk, DiskError};
-use crate::workload::watch::{Checks, InstanceKey};
 use ployz_core::address::NodeSubnet;
 use ployz_core::id::{DeployId, InstanceId, Namespace, NetworkName};
 use ployz_core::spec::ContainerSpec;
 use ployz_core::spec::container::ContainerOwner;
 use ployz_core::wire::v1::deploy::DeployCommand;
 use ployz_core::wire::v1::manifest::Service;
+use ployz_engine::watch::{Checks, InstanceKey};
 use serde::{Deserialize, Serialize};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -377,7 +377,7 @@ pub(super) mod tests {
 
     impl OnDisk {
         pub(in crate::deploy) fn empty() -> Self {
-            let name: [u8; 8] = crate::random::bytes();
+            let name: [u8; 8] = ployz_host::random::bytes();
             let root = std::env::temp_dir().join(format!("ployz-local-{:016x}", u64::from_ne_bytes(name)));
             let disk = Disk::open(&root).unwrap();
             crate::disk::make_dir(&root.join("networks/prod"), 0o711).unwrap();

@@ -1,12 +1,12 @@
 //! What containers printed, as lines with their times.
 
-use crate::clock::{NANOS, nanos};
 use crate::deploy::container::failed;
-use crate::workload::docker::{Docker, LogPiece, LogRange};
 use futures_util::StreamExt;
 use ployz_core::spec::container::container_name;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{DeployAnswer, DeployFailure, LogLine, LogStream, Logs};
+use ployz_engine::docker::{Docker, LogPiece, LogRange};
+use ployz_host::clock::{NANOS, nanos};
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;

@@ -6,6 +6,7 @@
 pub mod announce;
 mod answering;
 mod ask;
+pub mod bridge;
 mod carry;
 mod change;
 mod container;

@@ -1,17 +1,12 @@
 //! What this machine does when a coordinator asks. Every command can be sent again; nothing is changed after its
 //! `not_after`, and what was to be removed never starts again.
 
-use crate::clock;
 use crate::deploy::change::{self, Refused, Result, in_time};
 use crate::deploy::container::{self, failed, not_kept, runs};
 use crate::deploy::local::Kept;
 use crate::deploy::logs;
 use crate::membership::store::Store;
 use crate::mesh::Mesh;
-use crate::workload;
-use crate::workload::docker::{Docker, SOCKET};
-use crate::workload::registry::Held;
-use crate::workload::watch::{Engine, Instance};
 use async_nats::Subject;
 use bytes::Bytes;
 use ployz_core::adopt::container::{container as verdict, note};
@@ -26,6 +21,10 @@ use ployz_core::wire::v1::deploy::{
     Readiness, ReadinessState, Start,
 };
 use ployz_core::wire::v1::manifest::{Protocol, Service};
+use ployz_engine::docker::{Docker, SOCKET};
+use ployz_engine::registry::Held;
+use ployz_engine::watch::{Engine, Instance};
+use ployz_host::clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -76,7 +75,7 @@ async fn answer(mesh: &Arc<Mesh>, command: DeployCommand) -> Result<DeployAnswer
         DeployCommand::Readiness(asked) => readiness(mesh, &docker, &asked).await,
         DeployCommand::Stop(asked) => change::stop(local, &docker, &asked).await,
         DeployCommand::Restore(asked) => {
-            workload::stand(mesh, &docker).await.map_err(failed)?;
+            crate::deploy::bridge::stand(mesh, &docker).await.map_err(failed)?;
             change::restore(local, &docker, &asked).await
         }
         DeployCommand::Drain(asked) => change::drain(local, &docker, &asked).await,
@@ -350,7 +349,7 @@ const STARTS: u64 = 60;
 mod tests {
     use super::*;
     use crate::deploy::local::tests::kept;
-    use crate::workload::fake::{Fake, instance};
+    use ployz_engine::fake::{Fake, instance};
 
     fn seen(state: ContainerState, ready: bool) -> Instance {
         let kept = kept(r#"{"kind": "tcp", "port": 80, "deadline": "30s"}"#);

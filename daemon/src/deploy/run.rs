@@ -1,6 +1,5 @@
 //! The coordinator: one deploy from its lock to its end, step after step as `ployz_core::deploy::step` says.
 
-use crate::clock;
 use crate::daemon::Say;
 use crate::deploy::carry::Done;
 use crate::deploy::lease::{self, Lease};
@@ -12,7 +11,6 @@ use crate::deploy::survey::Survey;
 use crate::failure::{Failure, Result};
 use crate::membership::store::{Store, Stored};
 use crate::mesh::Mesh;
-use crate::random;
 use ployz_core::deploy::debt::carried;
 use ployz_core::deploy::step::next_giving_up;
 use ployz_core::deploy::{DeployPlan, Resume, Scope, Step, next, plan, resume};
@@ -25,6 +23,7 @@ use ployz_core::wire::v1::deploy::{
     Decision, DeployEvent, DeployFailure, DeployPhase, DeployStatus, Preview, VERSION,
 };
 use ployz_core::wire::v1::manifest::{self, Manifest};
+use ployz_host::clock;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +52,7 @@ pub(super) struct Run<'a> {
 pub async fn preview(mesh: &Arc<Mesh>, request: &DeployRequest) -> Result<DeployPreview> {
     let (store, records) = open(mesh).await?;
     let mut survey = Survey::make(mesh, &store, &records, &request.manifest).await?;
-    let (deploy, own) = (DeployId::from_bytes(random::bytes()), mesh.network().machine.id);
+    let (deploy, own) = (DeployId::from_bytes(ployz_host::random::bytes()), mesh.network().machine.id);
     let wish = pull::Wish { manifest: &request.manifest, scope: &scope(request), deploy: &deploy, own: &own };
     let mut preview = Images::of(wish).plan(&store, &mut survey, wish).await?.preview;
     if let Some(found) = records.status(&request.manifest.namespace).await?
@@ -119,7 +118,7 @@ fn scope(request: &DeployRequest) -> Scope {
 }
 
 pub(super) fn planned(wish: pull::Wish<'_>, survey: &Survey) -> Result<DeployPlan> {
-    let mut draw = || u64::from_le_bytes(random::bytes());
+    let mut draw = || u64::from_le_bytes(ployz_host::random::bytes());
     plan(wish.manifest, wish.scope, &survey.world(), wish.deploy, &mut draw)
         .map_err(|error| Failure::new(error.code(), error.to_string()))
 }

@@ -16,7 +16,7 @@ fn mode(path: &Path) -> u32 {
 fn keys_are_readable_by_nobody_else_and_read_back() {
     let (disk, root) = disk("keys");
     let name: NetworkName = "prod".parse().unwrap();
-    let keys = crate::random::keys(None);
+    let keys = crate::keys::fresh(None);
     disk.put_keys(&name, &keys).unwrap();
     assert_eq!(mode(&root.join("networks/prod/keys.json")), 0o600);
     assert_eq!(mode(&root.join("networks/prod")), 0o711);
@@ -29,7 +29,7 @@ fn keys_are_readable_by_nobody_else_and_read_back() {
 #[test]
 fn a_directory_without_a_record_is_no_network() {
     let (disk, root) = disk("record");
-    disk.put_keys(&"half".parse().unwrap(), &crate::random::keys(None)).unwrap();
+    disk.put_keys(&"half".parse().unwrap(), &crate::keys::fresh(None)).unwrap();
     std::fs::create_dir(root.join("networks/Not_A_Name")).unwrap();
     assert_eq!(disk.networks().unwrap(), []);
     assert_eq!(disk.network(&"half".parse().unwrap()).unwrap(), None);
@@ -40,7 +40,7 @@ fn network(name: &str) -> NetworkFile {
     let plan = AddressPlan::new("10.101.0.0/16".parse().unwrap(), 24).unwrap();
     let id = NetworkId::from_bytes([7; 16]);
     let (prefix, subnet) = (OverlayPrefix::of(&id), plan.slice(0).unwrap());
-    let keys = crate::random::keys(None);
+    let keys = crate::keys::fresh(None);
     let machine = crate::daemon::membership(MachineId::from_hostname("db-1"), &keys, prefix, subnet).unwrap();
     let founder = Founder { id: machine.id.clone(), overlay_ip: machine.overlay_ip };
     let name = name.parse().unwrap();
@@ -67,7 +67,7 @@ fn of_a_join_that_was_cut_short_only_keys_stay() {
     let (disk, root) = disk("sweep");
     let (whole, half) = (network("whole"), "half".parse().unwrap());
     disk.put_new(&whole, &PeersFile::default()).unwrap();
-    disk.put_keys(&half, &crate::random::keys(None)).unwrap();
+    disk.put_keys(&half, &crate::keys::fresh(None)).unwrap();
     disk.put_peers(&half, &PeersFile::default()).unwrap();
     let begun = root.join("networks/begun");
     make_dir(&begun, 0o711).unwrap();
@@ -161,7 +161,7 @@ fn a_new_network_replaces_no_other() {
 fn a_held_state_stays_held_until_it_is_not() {
     let (disk, root) = disk("held");
     let name: NetworkName = "prod".parse().unwrap();
-    disk.put_keys(&name, &crate::random::keys(None)).unwrap();
+    disk.put_keys(&name, &crate::keys::fresh(None)).unwrap();
     assert_eq!((disk.held(&name).unwrap(), disk.host_mark(&name).unwrap()), (None, None));
     let held = HeldFile { since: 7, why: "two machines".into() };
     disk.set_held(&name, Some(&held)).unwrap();

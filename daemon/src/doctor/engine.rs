@@ -2,10 +2,10 @@
 
 use super::Ground;
 use crate::host;
-use crate::workload::docker::{Docker, SOCKET};
-use crate::workload::network::{self, NetworkSpec};
 use ployz_core::adopt::Verdict;
 use ployz_core::wire::v1::doctor::Check;
+use ployz_engine::docker::{Docker, SOCKET};
+use ployz_engine::network::{self, NetworkSpec};
 use std::path::Path;
 use tokio::net::UnixStream;
 

@@ -4,12 +4,12 @@ use super::name::{self, TXT};
 use crate::disk::NetworkFile;
 use crate::mesh::Mesh;
 use crate::supervisor::Supervisor;
-use crate::workload::watch::Engine;
 use ployz_core::adopt::sidecar;
 use ployz_core::spec::UnitName;
 use ployz_core::spec::container::ZONE;
 use ployz_core::spec::sidecar::is_tcp_purpose;
 use ployz_core::wire::v1::api::ControlPlaneStatus;
+use ployz_engine::watch::Engine;
 use std::net::{IpAddr, SocketAddr};
 
 /// A line each; the gateway's only where there is somebody whom it tells.

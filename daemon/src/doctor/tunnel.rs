@@ -3,11 +3,11 @@
 use super::clock_of_peer::{self, Asked};
 use super::sockets;
 use super::{Ground, Running};
-use crate::clock;
 use futures_util::future::join_all;
 use ployz_core::spec::TunnelBackend;
 use ployz_core::spec::wireguard::tunnel_mtu;
 use ployz_core::wire::v1::doctor::Check;
+use ployz_host::clock;
 use std::net::SocketAddr;
 
 pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {

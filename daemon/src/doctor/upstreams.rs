@@ -5,7 +5,6 @@
 
 use super::name::{self, A, Reply};
 use super::{Ground, Running, served};
-use crate::random;
 use crate::supervisor::Supervisor;
 use futures_util::future::join_all;
 use ployz_core::resolv::{self, Nameserver};
@@ -80,7 +79,7 @@ fn address(nameserver: &Nameserver) -> Result<SocketAddr, String> {
 
 /// RFC 6761 section 6.4: it does not exist, and every resolver may say so by itself.
 fn unheard_of() -> String {
-    format!("ployz-{:016x}.invalid", u64::from_ne_bytes(random::bytes()))
+    format!("ployz-{:016x}.invalid", u64::from_ne_bytes(ployz_host::random::bytes()))
 }
 
 fn judge(seen: &Seen) -> Check {

@@ -7,7 +7,6 @@ use crate::mesh::{Mesh, desired};
 use crate::reach;
 use crate::transfer::frame::{self, Frame};
 use crate::transfer::stream::{self, Broken};
-use crate::workload::docker::{Docker, SOCKET};
 use async_nats::Subject;
 use bytes::Bytes;
 use ployz_core::id::MachineId;
@@ -16,6 +15,7 @@ use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::image::{
     ImageAnswer, ImageCommand, ImageFetch, ImageLook, ImageWanted, Opening, TRANSFER_VERSION,
 };
+use ployz_engine::docker::{Docker, SOCKET};
 use ployz_netns::namespace;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6};

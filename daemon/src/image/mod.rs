@@ -5,9 +5,9 @@ mod ask;
 pub mod fetch;
 pub mod push;
 
-use crate::workload::error::DockerError;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
+use ployz_engine::error::DockerError;
 
 pub(crate) type Result<T> = std::result::Result<T, DeployFailure>;
 

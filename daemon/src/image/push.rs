@@ -8,9 +8,6 @@ use crate::image::{self, failed};
 use crate::membership::store::Store;
 use crate::mesh::Mesh;
 use crate::transfer::stream::{self, Broken};
-use crate::workload::docker::{Docker, SOCKET};
-use crate::workload::error::DockerError;
-use crate::workload::images::Found;
 use futures_util::future::join_all;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::{ErrorCode, Payload};
@@ -20,6 +17,9 @@ use ployz_core::wire::v1::image::{
     ImageWanted, tagged,
 };
 use ployz_core::wire::v1::manifest::ImageRef;
+use ployz_engine::docker::{Docker, SOCKET};
+use ployz_engine::error::DockerError;
+use ployz_engine::images::Found;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;

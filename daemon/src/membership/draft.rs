@@ -2,7 +2,6 @@
 //!
 //! Nobody else may do this: a member's invites are made under the store's compare-and-set from the first moment on.
 
-use crate::clock;
 use crate::disk::{Disk, Keys, NetworkFile};
 use crate::failure::{Failure, Result};
 use crate::membership::issue::{self, Made};
@@ -10,6 +9,7 @@ use crate::membership::store::{Store, StoreError};
 use crate::mesh::Mesh;
 use ployz_core::id::InviteId;
 use ployz_core::wire::v1::api::{ErrorCode, InviteRow};
+use ployz_host::clock;
 use std::net::SocketAddr;
 
 /// A fresh invite. The record is on disk before the token is out.

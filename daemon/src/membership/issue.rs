@@ -1,7 +1,6 @@
 //! Letting machines in: invites made, redeemed, confirmed, revoked and lapsed. Each step is one compare-and-set
 //! on the invite; a machine is a member only when its record is there, and that is the last step.
 
-use crate::clock;
 use crate::disk::{Keys, NetworkFile, PeersFile};
 use crate::failure::{Failure, Result};
 use crate::membership::store::{Store, StoreError, Stored};
@@ -19,6 +18,7 @@ use ployz_core::wire::v1::record::{
     SubnetLock,
 };
 use ployz_core::wire::v1::token::{Token, verifying_key};
+use ployz_host::clock;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,10 +68,10 @@ pub fn draw(
         let message = "this machine has no address that another could dial, so a token would lead nowhere";
         return Err(Failure::new(ErrorCode::NoEndpoint, message));
     }
-    let one_time_key = PrivateKey::from_random(crate::random::bytes());
+    let one_time_key = PrivateKey::from_random(ployz_host::random::bytes());
     let now = clock::now();
     let record = InviteRecord {
-        id: InviteId::from_bytes(crate::random::bytes()),
+        id: InviteId::from_bytes(ployz_host::random::bytes()),
         issuer: network.machine.id.clone(),
         one_time_key: one_time_key.public(),
         created_at: now,
@@ -451,7 +451,7 @@ fn store(mesh: &Mesh) -> Result<Store> {
 
 fn signing_key(keys: &Keys) -> Result<SigningKey> {
     let damaged = || Failure::new(ErrorCode::IoError, "keys.json holds no valid signing key");
-    crate::random::decode_seed(keys.signing_seed.expose())
+    crate::keys::decode_seed(keys.signing_seed.expose())
         .map(|seed| SigningKey::from_bytes(&seed))
         .ok_or_else(damaged)
 }

@@ -2,12 +2,11 @@
 //! confirmation. What the machine needs for the next step is on disk before the step, so a join that is cut short
 //! anywhere is finished or undone by the next start.
 
-use crate::clock;
 use crate::disk::{Founder, Keys, NetworkFile, PeersFile, Stored};
 use crate::failure::{Failure, Result};
 use crate::mesh::desired::{self, NETNS};
 use crate::mesh::{Mesh, Shared, teardown};
-use crate::{http, random, reach};
+use crate::{http, keys, reach};
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use ipnet::{IpNet, Ipv6Net};
@@ -22,6 +21,7 @@ use ployz_core::wire::v1::api::{Envelope, ErrorCode};
 use ployz_core::wire::v1::join::{ConfirmRequest, PORT, RedeemRequest, RedeemResponse};
 use ployz_core::wire::v1::record::Topology;
 use ployz_core::wire::v1::token::Token;
+use ployz_host::clock;
 use ployz_netns::{namespace, underlay, wireguard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -104,7 +104,7 @@ pub fn keys_for(shared: &Shared, token: &Token) -> Result<Keys> {
     if let Some(keys) = known.filter(|keys| keys.invite.as_ref() == Some(&token.invite_id)) {
         return Ok(keys);
     }
-    let keys = random::keys(Some(token.invite_id.clone()));
+    let keys = keys::fresh(Some(token.invite_id.clone()));
     shared.disk.put_keys(&token.network_name, &keys)?;
     Ok(keys)
 }
@@ -149,7 +149,7 @@ pub async fn clear_leftover(shared: &Shared) -> Result<()> {
         shared.disk.set_active(Some(&file.name))?;
     } else {
         tracing::warn!(network = %file.name, "a join was cut short: taking its tunnel down");
-        let keys = shared.disk.keys(&file.name)?.unwrap_or_else(|| random::keys(None));
+        let keys = shared.disk.keys(&file.name)?.unwrap_or_else(|| keys::fresh(None));
         let spec =
             desired::node(&shared.around, &shared.disk, &file, &keys, &PeersFile::default(), clock::now());
         if !gone_within_looks(shared, &spec).await {
@@ -204,8 +204,8 @@ async fn request(shared: &Shared, token: &Token, keys: &Keys) -> Result<RedeemRe
         invite_id: token.invite_id.clone(),
         name: crate::daemon::hostname(),
         public_key: keys.wireguard.public(),
-        nats_key: random::nats_key(keys).ok_or_else(damaged)?,
-        verify_key: random::verify_key(keys).ok_or_else(damaged)?,
+        nats_key: keys::nats_key(keys).ok_or_else(damaged)?,
+        verify_key: keys::verify_key(keys).ok_or_else(damaged)?,
         endpoints: crate::daemon::named_first(
             config,
             &candidates(&seen, &[], config.wireguard_listen_port, overlay),

@@ -116,7 +116,7 @@ pub fn nats<'a>(
 fn sidecar_keys(keys: &Keys) -> Vec<(&'static str, String)> {
     let Some(seeds) = &keys.sidecars else { return Vec::new() };
     let named = [("gateway", &seeds.gateway), ("dns", &seeds.dns)];
-    named.into_iter().filter_map(|(name, seed)| Some((name, crate::random::public(seed)?))).collect()
+    named.into_iter().filter_map(|(name, seed)| Some((name, crate::keys::public(seed)?))).collect()
 }
 
 /// The userspace tunnel's process: in the host namespace, where its UDP socket belongs.

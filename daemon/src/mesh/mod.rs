@@ -19,12 +19,10 @@ pub mod sync;
 pub mod teardown;
 pub mod twins;
 
-use crate::clock;
 use crate::disk::{Backend, Disk, DiskError, Keys, NetworkFile, PeersFile};
 use crate::membership::store::Store;
 use crate::reconcile::{Outcome, Reconciler};
 use crate::supervisor::ports::has_ipv6;
-use crate::workload::watch::{Checks, View};
 use desired::Surroundings;
 use ployz_core::config::BackendChoice;
 use ployz_core::id::MachineId;
@@ -34,6 +32,8 @@ use ployz_core::mesh::path::Path as PeerPath;
 use ployz_core::spec::NodeSpec;
 use ployz_core::wire::v1::api::Phase;
 use ployz_core::wire::v1::doctor::Check;
+use ployz_engine::watch::{Checks, View};
+use ployz_host::clock;
 use ployz_routing::Feed;
 use ports::Ports;
 use std::collections::BTreeMap;
@@ -133,7 +133,7 @@ impl Mesh {
         trigger: &'static str,
     ) -> Result<(Arc<Self>, Arc<Outcome>), DiskError> {
         if keys.sidecars.is_none() {
-            keys.sidecars = Some(crate::random::sidecar_seeds());
+            keys.sidecars = Some(crate::keys::sidecar_seeds());
             shared.disk.put_keys(&network.name, &keys)?;
         }
         let peers = shared.disk.peers(&network.name)?;
@@ -304,7 +304,7 @@ impl Mesh {
         self.task(endpoints::run(self.clone()));
         self.task(host::run(self.clone()));
         self.task(monitor::run(self.clone()));
-        self.task(crate::workload::run(self.clone()));
+        self.task(crate::deploy::bridge::run(self.clone()));
         self.task(crate::deploy::announce::run(self.clone()));
         self.task(crate::deploy::follow::run(self.clone()));
         self.task(crate::deploy::prune::run(self.clone()));

@@ -2,7 +2,6 @@
 //! unanswered. The peer's kernel answers, so a peer whose ployzd is down is still seen to be there. The peers' own echoes
 //! are listened to: they tell who sends with which key.
 
-use crate::clock;
 use crate::mesh::twins::{self, PAYLOAD, Payload};
 use crate::mesh::{Mesh, desired, listener};
 use crate::reach;
@@ -11,6 +10,7 @@ use ployz_core::live::WireguardLive;
 use ployz_core::mesh::path::{SESSION, Tunnel};
 use ployz_core::spec::link::WG_DEVICE;
 use ployz_core::wire::v1::record::MachineMembership;
+use ployz_host::clock;
 use ployz_netns::wireguard::{self, DeviceChange};
 use ployz_netns::{namespace, wireguard::PeerChange};
 use std::collections::BTreeMap;

@@ -65,7 +65,7 @@ pub async fn subscribe(mesh: &Mesh, store: &Store) -> Result<Subscriber, async_n
 
 /// Answers them, until the subscription ends.
 pub async fn answer(mesh: &Arc<Mesh>, store: &Store, mut requests: Subscriber) {
-    let run = format!("{:032x}", u128::from_ne_bytes(crate::random::bytes()));
+    let run = format!("{:032x}", u128::from_ne_bytes(ployz_host::random::bytes()));
     while let Some(request) = requests.next().await {
         let Some(reply) = request.reply.filter(|reply| reply.starts_with("_INBOX.")) else { continue };
         // `ployz.v1.<network>.rpc.<machine>.deploy.<command>`, and so on

@@ -2,13 +2,13 @@
 //!
 //! Whatever goes wrong here is a health value and another try; the data plane keeps what it has.
 
-use crate::clock;
 use crate::membership::draft;
 use crate::membership::store::{self, Change, Store, StoreError, Stored};
 use crate::mesh::{Health, Mesh, remote, routes};
 use futures_util::{Stream, StreamExt};
 use ployz_core::wire::v1::api::Phase;
 use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, SubnetLock};
+use ployz_host::clock;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;

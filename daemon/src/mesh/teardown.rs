@@ -39,7 +39,7 @@ pub async fn run(reconciler: &Reconciler, spec: &NodeSpec) -> Vec<String> {
     note("gateway", stop_sidecar(reconciler, UnitName::GATEWAY, &live.gateway).await);
     note("nats", stop(reconciler, UnitName::NATS, &nats).await);
     note("firewall", firewall::remove().await.map_err(|error| ployz_core::text::chain(&error)));
-    note("docker network", crate::workload::leave(&spec.link.network).await);
+    note("docker network", ployz_engine::leave(&spec.link.network).await);
     note("link", link::remove(&spec.link).await.map_err(|error| ployz_core::text::chain(&error)));
     note("tunnel", stop(reconciler, UnitName::WIREGUARD, &live.tunnel).await);
     if live.netns.present().is_some() {

@@ -174,7 +174,7 @@ pub fn renew(runtime: Option<&Path>) {
 }
 
 fn draw() -> Run {
-    Run::from_be_bytes(crate::random::bytes()).max(1)
+    Run::from_be_bytes(ployz_host::random::bytes()).max(1)
 }
 
 fn kept(path: &Path) -> Run {

@@ -2,10 +2,7 @@
 
 use crate::image::push;
 use crate::mesh::Mesh;
-use crate::pull::login::{self, Login};
 use crate::pull::{Result, failed};
-use crate::workload::docker::Docker;
-use crate::workload::registry::{Held, Progress};
 use ployz_core::deploy::pull::fits;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
@@ -13,6 +10,9 @@ use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::image::tagged;
 use ployz_core::wire::v1::manifest::ImageRef;
 use ployz_core::wire::v1::pull::PullFound;
+use ployz_engine::docker::Docker;
+use ployz_engine::login::{self, Login};
+use ployz_engine::registry::{Held, Progress};
 use std::sync::atomic::Ordering;
 
 /// What the registry has under a name.

@@ -6,19 +6,18 @@
 
 pub mod ask;
 mod fetch;
-pub mod login;
 mod task;
 
 use crate::membership::store::Store;
 use crate::mesh::Mesh;
-use crate::workload::docker::{Docker, SOCKET};
-use crate::workload::error::DockerError;
 use async_nats::Subject;
 use bytes::Bytes;
 use ployz_core::deploy::registry;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::pull::{PullAnswer, PullCommand, PullGive, PullWanted};
+use ployz_engine::docker::{Docker, SOCKET};
+use ployz_engine::error::DockerError;
 use std::path::Path;
 use std::sync::Arc;
 use task::Tasks;

@@ -2,10 +2,10 @@
 //! given up when nothing asks any more. A coordinator that died leaves no pull behind, and two that want the same share it.
 
 use crate::pull::Result;
-use crate::workload::registry::Progress;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::pull::PullAnswer;
+use ployz_engine::registry::Progress;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;

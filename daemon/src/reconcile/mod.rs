@@ -193,7 +193,7 @@ impl Reconciler {
             tracing::info!(target: "plan", "{trigger}: adopted {adopted} of {} in {} ms", lines.len(), took.as_millis());
         }
         let run = ExplainRun {
-            at: crate::clock::now(),
+            at: ployz_host::clock::now(),
             trigger: trigger.to_owned(),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             lines,

@@ -8,7 +8,6 @@ use crate::deploy::run;
 use crate::deploy::running::{Attended, Wish};
 use crate::failure::{Failure, Result};
 use crate::mesh::Mesh;
-use crate::random;
 use crate::rpc::handle::outcome;
 use crate::rpc::needs;
 use ployz_core::id::DeployId;
@@ -41,7 +40,7 @@ pub(super) async fn carry_out(
         Ok(mesh) => mesh,
         Err(failure) => return failure.envelope(Asked::Other),
     };
-    let (one, is_new) = mesh.attended.attend(&wish, DeployId::from_bytes(random::bytes()));
+    let (one, is_new) = mesh.attended.attend(&wish, DeployId::from_bytes(ployz_host::random::bytes()));
     if is_new {
         let work = tokio::spawn(work(daemon.clone(), mesh, wish, request, one.clone()));
         tokio::spawn(ends(work, one.clone()));

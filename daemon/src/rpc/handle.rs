@@ -1,7 +1,6 @@
 //! From a request to its envelope.
 
 use crate::certificates;
-use crate::clock;
 use crate::daemon::{Daemon, Say};
 use crate::deploy::{self, participant};
 use crate::disk::{NetworkFile, Stored};
@@ -21,6 +20,7 @@ use ployz_core::wire::v1::api::{
 use ployz_core::wire::v1::api_deploy::{DeployReport, DeployState};
 use ployz_core::wire::v1::image::ImagePushReport;
 use ployz_core::wire::v1::record::MachineMembership;
+use ployz_host::clock;
 use ployz_netns::{namespace, wireguard};
 use std::net::IpAddr;
 use std::sync::Arc;

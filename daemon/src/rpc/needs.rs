@@ -1,7 +1,6 @@
 //! Before a request is carried out: the store and the machines it needs are waited for, if they were there a moment ago, and
 //! the caller sees that. Nothing is refused here: what is still missing afterwards, the request itself says.
 
-use crate::clock;
 use crate::daemon::{Daemon, Say};
 use crate::membership::store::Store;
 use crate::mesh::presence::connected;
@@ -9,6 +8,7 @@ use crate::mesh::{Mesh, remote};
 use futures_util::future::join_all;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::Request;
+use ployz_host::clock;
 use std::time::Duration;
 use tokio::time::Instant;
 

@@ -1,6 +1,6 @@
 //! What can go wrong with Docker, told apart by what the caller can do about it.
 
-use crate::workload::engine::TooLong;
+use crate::engine::TooLong;
 use std::io;
 use std::time::Duration;
 

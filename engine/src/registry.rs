@@ -3,11 +3,11 @@
 //!
 //! A login goes to the engine in a header of the one request that needs it, which nothing prints.
 
-use crate::pull::login::Login;
-use crate::workload::docker::{Docker, INSPECT, limited};
-use crate::workload::error::{DockerError, Result};
-use crate::workload::read;
-use crate::workload::slot::Slot;
+use crate::docker::{Docker, INSPECT, limited};
+use crate::error::{DockerError, Result};
+use crate::login::Login;
+use crate::read;
+use crate::slot::Slot;
 use bollard::models::{CreateImageInfo, ImageInspect, OciPlatform};
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
@@ -168,7 +168,7 @@ const STALLED: Duration = Duration::from_secs(300);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::fake::Fake;
+    use crate::fake::Fake;
     use ployz_core::deploy::registry;
     use ployz_core::wire::v1::api::ErrorCode;
     use serde_json::json;

@@ -1,7 +1,7 @@
 //! What may stand in one place of a path of the engine's API. bollard puts ids and names there as they are, and `..`, `/`
 //! and `?` would lead to another call; so a text is checked here first, and [`super::engine`] takes nothing else.
 
-use crate::workload::error::{DockerError, Result};
+use crate::error::{DockerError, Result};
 use ployz_core::id::ImageId;
 use ployz_core::wire::v1::manifest::ImageRef;
 

@@ -3,10 +3,10 @@
 //! Whatever changes a container first reads it and proves by its labels that it is this network's; the change then
 //! goes to the id that was read, so a name that moves on in between is harmless.
 
-use crate::workload::engine::Engine;
-use crate::workload::error::{DockerError, Result};
-use crate::workload::slot::Slot;
-use crate::workload::{body, read};
+use crate::engine::Engine;
+use crate::error::{DockerError, Result};
+use crate::slot::Slot;
+use crate::{body, read};
 use bollard::container::LogOutput;
 use bollard::models::EventMessage;
 use bollard::query_parameters::{

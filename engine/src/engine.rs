@@ -7,7 +7,7 @@
 // clippy.toml forbids these calls everywhere else.
 #![allow(clippy::disallowed_methods)]
 
-use crate::workload::slot::Slot;
+use crate::slot::Slot;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{

@@ -3,9 +3,9 @@
 //! Docker 20.10 to 28 leave a bridge that they did not make as it is, with its address, MTU and alias, on `network
 //! create`, `network rm` and their own restart (docs/decisions/0005-containers-on-the-bridge.md).
 
-use crate::workload::docker::{Docker, limited};
-use crate::workload::error::{DockerError, Result};
-use crate::workload::slot::Slot;
+use crate::docker::{Docker, limited};
+use crate::error::{DockerError, Result};
+use crate::slot::Slot;
 use bollard::models::{Ipam, IpamConfig, Network, NetworkCreateRequest};
 use bollard::query_parameters::{ListContainersOptionsBuilder, ListNetworksOptionsBuilder};
 use ployz_core::address::NodeSubnet;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 
 /// Each led to another call when ids were put into paths as they came.
-pub(crate) const TEXTS: [&str; 12] = [
+pub const TEXTS: [&str; 12] = [
     "../containers/foreign/kill?x=",
     "../containers/prune?x=",
     "../volumes/prune?x=",
@@ -22,12 +22,12 @@ pub(crate) const TEXTS: [&str; 12] = [
 ];
 
 /// Texts of what paths are made of.
-pub(crate) fn text() -> impl Strategy<Value = String> {
+pub fn text() -> impl Strategy<Value = String> {
     "(sha256:)?(\\.\\./|[a-z0-9]{1,6}|[./?#%:@_\\\\-]){1,8}"
 }
 
 /// The value with this text in the place of one string each.
-pub(crate) fn variants(value: &Value, text: &str) -> Vec<Value> {
+pub fn variants(value: &Value, text: &str) -> Vec<Value> {
     let mut all = Vec::new();
     match value {
         Value::String(_) => all.push(Value::from(text)),
@@ -55,7 +55,7 @@ pub(crate) fn variants(value: &Value, text: &str) -> Vec<Value> {
 }
 
 /// Requests whose path is none of the product's calls, or has something in its slot that is not one of these.
-pub(crate) fn strays(fake: &Fake, slots: &BTreeSet<String>) -> Vec<String> {
+pub fn strays(fake: &Fake, slots: &BTreeSet<String>) -> Vec<String> {
     fake.asked("").into_iter().filter(|line| !is_call(line, slots)).collect()
 }
 

@@ -1,8 +1,8 @@
 //! Whether a container does its work: one question after another, asked from the host to the container's address.
 
-use crate::workload::docker::Docker;
-use crate::workload::error::DockerError;
-use crate::workload::http_check;
+use crate::docker::Docker;
+use crate::error::DockerError;
+use crate::http_check;
 use ployz_core::wire::v1::manifest::{Check, Readiness};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

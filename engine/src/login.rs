@@ -176,7 +176,7 @@ async fn helped(program: &str, server: &str) -> Result<Option<Login>, LoginError
 
 impl Login {
     /// The header in which an engine takes it: JSON in the URL's kind of base64 (Docker Engine API, "Authentication").
-    pub(crate) fn header(&self) -> Option<HeaderValue> {
+    pub fn header(&self) -> Option<HeaderValue> {
         let json = |text: &str| Zeroizing::new(serde_json::Value::from(text).to_string());
         let (name, secret, server) = (json(&self.name), json(&self.secret), json(&self.server));
         let text = Zeroizing::new(if self.token {
@@ -234,8 +234,8 @@ mod tests {
     }
 
     async fn read(file: &Value, registry: &str) -> Result<Option<Value>, LoginError> {
-        let path =
-            env::temp_dir().join(format!("ployz-login-{:016x}", u64::from_ne_bytes(crate::random::bytes())));
+        let path = env::temp_dir()
+            .join(format!("ployz-login-{:016x}", u64::from_ne_bytes(ployz_host::random::bytes())));
         std::fs::write(&path, file.to_string()).unwrap();
         let found = at(&path, registry).await;
         std::fs::remove_file(&path).unwrap();

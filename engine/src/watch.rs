@@ -3,16 +3,16 @@
 //!
 //! When Docker is away the last view stays and says so: unknown is not absent. No container is changed from here.
 
-use crate::clock;
-use crate::workload::docker::{Docker, Event, Subject, Survey};
-use crate::workload::error::{DockerError, Result};
-use crate::workload::network::{self, Ensured, NetworkSpec};
-use crate::workload::readiness::{self, Tally, UnderWay};
+use crate::docker::{Docker, Event, Subject, Survey};
+use crate::error::{DockerError, Result};
+use crate::network::{self, Ensured, NetworkSpec};
+use crate::readiness::{self, Tally, UnderWay};
 use futures_util::{FutureExt, StreamExt};
 use ployz_core::id::{InstanceId, Namespace};
 use ployz_core::live::{ContainerLive, ContainerState};
 use ployz_core::spec::container::{BRIDGE, ContainerOwner};
 use ployz_core::wire::v1::manifest::Readiness;
+use ployz_host::clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;

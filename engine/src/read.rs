@@ -1,9 +1,8 @@
 //! From Docker's inspection of a container to what was found. Fields that are missing or odd read as absent: the
 //! comparison with the spec then names them.
 
-use crate::clock;
-use crate::workload::body::NANOS_A_MILLI;
-use crate::workload::error::{DockerError, Result};
+use crate::body::NANOS_A_MILLI;
+use crate::error::{DockerError, Result};
 use bollard::models::{
     ContainerInspectResponse, ContainerState as Reported, ContainerStateStatusEnum as Status,
     EndpointSettings, HostConfig, ImageInspect, NetworkSettings, PortMap,
@@ -13,6 +12,7 @@ use ployz_core::id::ImageId;
 use ployz_core::live::{ContainerLive, ContainerState};
 use ployz_core::spec::container::PublishedPort;
 use ployz_core::wire::v1::manifest::Protocol;
+use ployz_host::clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 

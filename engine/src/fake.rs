@@ -1,6 +1,6 @@
 //! A Docker Engine for tests: HTTP on a Unix socket, containers and networks in memory, the shapes of a real one.
 
-use crate::workload::docker::Docker;
+use crate::docker::Docker;
 use axum::Json;
 use axum::Router;
 use axum::body::Body;
@@ -147,8 +147,7 @@ pub fn foreign(id: &str, name: &str) -> Value {
 impl Fake {
     /// An engine with this version of the API.
     pub fn start(api: &str) -> Self {
-        let mut name = [0u8; 8];
-        getrandom::fill(&mut name).unwrap();
+        let name: [u8; 8] = ployz_host::random::bytes();
         let socket =
             std::env::temp_dir().join(format!("ployz-fake-docker-{:016x}", u64::from_ne_bytes(name)));
         let (events, _) = tokio::sync::broadcast::channel(16);

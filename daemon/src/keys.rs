@@ -1,4 +1,4 @@
-//! Randomness and the keys made from it.
+//! Fresh keys of a machine, and the public halves of those it has.
 
 use crate::disk::{Keys, Secret, SidecarSeeds};
 use base64::Engine;
@@ -6,17 +6,11 @@ use base64::engine::general_purpose::STANDARD;
 use nkeys::KeyPair;
 use ployz_core::id::InviteId;
 use ployz_core::key::PrivateKey;
+use ployz_host::random::bytes;
 use zeroize::Zeroizing;
 
-/// Random bytes from the kernel.
-pub fn bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0u8; N];
-    getrandom::fill(&mut bytes).expect("the kernel's random generator works once the machine has booted");
-    bytes
-}
-
 /// Fresh keys for one network.
-pub fn keys(invite: Option<InviteId>) -> Keys {
+pub fn fresh(invite: Option<InviteId>) -> Keys {
     let nats = KeyPair::new_user();
     let seed = Zeroizing::new(bytes::<32>());
     Keys {

@@ -2,13 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::workload::docker::Docker;
-use crate::workload::error::DockerError;
-use crate::workload::fake::{Fake, RECORDED_20, RECORDED_26, RECORDED_28, container, foreign, network, spec};
-use crate::workload::network::{self as docker_network, Ensured, NetworkSpec};
-use crate::workload::read;
-use crate::workload::readiness::{self, Answer, Tally, UnderWay};
-use crate::workload::watch::{self, Engine, View};
+use crate::docker::Docker;
+use crate::error::DockerError;
+use crate::fake::{Fake, RECORDED_20, RECORDED_26, RECORDED_28, container, foreign, network, spec};
+use crate::network::{self as docker_network, Ensured, NetworkSpec};
+use crate::read;
+use crate::readiness::{self, Answer, Tally, UnderWay};
+use crate::watch::{self, Engine, View};
 use ployz_core::address::AddressPlan;
 use ployz_core::adopt::Seen;
 use ployz_core::live::{ContainerLive, ContainerState};
@@ -560,7 +560,7 @@ async fn what_would_be_another_call_is_not_asked() {
     let fake = Fake::start("1.45");
     let docker = docker(&fake).await;
     fake.state.lock().unwrap().asked.clear();
-    for text in crate::workload::hostile::TEXTS.into_iter().filter(|text| *text != "foreign") {
+    for text in crate::hostile::TEXTS.into_iter().filter(|text| *text != "foreign") {
         assert!(docker.find_image(text).await.is_err(), "{text}");
         assert!(matches!(docker.inspect(text).await, Seen::Unknown(_)), "{text}");
         assert!(docker.remove(text).await.is_err(), "{text}");

@@ -1,10 +1,10 @@
 //! Images of an engine: found, named, taken out and taken in as streams. What a stream holds is nobody's here: it goes
 //! through in pieces and is never whole in memory.
 
-use crate::workload::docker::{Docker, INSPECT, limited};
-use crate::workload::error::{DockerError, Result};
-use crate::workload::read;
-use crate::workload::slot::Slot;
+use crate::docker::{Docker, INSPECT, limited};
+use crate::error::{DockerError, Result};
+use crate::read;
+use crate::slot::Slot;
 use bollard::query_parameters::{ImportImageOptionsBuilder, TagImageOptionsBuilder};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
