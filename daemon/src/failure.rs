@@ -68,8 +68,8 @@ impl From<crate::disk::DiskError> for Failure {
     }
 }
 
-impl From<crate::membership::store::StoreError> for Failure {
-    fn from(error: crate::membership::store::StoreError) -> Self {
+impl From<ployz_nats::bucket::StoreError> for Failure {
+    fn from(error: ployz_nats::bucket::StoreError) -> Self {
         Self::because(ErrorCode::StoreUnavailable, "the store cannot be used", &error)
     }
 }

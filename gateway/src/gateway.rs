@@ -16,7 +16,7 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use ployz_core::routing::Freshness;
-use ployz_routing::{Snapshot, Stats};
+use ployz_nats::events::{Snapshot, Stats};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,7 +11,7 @@ use ployz_gateway::listen::{self, Kind, Socket};
 use ployz_gateway::stored::{self, Following, Stored};
 use ployz_gateway::tls::Certificates;
 use ployz_gateway::{Gateway, Limits, Settings, Table};
-use ployz_routing::{Feed, Seed, Snapshot, Stats};
+use ployz_nats::events::{Feed, Seed, Snapshot, Stats};
 use sd_notify::NotifyState;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -122,8 +122,8 @@ fn settings(given: &Given, certificates: Option<Arc<Certificates>>, feed: Stats)
     }
 }
 
-fn feed_settings(given: &Given) -> anyhow::Result<ployz_routing::Settings> {
-    Ok(ployz_routing::Settings {
+fn feed_settings(given: &Given) -> anyhow::Result<ployz_nats::events::Settings> {
+    Ok(ployz_nats::events::Settings {
         server: needed(given.nats, "PLOYZ_GATEWAY_NATS")?,
         seed: Seed::from(seed(given)?.to_string()),
         network: needed(given.network.clone(), "PLOYZ_GATEWAY_NETWORK")?,

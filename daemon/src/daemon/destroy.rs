@@ -4,10 +4,11 @@ use super::{Daemon, Say};
 use crate::disk::Stored;
 use crate::failure::{Failure, Result, io_code};
 use crate::mesh::Mesh;
-use crate::mesh::remote::{self, Command};
 use ployz_core::id::NetworkName;
 use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::peer::PeerCommand;
 use ployz_core::wire::v1::record::MachineMembership;
+use ployz_nats::rpc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,9 +105,9 @@ async fn destroy_peers(mesh: &Arc<Mesh>, say: Say<'_>) -> Result<()> {
     };
     let store = mesh.store.borrow().clone().ok_or_else(away)?;
     say("asking every peer");
-    let command = Command::PrepareDestroy { network: network.id.clone() };
+    let command = PeerCommand::PrepareDestroy { network: network.id.clone() };
     let asked =
-        peers.iter().map(|peer| async { (peer.id.clone(), remote::ask(&store, &peer.id, &command).await) });
+        peers.iter().map(|peer| async { (peer.id.clone(), rpc::ask(&store, &peer.id, &command).await) });
     let refused: Vec<String> = futures_util::future::join_all(asked)
         .await
         .into_iter()
@@ -121,10 +122,10 @@ async fn destroy_peers(mesh: &Arc<Mesh>, say: Say<'_>) -> Result<()> {
         return Err(Failure::new(ErrorCode::MeshDestroyPeersUnreachable, message).with(refused));
     }
     say("destroying on every peer");
-    let command = Command::ExecuteDestroy { network: network.id.clone() };
+    let command = PeerCommand::ExecuteDestroy { network: network.id.clone() };
     let mut failed = Vec::new();
     for peer in &peers {
-        match remote::ask(&store, &peer.id, &command).await {
+        match rpc::ask(&store, &peer.id, &command).await {
             Ok(answer) if answer.ok => {}
             Ok(answer) => failed.push(format!("{}: {}", peer.id, answer.message)),
             Err(error) => failed.push(format!("{}: {error}", peer.id)),

@@ -4,13 +4,13 @@
 //! instances out of service because nobody has asked them yet.
 
 use crate::deploy::local::{InstancesFile, Kept, LocalError};
-use crate::membership::store::Store;
 use crate::mesh::Mesh;
 use ployz_core::id::MachineId;
 use ployz_core::live::ContainerState;
 use ployz_core::routing::{InstanceRoute, Key, ServiceRef, Value};
 use ployz_engine::watch::{Engine, Instance, InstanceKey, View};
-use ployz_routing::{PublishError, Publisher};
+use ployz_nats::events::{PublishError, Publisher};
+use ployz_nats::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

@@ -2,13 +2,13 @@
 //! came back meanwhile is asked again.
 
 use crate::deploy::answering::answer;
-use crate::membership::store::Store;
-use crate::mesh::remote::{self, Command};
-use async_nats::RequestErrorKind;
 use bytes::Bytes;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{DeployAnswer, DeployCommand, DeployFailure};
+use ployz_core::wire::v1::peer::PeerCommand;
+use ployz_nats::rpc;
+use ployz_nats::store::Store;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -52,18 +52,17 @@ async fn once(
     let limit = limit(command);
     let send = |left: Duration| {
         let (text, least) = (text.clone(), left.min(patience(command)));
-        async move { remote::request(store, machine, command.name(), text, left, least).await }
+        async move { rpc::request(store, machine, command.name(), text, left, least).await }
     };
-    let ping = || async { Ok(remote::ask(store, machine, &Command::Ping).await?.run) };
+    let ping = || async {
+        let asked = rpc::ask(store, machine, &PeerCommand::Ping).await;
+        asked.map(|answer| answer.run).map_err(|error| error.to_string())
+    };
     let Some(reply) = answer(limit, send, ping).await else {
         return Err(away("it went away while it was asked".into()));
     };
-    let reply = reply.map_err(|error| match error.kind() {
-        RequestErrorKind::NoResponders => away("its ployzd is not connected".into()),
-        RequestErrorKind::TimedOut => away(format!("no answer within {}s", limit.as_secs())),
-        _ => away(error.to_string()),
-    })?;
-    match serde_json::from_slice(&reply.payload) {
+    let reply = reply.map_err(|error| away(error.to_string()))?;
+    match serde_json::from_slice(&reply) {
         Ok(DeployAnswer::Failed(failure)) => Err(failure),
         Ok(answer) => Ok(answer),
         Err(error) => Err(away(format!("its answer is not understood: {error}"))),

@@ -15,7 +15,7 @@ use ployz_core::wire::v1::deploy::{
 };
 use ployz_core::wire::v1::manifest::Span;
 use ployz_host::clock;
-use ployz_routing::{PublishError, Publisher};
+use ployz_nats::events::{PublishError, Publisher};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;

@@ -1,13 +1,13 @@
 //! Follows where deploys stand: takes in how committed services are asked whether they are ready, settles what this
 //! machine owes, and goes on with deploys of this machine that were cut off.
 
-use crate::deploy::records::Records;
 use crate::deploy::{debts, run};
-use crate::membership::store::Change;
 use crate::mesh::Mesh;
 use futures_util::StreamExt;
 use ployz_core::id::Namespace;
 use ployz_core::wire::v1::deploy::{DeployCommit, DeployStatus};
+use ployz_nats::bucket::Change;
+use ployz_nats::deploys::Records;
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
@@ -36,8 +36,8 @@ pub async fn run(mesh: Arc<Mesh>) {
 
 async fn follow(
     mesh: &Arc<Mesh>,
-    store: &crate::membership::store::Store,
-) -> Result<(), crate::membership::store::StoreError> {
+    store: &ployz_nats::store::Store,
+) -> Result<(), ployz_nats::bucket::StoreError> {
     let records = Records::open(store).await?;
     let mut changes = pin!(records.watch().await?);
     let mut known: BTreeMap<String, DeployStatus> = BTreeMap::new();
@@ -73,7 +73,7 @@ async fn take_in(
     mesh: &Mesh,
     records: &Records,
     status: &DeployStatus,
-) -> Result<(), crate::membership::store::StoreError> {
+) -> Result<(), ployz_nats::bucket::StoreError> {
     // What is not known cannot be changed; the log says so elsewhere.
     let known = mesh.deploys.read().unwrap_or_default();
     if !known.instances.iter().any(|kept| kept.owner.namespace == status.namespace) {

@@ -2,13 +2,13 @@
 //!
 //! It is not what keeps deploys whole (the decision is), it keeps coordinators from working against each other.
 
-use crate::deploy::records::Records;
 use crate::failure::{Failure, Result};
-use crate::membership::store::StoreError;
 use ployz_core::id::{DeployId, MachineId, Namespace};
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployLock;
 use ployz_host::clock;
+use ployz_nats::bucket::StoreError;
+use ployz_nats::deploys::Records;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;

@@ -22,7 +22,6 @@ pub mod participant;
 mod path_tests;
 pub mod prune;
 mod pull;
-pub mod records;
 pub mod run;
 pub mod running;
 pub mod services;

@@ -5,10 +5,7 @@ use crate::deploy::change::{self, Refused, Result, in_time};
 use crate::deploy::container::{self, failed, not_kept, runs};
 use crate::deploy::local::Kept;
 use crate::deploy::logs;
-use crate::membership::store::Store;
 use crate::mesh::Mesh;
-use async_nats::Subject;
-use bytes::Bytes;
 use ployz_core::adopt::container::{container as verdict, note};
 use ployz_core::adopt::{Seen, Verdict};
 use ployz_core::deploy::address;
@@ -25,6 +22,7 @@ use ployz_engine::docker::{Docker, SOCKET};
 use ployz_engine::registry::Held;
 use ployz_engine::watch::{Engine, Instance};
 use ployz_host::clock;
+use ployz_nats::rpc::Request;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -32,8 +30,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Carries a command out beside whatever else is asked, and answers.
-pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
-    let (mesh, client) = (mesh.clone(), store.client().clone());
+pub fn take(mesh: &Arc<Mesh>, Request { payload, reply }: Request) {
+    let mesh = mesh.clone();
     let asked = serde_json::from_slice::<DeployCommand>(&payload);
     // Taken here, in the order in which they came.
     let room = asked.as_ref().ok().map(|command| mesh.deploys.room(command));
@@ -47,9 +45,7 @@ pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
                 DeployAnswer::Failed(DeployFailure::new(ErrorCode::InvalidRequest, what).on(&own))
             }
         };
-        let text = serde_json::to_vec(&answer).unwrap_or_default();
-        let _ = client.publish(reply, Bytes::from(text)).await;
-        let _ = client.flush().await;
+        reply.send(&answer).await;
     });
 }
 

@@ -4,11 +4,11 @@
 //! (decision 0014), and one that is not referred to now never will be: ids are drawn anew. What cannot be read refers to
 //! anything: then nothing is forgotten.
 
-use crate::deploy::records::Records;
-use crate::membership::store::StoreError;
 use crate::mesh::Mesh;
 use ployz_core::wire::v1::deploy::DeployStatus;
 use ployz_host::clock;
+use ployz_nats::bucket::StoreError;
+use ployz_nats::deploys::Records;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

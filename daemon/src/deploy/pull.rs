@@ -4,11 +4,9 @@
 use crate::daemon::Say;
 use crate::deploy::fetching;
 use crate::deploy::lease::Lease;
-use crate::deploy::records::Records;
 use crate::deploy::run::{lost, planned, unchanged_baseline};
 use crate::deploy::survey::{Survey, odd};
 use crate::failure::{Failure, Result};
-use crate::membership::store::Store;
 use crate::mesh::Mesh;
 use crate::pull::ask::ask;
 use futures_util::{StreamExt, stream};
@@ -19,6 +17,8 @@ use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::manifest::{ImageDigest, ImageRef, Manifest, Pull};
 use ployz_core::wire::v1::pull::{PullAnswer, PullCommand, PullFound, PullWanted};
+use ployz_nats::deploys::Records;
+use ployz_nats::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is deployed, and by whom.

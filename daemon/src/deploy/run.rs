@@ -5,11 +5,9 @@ use crate::deploy::carry::Done;
 use crate::deploy::lease::{self, Lease};
 use crate::deploy::local::{Busy, Purpose};
 use crate::deploy::pull::{self, Images};
-use crate::deploy::records::Records;
 use crate::deploy::running::Attended;
 use crate::deploy::survey::Survey;
 use crate::failure::{Failure, Result};
-use crate::membership::store::{Store, Stored};
 use crate::mesh::Mesh;
 use ployz_core::deploy::debt::carried;
 use ployz_core::deploy::step::next_giving_up;
@@ -24,6 +22,9 @@ use ployz_core::wire::v1::deploy::{
 };
 use ployz_core::wire::v1::manifest::{self, Manifest};
 use ployz_host::clock;
+use ployz_nats::bucket::Stored;
+use ployz_nats::deploys::Records;
+use ployz_nats::store::Store;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -5,7 +5,6 @@ use crate::deploy::participant;
 use crate::deploy::run::open;
 use crate::deploy::survey::{list, odd};
 use crate::failure::{Failure, Result};
-use crate::membership::store::Store;
 use crate::mesh::Mesh;
 use futures_util::future::join_all;
 use ployz_core::adopt::Verdict;
@@ -19,6 +18,7 @@ use ployz_core::wire::v1::deploy::{
     CommittedService, DeployAnswer, DeployCommand, DeployPhase, InstanceSeen, Logs, Placed, ReadinessState,
 };
 use ployz_core::wire::v1::manifest::{Mode, Route};
+use ployz_nats::store::Store;
 use std::collections::BTreeSet;
 
 type Told = (BTreeSet<(MachineId, InstanceRowKey)>, Vec<(MachineId, InstanceSeen)>, Vec<MachineId>);

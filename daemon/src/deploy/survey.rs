@@ -1,9 +1,7 @@
 //! What a plan is made from: every member is asked what it runs and which images it has, the store what is committed.
 
 use crate::deploy::ask::ask;
-use crate::deploy::records::Records;
 use crate::failure::Result;
-use crate::membership::store::{Store, StoreError};
 use crate::mesh::{Mesh, ports};
 use futures_util::future::join_all;
 use ployz_core::config::Config;
@@ -17,6 +15,9 @@ use ployz_core::wire::v1::deploy::{
 };
 use ployz_core::wire::v1::manifest::{ImageRef, Manifest, Route};
 use ployz_core::wire::v1::record::MachineMembership;
+use ployz_nats::bucket::StoreError;
+use ployz_nats::deploys::Records;
+use ployz_nats::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known.

@@ -2,12 +2,10 @@
 //! it takes images from: members, by the address in their record.
 
 use crate::image::{Result, failed};
-use crate::membership::store::Store;
 use crate::mesh::{Mesh, desired};
 use crate::reach;
 use crate::transfer::frame::{self, Frame};
 use crate::transfer::stream::{self, Broken};
-use async_nats::Subject;
 use bytes::Bytes;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
@@ -16,6 +14,7 @@ use ployz_core::wire::v1::image::{
     ImageAnswer, ImageCommand, ImageFetch, ImageLook, ImageWanted, Opening, TRANSFER_VERSION,
 };
 use ployz_engine::docker::{Docker, SOCKET};
+use ployz_nats::rpc::{Reply, Request};
 use ployz_netns::namespace;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6};
@@ -29,9 +28,9 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Carries a command out beside whatever else is asked, and answers.
-pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
+pub fn take(mesh: &Arc<Mesh>, Request { payload, reply }: Request) {
     let room = mesh.transfers.asked.clone().try_acquire_owned();
-    let (mesh, client) = (mesh.clone(), store.client().clone());
+    let mesh = mesh.clone();
     tokio::spawn(async move {
         let asked = serde_json::from_slice::<ImageCommand>(&payload);
         audit(&reply, &asked);
@@ -47,16 +46,14 @@ pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
             }
         };
         drop(room);
-        let text = serde_json::to_vec(&answer).unwrap_or_default();
-        let _ = client.publish(reply, Bytes::from(text)).await;
-        let _ = client.flush().await;
+        reply.send(&answer).await;
     });
 }
 
 /// What another machine asked for. Where it wants its answer is all that is known of it here: a machine listens only on
 /// inboxes of its own, and one that wants no answer may name another's.
-fn audit(reply: &Subject, asked: &serde_json::Result<ImageCommand>) {
-    let sender = reply.split('.').nth(1).and_then(|name| name.parse::<MachineId>().ok());
+fn audit(reply: &Reply, asked: &serde_json::Result<ImageCommand>) {
+    let sender = reply.machine();
     let answered_to = sender.as_ref().map(MachineId::as_str);
     match asked {
         Ok(command) => {

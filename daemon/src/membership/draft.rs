@@ -5,11 +5,12 @@
 use crate::disk::{Disk, Keys, NetworkFile};
 use crate::failure::{Failure, Result};
 use crate::membership::issue::{self, Made};
-use crate::membership::store::{Store, StoreError};
 use crate::mesh::Mesh;
 use ployz_core::id::InviteId;
 use ployz_core::wire::v1::api::{ErrorCode, InviteRow};
 use ployz_host::clock;
+use ployz_nats::bucket::StoreError;
+use ployz_nats::store::Store;
 use std::net::SocketAddr;
 
 /// A fresh invite. The record is on disk before the token is out.

@@ -3,7 +3,6 @@
 
 use crate::disk::{Keys, NetworkFile, PeersFile};
 use crate::failure::{Failure, Result};
-use crate::membership::store::{Store, StoreError, Stored};
 use crate::mesh::Mesh;
 use crate::nats::config::is_user_key;
 use ed25519_dalek::SigningKey;
@@ -19,6 +18,8 @@ use ployz_core::wire::v1::record::{
 };
 use ployz_core::wire::v1::token::{Token, verifying_key};
 use ployz_host::clock;
+use ployz_nats::bucket::{StoreError, Stored};
+use ployz_nats::store::Store;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,4 +5,3 @@ pub mod draft;
 pub mod issue;
 pub mod join;
 pub mod serve;
-pub mod store;

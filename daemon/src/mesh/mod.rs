@@ -9,7 +9,7 @@ pub mod host;
 pub mod listener;
 pub mod monitor;
 pub mod ports;
-pub mod presence;
+mod presence;
 pub mod probe;
 pub mod ready;
 pub mod remote;
@@ -20,7 +20,6 @@ pub mod teardown;
 pub mod twins;
 
 use crate::disk::{Backend, Disk, DiskError, Keys, NetworkFile, PeersFile};
-use crate::membership::store::Store;
 use crate::reconcile::{Outcome, Reconciler};
 use crate::supervisor::ports::has_ipv6;
 use desired::Surroundings;
@@ -34,7 +33,10 @@ use ployz_core::wire::v1::api::Phase;
 use ployz_core::wire::v1::doctor::Check;
 use ployz_engine::watch::{Checks, View};
 use ployz_host::clock;
-use ployz_routing::Feed;
+use ployz_nats::events::Feed;
+use ployz_nats::presence::Presence;
+use ployz_nats::rpc::Router;
+use ployz_nats::store::Store;
 use ports::Ports;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -82,7 +84,7 @@ pub struct Mesh {
     /// The open store.
     pub store: watch::Sender<Option<Store>>,
     /// What is known of the other machines' connections to it.
-    pub presence: Arc<presence::Presence>,
+    pub presence: Arc<Presence>,
     /// Notified when news that should have come did not: the store is watched afresh.
     pub late_news: tokio::sync::Notify,
     /// Health of the store's connection.
@@ -146,7 +148,7 @@ impl Mesh {
             shared,
             keys,
             late_news: tokio::sync::Notify::new(),
-            presence: Arc::new(presence::Presence::of(peers.subscribe())),
+            presence: Arc::new(Presence::new(presence::knock(peers.subscribe()))),
             peers,
             phase: watch::Sender::new(Phase::Starting),
             outcome: watch::Sender::new(None),
@@ -297,7 +299,8 @@ impl Mesh {
         self.tasks.spawn(reconcile_on_request(self.clone(), requests));
         // It writes to disk at its end, which is waited for.
         self.tasks.spawn(ports::run(self.clone(), routes));
-        self.task(sync::run(self.clone()));
+        let here = self.clone();
+        self.task(sync::run(self.clone(), move || router(&here)));
         self.task(listener::run(self.clone()));
         self.task(crate::transfer::listener::run(self.clone()));
         self.task(probe::run(self.clone()));
@@ -363,6 +366,19 @@ impl Mesh {
         }
         desired::nats(&self.shared.around, &self.shared.disk, &network, &self.keys, &peers).install_seed()
     }
+}
+
+/// Who answers which commands of other machines, in one session with the store.
+fn router(mesh: &Arc<Mesh>) -> Router {
+    let run = format!("{:032x}", u128::from_ne_bytes(ployz_host::random::bytes()));
+    let [deploys, images, pulls, own, pings] = std::array::from_fn(|_| mesh.clone());
+    let again = run.clone();
+    Router::default()
+        .on("deploy", move |request| crate::deploy::participant::take(&deploys, request))
+        .on("image", move |request| crate::image::fetch::take(&images, request))
+        .on("pull", move |request| crate::pull::take(&pulls, request))
+        .on("mesh", move |request| remote::take(&own, &run, request))
+        .on("ping", move |request| remote::take(&pings, &again, request))
 }
 
 /// Runs when asked, and looks around by itself: often while something is wrong, rarely while all is well.

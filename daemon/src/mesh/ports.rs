@@ -3,14 +3,14 @@
 
 use crate::disk::{Disk, DiskError, NetworkFile, make_dir};
 use crate::mesh::Mesh;
-use crate::nats::config::CLIENT_PORT;
 use crate::supervisor::ports::{has_ipv6, taken};
 use ployz_core::config::Config;
 use ployz_core::deploy::reserved_port;
 use ployz_core::routing::{Freshness, State, Value};
 use ployz_core::spec::sidecar::tcp_purpose;
 use ployz_core::spec::{RouteSockets, UnitName};
-use ployz_routing::{Feed, Seed, Settings, Snapshot, View};
+use ployz_core::wire::v1::subject::CLIENT_PORT;
+use ployz_nats::events::{Feed, Seed, Settings, Snapshot, View};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -52,7 +52,7 @@ impl Asked {
 
     /// What was last known, as it is on disk.
     pub fn last_known(disk: &Disk, network: &NetworkFile) -> Self {
-        let state = ployz_routing::last_good(&snapshot(disk, network), &network.id);
+        let state = ployz_nats::events::last_good(&snapshot(disk, network), &network.id);
         Self { ports: state.map(|state| Ports::of(&state).0).unwrap_or_default(), live: false }
     }
 

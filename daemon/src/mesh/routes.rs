@@ -1,9 +1,9 @@
 //! This machine's own routing event: its addresses, for the names that DNS answers and the routes of the gateways.
 
 use crate::disk::NetworkFile;
-use crate::membership::store::Store;
 use ployz_core::routing::{Key, MachineRoute, Value};
-use ployz_routing::{PublishError, Publisher};
+use ployz_nats::events::{PublishError, Publisher};
+use ployz_nats::store::Store;
 
 /// Says where this machine is, unless the stream says so already.
 pub async fn publish(store: &Store, network: &NetworkFile) -> Result<(), PublishError> {

@@ -5,8 +5,9 @@
 
 use crate::disk::{Disk, DiskError, Keys, NetworkFile, Secret};
 use crate::mesh::desired::{NETNS, Surroundings};
-use crate::nats::config::{CLIENT_PORT, DATA, prepare, put};
+use crate::nats::config::{DATA, prepare, put};
 use ployz_core::spec::{Listen, RouteSockets, SidecarSpec, SocketSpec, UnitName, UnitSpec};
+use ployz_core::wire::v1::subject::CLIENT_PORT;
 use ployz_netns::namespace;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -3,21 +3,23 @@
 //! Whatever goes wrong here is a health value and another try; the data plane keeps what it has.
 
 use crate::membership::draft;
-use crate::membership::store::{self, Change, Store, StoreError, Stored};
-use crate::mesh::{Health, Mesh, remote, routes};
+use crate::mesh::{Health, Mesh, routes};
 use futures_util::{Stream, StreamExt};
 use ployz_core::wire::v1::api::Phase;
 use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, SubnetLock};
 use ployz_host::clock;
+use ployz_nats::bucket::{Change, StoreError, Stored};
+use ployz_nats::rpc::Router;
+use ployz_nats::store::{self, Store};
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Connects and follows, for ever.
-pub async fn run(mesh: Arc<Mesh>) {
+pub async fn run(mesh: Arc<Mesh>, router: impl Fn() -> Router) {
     loop {
-        let error = match Box::pin(session(&mesh)).await {
+        let error = match Box::pin(session(&mesh, &router())).await {
             Ok(()) => "the connection ended".to_owned(),
             Err(error) => ployz_core::text::chain(error.as_ref()),
         };
@@ -29,15 +31,15 @@ pub async fn run(mesh: Arc<Mesh>) {
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn session(mesh: &Arc<Mesh>) -> Result<(), AnyError> {
+async fn session(mesh: &Arc<Mesh>, router: &Router) -> Result<(), AnyError> {
     let network = mesh.network();
     let seed = mesh.keys.nats_seed.expose();
     let client = store::connect(network.machine.overlay_ip, seed, &network.machine.id).await?;
     let store = Store::open(client, &network.id, network.is_founder()).await?.knowing(mesh.presence.clone());
     if network.is_founder() {
-        ployz_routing::ensure_stream(store.client(), &network.id).await?;
-        crate::deploy::records::ensure(store.client(), &network.id).await?;
-        crate::certificates::ensure(store.client()).await?;
+        ployz_nats::events::ensure_stream(store.client(), &network.id).await?;
+        ployz_nats::deploys::ensure(store.client(), &network.id).await?;
+        ployz_nats::certificates::ensure(store.client()).await?;
         found(&store, mesh).await?;
         draft::publish(&store, mesh).await?;
     }
@@ -46,12 +48,12 @@ async fn session(mesh: &Arc<Mesh>) -> Result<(), AnyError> {
         // Its name is not answered until the next session; everything else works.
         tracing::warn!("this machine's route is not published: {}", ployz_core::text::chain(&error));
     }
-    let answering = remote::subscribe(mesh, &store).await?;
+    let commands = Router::subscribe(&store, &network.machine.id).await?;
     mesh.store.send_replace(Some(store.clone()));
     // Both end with this future; neither keeps a network that was left.
     tokio::select! {
         result = follow(mesh, &store) => result,
-        () = remote::answer(mesh, &store, answering) => Err("the subscription for commands ended".into()),
+        () = router.run(commands) => Err("the subscription for commands ended".into()),
     }
 }
 

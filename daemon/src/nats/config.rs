@@ -8,8 +8,9 @@ use nix::unistd::{User, chown};
 use nkeys::KeyPair;
 use ployz_core::id::{MachineId, NetworkId, hex};
 use ployz_core::spec::{NatsRole, NatsSpec, UnitName, UnitSpec};
+use ployz_core::wire::v1::subject::{CLIENT_PORT, DOMAIN};
 use ployz_core::wire::v1::{record::MachineMembership, subject};
-use ployz_routing::rights::{self, Rights};
+use ployz_nats::permissions::{self, Rights};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -132,9 +133,9 @@ impl Settings<'_> {
     /// This machine's own sidecars, known to no other server.
     fn followers(&self, text: &mut String) {
         for (name, key) in self.sidecars.iter().filter(|(_, key)| is_user_key(key)) {
-            let mut rights = rights::follower(&self.machine.id, name);
+            let mut rights = permissions::follower(&self.machine.id, name);
             if *name == CERTIFIED {
-                rights.publish.extend(rights::bucket_reader(subject::CERTIFICATES));
+                rights.publish.extend(permissions::bucket_reader(subject::CERTIFICATES));
             }
             if matches!(self.role, NatsRole::Founder) {
                 // The domain's own server takes the domain off before it looks at rights (nats-server 2.15.1).
@@ -209,8 +210,8 @@ fn user(text: &mut String, network: &NetworkId, machine: &MachineId, key: &str) 
         "_INBOX.>".to_owned(),
     ]);
     // Its leaf connection carries what its sidecars ask for. Which of them asks is not told by the subject.
-    publish.extend(rights::follower(machine, "").publish);
-    publish.extend(rights::publisher(network, machine).publish);
+    publish.extend(permissions::follower(machine, "").publish);
+    publish.extend(permissions::publisher(network, machine).publish);
     let subscribe = vec![subject::rpc_all(network, machine), format!("{}.>", subject::inbox(machine))];
     permitted(text, machine.as_str(), key, &Rights { publish, subscribe });
 }
@@ -258,14 +259,10 @@ fn socket(address: Ipv6Addr, port: u16) -> String {
     SocketAddrV6::new(address, port, 0, 0).to_string()
 }
 
-/// Client port on the overlay address.
-pub const CLIENT_PORT: u16 = 4222;
 /// Leaf port on the founder's overlay address.
 pub const LEAF_PORT: u16 = 7422;
 /// Monitoring port on the namespace's loopback.
 pub const MONITOR_PORT: u16 = 8222;
-/// JetStream domain: without one a leaf's clients do not reach the founder's JetStream (nats-server 2.15.1).
-pub const DOMAIN: &str = "hub";
 /// Metadata key under which the server reports the revision it runs with.
 pub const REVISION_KEY: &str = "ployz_config";
 /// A user's own directory.

@@ -8,16 +8,14 @@ pub mod ask;
 mod fetch;
 mod task;
 
-use crate::membership::store::Store;
 use crate::mesh::Mesh;
-use async_nats::Subject;
-use bytes::Bytes;
 use ployz_core::deploy::registry;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::pull::{PullAnswer, PullCommand, PullGive, PullWanted};
 use ployz_engine::docker::{Docker, SOCKET};
 use ployz_engine::error::DockerError;
+use ployz_nats::rpc::Request;
 use std::path::Path;
 use std::sync::Arc;
 use task::Tasks;
@@ -43,9 +41,9 @@ impl Default for Pulls {
 }
 
 /// Carries a command out beside whatever else is asked, and answers.
-pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
+pub fn take(mesh: &Arc<Mesh>, Request { payload, reply }: Request) {
     let room = mesh.pulls.asked.clone().try_acquire_owned();
-    let (mesh, client) = (mesh.clone(), store.client().clone());
+    let mesh = mesh.clone();
     tokio::spawn(async move {
         let refuse = |code, what: String| PullAnswer::Failed(DeployFailure::new(code, what));
         let answer = match (serde_json::from_slice::<PullCommand>(&payload), &room) {
@@ -58,9 +56,7 @@ pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
             }
         };
         drop(room);
-        let text = serde_json::to_vec(&answer).unwrap_or_default();
-        let _ = client.publish(reply, Bytes::from(text)).await;
-        let _ = client.flush().await;
+        reply.send(&answer).await;
     });
 }
 

@@ -3,7 +3,6 @@
 //! carries it out.
 
 use crate::daemon::Daemon;
-use crate::deploy::records::Records;
 use crate::deploy::run;
 use crate::deploy::running::{Attended, Wish};
 use crate::failure::{Failure, Result};
@@ -14,6 +13,7 @@ use ployz_core::id::DeployId;
 use ployz_core::wire::v1::api::{Asked, Envelope, ErrorCode, Event, Payload, Request};
 use ployz_core::wire::v1::api_deploy::{DeployAttachRequest, DeployMark, DeployState};
 use ployz_core::wire::v1::deploy::{Decision, DeployPhase, DeployStatus};
+use ployz_nats::deploys::Records;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -2,13 +2,13 @@
 //! the caller sees that. Nothing is refused here: what is still missing afterwards, the request itself says.
 
 use crate::daemon::{Daemon, Say};
-use crate::membership::store::Store;
-use crate::mesh::presence::connected;
-use crate::mesh::{Mesh, remote};
+use crate::mesh::Mesh;
 use futures_util::future::join_all;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::Request;
 use ployz_host::clock;
+use ployz_nats::rpc::{self, NoAnswer, connected};
+use ployz_nats::store::Store;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -114,17 +114,15 @@ async fn members(mesh: &Mesh, store: &Store, say: Say<'_>) {
     say(&format!("waiting for {} to connect to the store again", names.join(", ")));
     join_all(absent.into_iter().map(|machine| async move {
         let goes_on = |waited| store.presence().is_waited_for(machine, waited);
-        let _ = connected(Duration::ZERO, || remote::ping(store, machine, ANSWER), goes_on).await;
+        let _ = connected(Duration::ZERO, || rpc::ping(store, machine, ANSWER), goes_on).await;
     }))
     .await;
 }
 
 /// Whether a member is not connected and worth waiting for.
 async fn is_coming(store: &Store, machine: &MachineId) -> bool {
-    match remote::ping(store, machine, ANSWER).await {
-        Err(error) if error.kind() == async_nats::RequestErrorKind::NoResponders => {
-            store.presence().is_waited_for(machine, Duration::ZERO).await
-        }
+    match rpc::ping(store, machine, ANSWER).await {
+        Err(NoAnswer::NotConnected) => store.presence().is_waited_for(machine, Duration::ZERO).await,
         _ => false,
     }
 }

@@ -1,10 +1,10 @@
 //! On a real server.
 
 use super::*;
-use crate::deploy::records;
-use crate::membership::store::Store;
 use ployz_core::id::{DeployId, NetworkId};
 use ployz_core::wire::v1::deploy::{Decision, DeployPhase, VERSION};
+use ployz_nats::deploys;
+use ployz_nats::store::Store;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -76,7 +76,7 @@ async fn decided(server: &Server) -> Records {
     let network: NetworkId = "00112233445566778899aabbccddeeff".parse().unwrap();
     let client = server.connect().await;
     let store = Store::open(client.clone(), &network, true).await.unwrap();
-    records::ensure(&client, &network).await.unwrap();
+    deploys::ensure(&client, &network).await.unwrap();
     let records = Records::open(&store).await.unwrap();
     for (number, deploy) in deploys().into_iter().enumerate() {
         let namespace = if number % 2 == 0 { "shop" } else { "blog" }.parse().unwrap();

@@ -7,7 +7,7 @@ mod common;
 
 use common::{Mesh, instance, live, machine, until};
 use ployz_core::routing::{Freshness, Key, State, Value};
-use ployz_routing::{Feed, Publisher, View};
+use ployz_nats::events::{Feed, Publisher, View};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

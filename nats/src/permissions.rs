@@ -15,7 +15,7 @@ pub struct Rights {
     pub subscribe: Vec<String>,
 }
 
-/// Of who follows the events ([`crate::Feed`]).
+/// Of who follows the events ([`crate::events::Feed`]).
 pub fn follower(machine: &MachineId, follower: &str) -> Rights {
     Rights {
         publish: vec![
@@ -39,7 +39,7 @@ pub fn bucket_reader(bucket: &str) -> Vec<String> {
     ]
 }
 
-/// Of who writes them ([`crate::Publisher`]): what the machine itself is and runs, and, because every machine may commit
+/// Of who writes them ([`crate::events::Publisher`]): what the machine itself is and runs, and, because every machine may commit
 /// a deploy, all services.
 pub fn publisher(network: &NetworkId, machine: &MachineId) -> Rights {
     let events = subject::routing(network);

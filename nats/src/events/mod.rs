@@ -6,7 +6,7 @@
 //!
 //! ```no_run
 //! use ployz_core::routing::{Freshness, State};
-//! use ployz_routing::{Feed, Settings, View};
+//! use ployz_nats::events::{Feed, Settings, View};
 //!
 //! struct Zone(usize);
 //!
@@ -34,22 +34,21 @@
 //! # }
 //! ```
 
-mod disk;
 mod feed;
 mod follow;
 mod link;
 mod publish;
-pub mod rights;
 mod saver;
 mod settings;
+mod snapshot;
 mod stats;
 mod stream;
 mod view;
 
-pub use disk::last_good;
 pub use feed::Feed;
 pub use publish::{Current, PublishError, Publisher};
 pub use settings::{Seed, Settings};
+pub use snapshot::last_good;
 pub use stats::{FeedStats, Metric, Stats};
 pub use stream::ensure_stream;
 pub use view::{Snapshot, View};

@@ -1,6 +1,6 @@
 //! When the snapshot is written: at most once a second, never two at a time, and at the end.
 
-use crate::disk::{self, Kept};
+use crate::events::snapshot::{self, Kept};
 use ployz_core::id::NetworkId;
 use std::future::pending;
 use std::io;
@@ -79,14 +79,14 @@ impl Saver {
         let Some(path) = self.path.clone() else { return };
         let network = self.network.clone();
         self.ours = true;
-        self.running = Some(spawn_blocking(move || disk::save(&path, &network, &kept)));
+        self.running = Some(spawn_blocking(move || snapshot::save(&path, &network, &kept)));
     }
 
     /// Moves the file's time on; `None` when nothing is known of it.
     pub fn touch(&mut self, live: Option<SystemTime>) {
         self.touch = Instant::now() + TOUCH;
         if let (Some(path), Some(live)) = (self.path.clone(), live) {
-            self.running = Some(spawn_blocking(move || disk::touch(&path, live)));
+            self.running = Some(spawn_blocking(move || snapshot::touch(&path, live)));
         }
     }
 

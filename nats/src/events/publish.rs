@@ -68,7 +68,7 @@ pub struct Publisher {
 type Result<T> = std::result::Result<T, PublishError>;
 
 impl Publisher {
-    /// Over a connection of a user with at least [`crate::rights::publisher`].
+    /// Over a connection of a user with at least [`crate::permissions::publisher`].
     pub fn new(client: Client, network: &NetworkId) -> Self {
         Self { js: jetstream::with_domain(client, DOMAIN), subject: subject::routing(network) }
     }

@@ -6,7 +6,7 @@
 //! write to delivery, but a pull request is lost with the leaf link and has to be renewed, and flow control lets the
 //! server drop replaced values for who is slow (40,000 writes to 1,000 keys: 13,700 messages with it, 36,900 without).
 
-use crate::settings::Settings;
+use crate::events::settings::Settings;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, push};
 use async_nats::jetstream::{self, Context};

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 pub struct Settings {
     /// Client address of this machine's NATS server, leaf or founder.
     pub server: SocketAddr,
-    /// Seed of the NATS user to be; [`crate::rights::follower`] says what that user must be allowed.
+    /// Seed of the NATS user to be; [`crate::permissions::follower`] says what that user must be allowed.
     pub seed: Seed,
     /// The network.
     pub network: NetworkId,

@@ -1,12 +1,12 @@
 //! The feed: one task that follows, serves, and says how far what it serves is to be trusted.
 
-use crate::disk::{self, Kept};
-use crate::follow::{Follow, Step};
-use crate::link::{Lost, Report, link};
-use crate::saver::{Due, Saver};
-use crate::settings::Settings;
-use crate::stats::Stats;
-use crate::view::{Snapshot, View};
+use crate::events::follow::{Follow, Step};
+use crate::events::link::{Lost, Report, link};
+use crate::events::saver::{Due, Saver};
+use crate::events::settings::Settings;
+use crate::events::snapshot::{self, Kept};
+use crate::events::stats::Stats;
+use crate::events::view::{Snapshot, View};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use ployz_core::routing::{Freshness, State, Value};
@@ -278,7 +278,7 @@ fn begin(settings: &Settings, reads: fn(&Value) -> bool) -> (Follow, Option<Syst
         if let Some(dir) = path.parent() {
             ployz_host::file::sweep(dir, LONGEST_WRITE);
         }
-        disk::load(path, network).unwrap_or_else(|refused| {
+        snapshot::load(path, network).unwrap_or_else(|refused| {
             let why = ployz_core::text::chain(&refused);
             tracing::warn!("the routing snapshot {} is not used: {why}", path.display());
             None

@@ -1,6 +1,6 @@
 //! What is served while the stream is followed, pure: the last good state, until a rebuild has caught up.
 
-use crate::link::{Delivery, Report};
+use crate::events::link::{Delivery, Report};
 use ployz_core::routing::{Applied, Event, Fold, State, Unreadable, Value};
 
 /// What a report means.
@@ -124,7 +124,7 @@ impl Follow {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::link::Lost;
+    use crate::events::link::Lost;
     use ployz_core::routing::Key;
 
     fn machine(n: u8, delivery: u64, pending: u64) -> Report {

@@ -1,4 +1,4 @@
-//! Real servers on loopback: a founder, a leaf, users with exactly the rights of [`ployz_routing::rights`], and a
+//! Real servers on loopback: a founder, a leaf, users with exactly the rights of [`ployz_nats::permissions`], and a
 //! network between them that can be cut and that loses, repeats and reorders.
 
 #![allow(dead_code, clippy::unwrap_used)]
@@ -9,8 +9,8 @@ use nkeys::KeyPair;
 use ployz_core::id::{MachineId, NetworkId};
 use ployz_core::routing::{Freshness, InstanceRoute, Key, MachineRoute, Value};
 use ployz_core::wire::v1::subject;
-use ployz_routing::rights::{self, Rights};
-use ployz_routing::{Feed, Publisher, Settings, Snapshot, View, ensure_stream};
+use ployz_nats::events::{Feed, Publisher, Settings, Snapshot, View, ensure_stream};
+use ployz_nats::permissions::{self, Rights};
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -96,7 +96,7 @@ impl Mesh {
         let (network, machine): (NetworkId, MachineId) = (network.parse().unwrap(), machine.parse().unwrap());
         let [founder, daemon, follower] = [(); 3].map(|()| KeyPair::new_user());
         let (publishing, following) =
-            (rights::publisher(&network, &machine), rights::follower(&machine, FOLLOWER));
+            (permissions::publisher(&network, &machine), permissions::follower(&machine, FOLLOWER));
         // The leaf connection is the machine's user on the founder: it must be allowed what its local users are.
         let both = Rights {
             publish: [publishing.publish.clone(), following.publish.clone()].concat(),

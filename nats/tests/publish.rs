@@ -8,7 +8,8 @@ use async_nats::jetstream::{self, stream::Config};
 use common::{Mesh, instance, live, machine, until};
 use ployz_core::routing::{Key, State, Value};
 use ployz_core::wire::v1::subject::{DOMAIN, ROUTING_EVENTS, routing};
-use ployz_routing::{Current, PublishError, ensure_stream, rights};
+use ployz_nats::events::{Current, PublishError, ensure_stream};
+use ployz_nats::permissions as rights;
 use std::time::Duration;
 
 #[tokio::test]

@@ -3,8 +3,8 @@
 //! A decision is created and never overwritten; the stream itself refuses a second one. Everything else is
 //! compare-and-set, so after an unknown outcome the caller reads again and sees what it finds.
 
-use crate::membership::store::{self, Change, Store, StoreError, Stored, away, decode, encode};
-use crate::nats::config::DOMAIN;
+use crate::bucket::{self as store, Change, StoreError, Stored, away, decode, encode};
+use crate::store::Store;
 use async_nats::Client;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
@@ -14,7 +14,7 @@ use futures_util::Stream;
 use ployz_core::deploy::step;
 use ployz_core::id::{DeployId, Namespace, NetworkId};
 use ployz_core::wire::v1::deploy::{Decision, DeployCommit, DeployLock, DeployStatus};
-use ployz_core::wire::v1::subject::{self, DEPLOY_COMMITS, DEPLOY_STATUS, LOCKS};
+use ployz_core::wire::v1::subject::{self, DEPLOY_COMMITS, DEPLOY_STATUS, DOMAIN, LOCKS};
 use std::time::Duration;
 
 /// The records, over the store's connection.

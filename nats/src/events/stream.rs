@@ -1,6 +1,6 @@
 //! The stream of routing events, as the founder makes it.
 
-use crate::publish::{PublishError, away};
+use crate::events::publish::{PublishError, away};
 use async_nats::Client;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, ErrorCode, context::GetStreamErrorKind};
