@@ -62,8 +62,8 @@ pub fn io_code(error: &(dyn std::error::Error + 'static)) -> ErrorCode {
     if full { ErrorCode::DiskFull } else { ErrorCode::IoError }
 }
 
-impl From<crate::disk::DiskError> for Failure {
-    fn from(error: crate::disk::DiskError) -> Self {
+impl From<crate::state::DiskError> for Failure {
+    fn from(error: crate::state::DiskError) -> Self {
         Self::because(io_code(&error), "the state on disk cannot be used", &error)
     }
 }
@@ -77,8 +77,8 @@ impl From<ployz_nats::bucket::StoreError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deploy::local::LocalError;
-    use crate::disk::DiskError;
+    use crate::deploy::agent::instances::LocalError;
+    use crate::state::DiskError;
     use nix::errno::Errno;
 
     #[test]

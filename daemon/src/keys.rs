@@ -1,6 +1,6 @@
 //! Fresh keys of a machine, and the public halves of those it has.
 
-use crate::disk::{Keys, Secret, SidecarSeeds};
+use crate::state::{Keys, Secret, SidecarSeeds};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nkeys::KeyPair;

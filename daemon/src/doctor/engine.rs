@@ -1,7 +1,7 @@
 //! Docker: whether it is there and answers, its network on the bridge, and what is known to get in its way.
 
 use super::Ground;
-use crate::host;
+use crate::node::host;
 use ployz_core::adopt::Verdict;
 use ployz_core::wire::v1::doctor::Check;
 use ployz_engine::docker::{Docker, SOCKET};

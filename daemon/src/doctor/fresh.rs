@@ -1,9 +1,9 @@
 //! How fresh what is served is, for `status`: the gateway's routes, the DNS server's names, and Docker.
 
 use super::name::{self, TXT};
-use crate::disk::NetworkFile;
-use crate::mesh::Mesh;
-use crate::supervisor::Supervisor;
+use crate::network::Mesh;
+use crate::node::supervisor::Supervisor;
+use crate::state::NetworkFile;
 use ployz_core::adopt::sidecar;
 use ployz_core::spec::UnitName;
 use ployz_core::spec::container::ZONE;

@@ -2,7 +2,7 @@
 
 use super::Ground;
 use crate::args::Args;
-use crate::mesh::Shared;
+use crate::network::Shared;
 use clap::Parser;
 use ployz_core::config::BadConfig;
 use ployz_core::wire::v1::doctor::Check;

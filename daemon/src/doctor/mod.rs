@@ -20,14 +20,12 @@ mod store;
 mod tunnel;
 mod upstreams;
 
-use crate::args::{Args, ServiceMode};
-use crate::disk::{Disk, NetworkFile, PeersFile, Stored};
-use crate::mesh::Shared;
-use crate::mesh::desired;
-use crate::mesh::ports::Asked;
+use crate::network::Shared;
+use crate::network::ports::Asked;
+use crate::node::spec;
+use crate::node::supervisor::ports::has_ipv6;
 use crate::reach;
-use crate::reconcile::Reconciler;
-use crate::supervisor::ports::has_ipv6;
+use crate::state::{NetworkFile, PeersFile, Stored};
 use ployz_core::config::{BadConfig, Config};
 use ployz_core::live::NodeLive;
 use ployz_core::spec::NodeSpec;
@@ -68,23 +66,10 @@ pub async fn examine(shared: &Shared) -> Envelope {
 }
 
 /// Without a daemon; a configuration that is refused is one of the findings, and the defaults stand in for it.
-pub async fn alone(args: &Args, mode: ServiceMode, config: Result<Config, BadConfig>) -> Envelope {
-    let mut checks = vec![machine::daemon_is_away(config.is_err())];
-    let config = match config {
-        Ok(config) => config,
-        Err(error) => {
-            checks.push(machine::bad_config(&error));
-            args.without_file()
-        }
-    };
-    let seen = ployz_netns::underlay::observe().await.unwrap_or_default();
-    let shared = Shared {
-        disk: Disk::at(&config.data_dir),
-        reconciler: Reconciler::new(crate::supervisor(mode, &config.data_dir)),
-        around: crate::surroundings(mode, config, &seen),
-        identities: Default::default(),
-    };
-    checks.extend(Box::pin(of_ground(&shared)).await);
+pub async fn alone(shared: &Shared, refused: Option<BadConfig>) -> Envelope {
+    let mut checks = vec![machine::daemon_is_away(refused.is_some())];
+    checks.extend(refused.map(|error| machine::bad_config(&error)));
+    checks.extend(Box::pin(of_ground(shared)).await);
     envelope(Doctor { daemon_answers: false, checks })
 }
 
@@ -140,7 +125,7 @@ async fn network(shared: &Shared) -> Result<Option<Running>, Check> {
     if !matches!(file.lifecycle, Stored::Running) {
         return Ok(None);
     }
-    let mut spec = desired::node(&shared.around, disk, &file, &keys, &peers, clock::now());
+    let mut spec = spec::node(&shared.around, disk, &file, &keys, &peers, clock::now());
     spec.gateway.routes = Asked::last_known(disk, &file).sockets(&shared.around.config, has_ipv6());
     let live = shared.reconciler.inspect(&spec).await;
     Ok(Some(Running { file, peers, spec, live }))
@@ -155,7 +140,7 @@ fn envelope(found: Doctor) -> Envelope {
 
 /// A connection from inside the namespace, with a deadline.
 async fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
-    let netns = ployz_netns::namespace::path(desired::NETNS);
+    let netns = ployz_netns::namespace::path(spec::NETNS);
     limited(reach::connect(&netns, to)).await.unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into()))
 }
 

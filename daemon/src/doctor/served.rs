@@ -3,7 +3,7 @@
 use super::name::{self, A, Reply, TXT};
 use super::sockets::Bound;
 use super::{Ground, Running, answers, families, plane, sockets};
-use crate::supervisor::Supervisor;
+use crate::node::supervisor::Supervisor;
 use ployz_core::spec::UnitName;
 use ployz_core::spec::container::ZONE;
 use ployz_core::spec::sidecar::is_tcp_purpose;

@@ -2,7 +2,7 @@
 
 use super::{Ground, Running, dial};
 use crate::http;
-use crate::nats::config::MONITOR_PORT;
+use crate::node::nats::config::MONITOR_PORT;
 use hyper::{Method, StatusCode};
 use ployz_core::wire::v1::doctor::Check;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -5,7 +5,7 @@
 
 use super::name::{self, A, Reply};
 use super::{Ground, Running, served};
-use crate::supervisor::Supervisor;
+use crate::node::supervisor::Supervisor;
 use futures_util::future::join_all;
 use ployz_core::resolv::{self, Nameserver};
 use ployz_core::wire::v1::doctor::Check;

@@ -2,7 +2,8 @@
 //! it takes images from: members, by the address in their record.
 
 use crate::image::{Result, failed};
-use crate::mesh::{Mesh, desired};
+use crate::network::Mesh;
+use crate::node::spec;
 use crate::reach;
 use crate::transfer::frame::{self, Frame};
 use crate::transfer::stream::{self, Broken};
@@ -132,7 +133,7 @@ async fn connect(mesh: &Mesh, asked: &ImageFetch) -> Result<TcpStream> {
     let opening = Opening { version: TRANSFER_VERSION, ticket: asked.ticket.clone() };
     let opening = serde_json::to_vec(&opening).map_err(|error| unreachable(error.to_string()))?;
     let open = async {
-        let mut stream = reach::connect(&namespace::path(desired::NETNS), SocketAddr::V6(at)).await?;
+        let mut stream = reach::connect(&namespace::path(spec::NETNS), SocketAddr::V6(at)).await?;
         frame::write(&mut stream, &Frame::Word(opening.into())).await?;
         Ok::<_, io::Error>(stream)
     };

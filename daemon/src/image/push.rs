@@ -1,11 +1,11 @@
 //! The machine whose image it is: asks everybody what they have, and sends it to those who lack it. Each machine fails or
 //! gets it on its own.
 
-use crate::daemon::Say;
 use crate::failure::{Failure, Result};
 use crate::image::ask::ask;
 use crate::image::{self, failed};
-use crate::mesh::Mesh;
+use crate::network::Mesh;
+use crate::progress::Say;
 use crate::transfer::stream::{self, Broken};
 use futures_util::future::join_all;
 use ployz_core::id::MachineId;

@@ -2,10 +2,10 @@
 //!
 //! Nobody else may do this: a member's invites are made under the store's compare-and-set from the first moment on.
 
-use crate::disk::{Disk, Keys, NetworkFile};
 use crate::failure::{Failure, Result};
 use crate::membership::issue::{self, Made};
-use crate::mesh::Mesh;
+use crate::network::Mesh;
+use crate::state::{Disk, Keys, NetworkFile};
 use ployz_core::id::InviteId;
 use ployz_core::wire::v1::api::{ErrorCode, InviteRow};
 use ployz_host::clock;

@@ -1,10 +1,10 @@
 //! Letting machines in: invites made, redeemed, confirmed, revoked and lapsed. Each step is one compare-and-set
 //! on the invite; a machine is a member only when its record is there, and that is the last step.
 
-use crate::disk::{Keys, NetworkFile, PeersFile};
 use crate::failure::{Failure, Result};
-use crate::mesh::Mesh;
-use crate::nats::config::is_user_key;
+use crate::network::Mesh;
+use crate::node::nats::config::is_user_key;
+use crate::state::{Keys, NetworkFile, PeersFile};
 use ed25519_dalek::SigningKey;
 use ployz_core::address::{NodeSubnet, offered};
 use ployz_core::id::{InviteId, MachineId};

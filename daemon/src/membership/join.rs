@@ -2,10 +2,11 @@
 //! confirmation. What the machine needs for the next step is on disk before the step, so a join that is cut short
 //! anywhere is finished or undone by the next start.
 
-use crate::disk::{Founder, Keys, NetworkFile, PeersFile, Stored};
 use crate::failure::{Failure, Result};
-use crate::mesh::desired::{self, NETNS};
-use crate::mesh::{Mesh, Shared, teardown};
+use crate::network::{Mesh, Shared};
+use crate::node::spec::{self, NETNS};
+use crate::node::teardown;
+use crate::state::{Founder, Keys, NetworkFile, PeersFile, Stored};
 use crate::{http, keys, reach};
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
@@ -35,11 +36,11 @@ pub async fn redeem(
     shared: &Arc<Shared>,
     token: &Token,
     keys: &Keys,
-    say: crate::daemon::Say<'_>,
+    say: crate::progress::Say<'_>,
 ) -> Result<NetworkFile> {
     let prefix = OverlayPrefix::of(&token.network_id);
     let mut file = placeholder(token, keys)?;
-    file.backend = Some(crate::daemon::backend(&shared.around.config).await);
+    file.backend = Some(crate::lifecycle::backend(&shared.around.config).await);
     let spec = one_time_spec(shared, token, keys, &file, prefix);
     shared.disk.set_pending(Some(&file))?;
     say("opening the one-time tunnel");
@@ -117,8 +118,7 @@ fn one_time_spec(
     file: &NetworkFile,
     prefix: OverlayPrefix,
 ) -> NodeSpec {
-    let mut spec =
-        desired::node(&shared.around, &shared.disk, file, keys, &PeersFile::default(), clock::now());
+    let mut spec = spec::node(&shared.around, &shared.disk, file, keys, &PeersFile::default(), clock::now());
     let address = prefix.guest(&token.one_time_key.public());
     let issuer = PeerSpec {
         name: token.issuer.clone(),
@@ -151,7 +151,7 @@ pub async fn clear_leftover(shared: &Shared) -> Result<()> {
         tracing::warn!(network = %file.name, "a join was cut short: taking its tunnel down");
         let keys = shared.disk.keys(&file.name)?.unwrap_or_else(|| keys::fresh(None));
         let spec =
-            desired::node(&shared.around, &shared.disk, &file, &keys, &PeersFile::default(), clock::now());
+            spec::node(&shared.around, &shared.disk, &file, &keys, &PeersFile::default(), clock::now());
         if !gone_within_looks(shared, &spec).await {
             return Ok(()); // tried again by the next start
         }
@@ -202,11 +202,11 @@ async fn request(shared: &Shared, token: &Token, keys: &Keys) -> Result<RedeemRe
     let damaged = || Failure::new(ErrorCode::IoError, "keys.json is damaged");
     Ok(RedeemRequest {
         invite_id: token.invite_id.clone(),
-        name: crate::daemon::hostname(),
+        name: crate::lifecycle::hostname(),
         public_key: keys.wireguard.public(),
         nats_key: keys::nats_key(keys).ok_or_else(damaged)?,
         verify_key: keys::verify_key(keys).ok_or_else(damaged)?,
-        endpoints: crate::daemon::named_first(
+        endpoints: crate::lifecycle::named_first(
             config,
             &candidates(&seen, &[], config.wireguard_listen_port, overlay),
         ),
@@ -260,7 +260,7 @@ fn placeholder(token: &Token, keys: &Keys) -> Result<NetworkFile> {
         .plan
         .slice(0)
         .ok_or_else(|| Failure::new(ErrorCode::InvalidToken, "its network has no subnet"))?;
-    let machine = crate::daemon::membership(MachineId::from_hostname("joiner"), keys, prefix, subnet)?;
+    let machine = crate::lifecycle::membership(MachineId::from_hostname("joiner"), keys, prefix, subnet)?;
     Ok(NetworkFile {
         version: 1,
         id: token.network_id.clone(),

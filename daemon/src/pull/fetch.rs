@@ -1,7 +1,7 @@
 //! One image, one machine: asked for, fetched, sent on, named.
 
 use crate::image::push;
-use crate::mesh::Mesh;
+use crate::network::Mesh;
 use crate::pull::{Result, failed};
 use ployz_core::deploy::pull::fits;
 use ployz_core::id::MachineId;

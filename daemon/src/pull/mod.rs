@@ -8,7 +8,7 @@ pub mod ask;
 mod fetch;
 mod task;
 
-use crate::mesh::Mesh;
+use crate::network::Mesh;
 use ployz_core::deploy::registry;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;

@@ -3,8 +3,9 @@
 //! A connection comes from a member, shows its ticket at once and is handed to whoever waits for it. Any other is closed
 //! without a word.
 
-use crate::mesh::listener::until_moved;
-use crate::mesh::{Mesh, desired};
+use crate::network::Mesh;
+use crate::network::listener::until_moved;
+use crate::node::spec;
 use crate::reach;
 use crate::transfer::frame::{self, Frame};
 use ployz_core::wire::v1::image::{Opening, TRANSFER_VERSION};
@@ -21,7 +22,7 @@ pub async fn run(mesh: Arc<Mesh>) {
     loop {
         if let Some(id) = mesh.usable_netns() {
             let at = SocketAddrV6::new(mesh.network().machine.overlay_ip, port, 0, 0);
-            match reach::listen(&namespace::path(desired::NETNS), at) {
+            match reach::listen(&namespace::path(spec::NETNS), at) {
                 // Cancel-safe: connections that nobody has taken over are closed, and made again by the other end.
                 Ok(listener) => tokio::select! {
                     () = serve(&mesh, &listener) => {}

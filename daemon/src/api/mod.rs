@@ -1,0 +1,7 @@
+//! What ployzd serves on its Unix socket and, if asked, its metrics: from a request to its envelope.
+
+mod attend;
+mod handle;
+pub mod metrics;
+mod needs;
+pub mod server;

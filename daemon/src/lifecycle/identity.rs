@@ -1,0 +1,135 @@
+//! Whether the state on this disk is this machine's: a copy of another machine's does not take its tunnel, write its records
+//! or run under its name. How a copy is told: `ployz_core::host::mark`, and by its peers `ployz_core::mesh::twin`.
+
+use crate::failure::{Failure, Result};
+use crate::lifecycle::Daemon;
+use crate::network::{Mesh, twins};
+use crate::node::spec;
+use crate::state::{Disk, HeldFile, Keys, NetworkFile, Stored};
+use ployz_core::adopt::Drift;
+use ployz_core::id::NetworkName;
+use ployz_core::spec::link::WG_DEVICE;
+use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::doctor::Check;
+use ployz_host::clock;
+use ployz_netns::{host, namespace, wireguard};
+use std::sync::{Arc, PoisonError};
+
+impl Daemon {
+    /// Lets a network's identity be used, or says why not. The first start notes which machine this is.
+    pub(super) async fn admit(&self, network: &NetworkFile, keys: &Keys) -> Result<()> {
+        let (disk, name) = (&self.shared.disk, &network.name);
+        let differs = match why_held(disk, name)? {
+            None => return note_machine(disk, name),
+            Some(Held::Peers(held)) => return Err(self.held(network, held.why)),
+            Some(Held::Moved(differs)) => differs,
+        };
+        if is_up(keys).await {
+            // It has been running here since this machine booted: the machine's own marks were changed.
+            tracing::warn!("this machine is known by something else now: {}", list(&differs));
+            return note_machine(disk, name);
+        }
+        Err(self.held(network, moved(&differs)))
+    }
+
+    /// `mesh start --restored`: the operator says that no other machine has this identity.
+    pub(super) fn take_over(&self, name: &NetworkName) -> Result<()> {
+        tracing::warn!(target: "audit", network = %name, "the identity of this network is taken over by this machine");
+        twins::renew(self.shared.around.config.socket.parent());
+        self.shared.disk.put_host_mark(name, &host::mark())?;
+        Ok(self.shared.disk.set_held(name, None)?)
+    }
+
+    /// The peers say that another machine uses this identity and was there first: noted on disk, then the data plane goes.
+    pub(super) async fn stand_back(&self, mesh: Arc<Mesh>) {
+        let _alone = self.exclusive.lock().await;
+        if !self.is_current(&mesh) || mesh.network().lifecycle != Stored::Running {
+            return;
+        }
+        let network = mesh.network();
+        let why = "its peers hear two machines with its key, and the other one was there first".to_owned();
+        let held = HeldFile { since: clock::now(), why: why.clone() };
+        if let Err(error) = self.shared.disk.set_held(&network.name, Some(&held)) {
+            tracing::error!("not noted, so the next start tries again: {}", ployz_core::text::chain(&error));
+        }
+        let failure = self.held(&network, why);
+        tracing::error!(code = %failure.code, "{failure}: {}; {}", failure.causes.join(": "), failure.code.hint());
+        for left in self.take_down(&mesh).await {
+            tracing::error!("standing back: {left}");
+        }
+    }
+
+    /// Why the active network is not running, where that is because of its identity.
+    pub fn held_reason(&self) -> Option<(NetworkName, String)> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn no_longer_held(&self) {
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn held(&self, network: &NetworkFile, why: String) -> Failure {
+        let held = Some((network.name.clone(), why.clone()));
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = held;
+        failure(&network.name, why)
+    }
+}
+
+/// The failure of whatever needs a network that is held.
+pub(super) fn failure(name: &NetworkName, why: String) -> Failure {
+    let message = format!("network {name} is held: its state is another machine's");
+    Failure::new(ErrorCode::IdentityHeld, message).with(vec![why])
+}
+
+/// Whether the state that should run here is this machine's.
+pub fn check(disk: &Disk, name: &NetworkName, is_up: bool) -> Check {
+    let held = match why_held(disk, name) {
+        Ok(None) => None,
+        Ok(Some(Held::Peers(held))) => Some(held.why),
+        Ok(Some(Held::Moved(differs))) => (!is_up).then(|| moved(&differs)),
+        Err(error) => {
+            return Check::warn("identity", ployz_core::text::chain(&error), "run this as root");
+        }
+    };
+    match held {
+        None => Check::ok("identity", "the state was made on this machine"),
+        Some(why) => Check::fail("identity", why, ErrorCode::IdentityHeld.hint()),
+    }
+}
+
+enum Held {
+    Peers(HeldFile),
+    Moved(Vec<Drift>),
+}
+
+fn why_held(disk: &Disk, name: &NetworkName) -> std::result::Result<Option<Held>, crate::state::DiskError> {
+    if let Some(held) = disk.held(name)? {
+        return Ok(Some(Held::Peers(held)));
+    }
+    let Some(made_on) = disk.host_mark(name)? else { return Ok(None) };
+    let differs = made_on.differs(&host::mark());
+    Ok((!differs.is_empty()).then_some(Held::Moved(differs)))
+}
+
+/// Writes only what differs.
+fn note_machine(disk: &Disk, name: &NetworkName) -> Result<()> {
+    let mark = host::mark();
+    if disk.host_mark(name)?.as_ref() != Some(&mark) {
+        disk.put_host_mark(name, &mark)?;
+    }
+    Ok(())
+}
+
+/// Whether a tunnel with this key is up in our namespace.
+async fn is_up(keys: &Keys) -> bool {
+    let seen = wireguard::inspect(WG_DEVICE, &namespace::path(spec::NETNS)).await;
+    seen.present().is_some_and(|device| device.public_key == Some(keys.wireguard.public()))
+}
+
+fn moved(differs: &[Drift]) -> String {
+    format!("the state was made on another machine: {}", list(differs))
+}
+
+fn list(differs: &[Drift]) -> String {
+    differs.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,413 @@
+//! A running network on this machine: its state, its tasks, and what they tell each other.
+//!
+//! State goes out on watches, requests for a reconciliation come in on a channel. Dropping the tasks changes
+//! nothing on the machine: the data plane is not theirs.
+
+pub mod endpoints;
+pub mod host;
+pub mod listener;
+pub mod monitor;
+pub mod ports;
+mod presence;
+pub mod probe;
+pub mod ready;
+pub mod routes;
+pub mod sync;
+pub mod twins;
+
+use crate::node::reconcile::{Outcome, Reconciler};
+use crate::node::spec::Surroundings;
+use crate::node::supervisor::ports::has_ipv6;
+use crate::node::{sidecars, spec, teardown};
+use crate::state::{Backend, Disk, DiskError, Keys, NetworkFile, PeersFile};
+use ployz_core::config::BackendChoice;
+use ployz_core::id::MachineId;
+use ployz_core::key::PublicKey;
+use ployz_core::live::NsId;
+use ployz_core::mesh::path::Path as PeerPath;
+use ployz_core::spec::NodeSpec;
+use ployz_core::wire::v1::api::Phase;
+use ployz_core::wire::v1::doctor::Check;
+use ployz_engine::watch::{Checks, View};
+use ployz_host::clock;
+use ployz_nats::events::Feed;
+use ployz_nats::presence::Presence;
+use ployz_nats::rpc::Router;
+use ployz_nats::store::Store;
+use ports::Ports;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// What all networks of a daemon share.
+pub struct Shared {
+    /// Configuration and surroundings.
+    pub around: Surroundings,
+    /// State on disk.
+    pub disk: Disk,
+    /// The adopt path.
+    pub reconciler: Reconciler,
+    /// Keys that two machines use, as probes tell.
+    pub identities: watch::Sender<Vec<Check>>,
+}
+
+/// Health of one connection to others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Whether it works.
+    pub healthy: bool,
+    /// Since when it does not; Unix seconds.
+    pub since: Option<u64>,
+    /// The last error.
+    pub error: Option<String>,
+}
+
+/// A running network.
+pub struct Mesh {
+    /// Shared with the daemon.
+    pub shared: Arc<Shared>,
+    /// The machine's secrets.
+    pub keys: Keys,
+    /// Members and invites as last known.
+    pub peers: watch::Sender<PeersFile>,
+    /// Where the start stands.
+    pub phase: watch::Sender<Phase>,
+    /// The last reconciliation.
+    pub outcome: watch::Sender<Option<Arc<Outcome>>>,
+    /// The open store.
+    pub store: watch::Sender<Option<Store>>,
+    /// What is known of the other machines' connections to it.
+    pub presence: Arc<Presence>,
+    /// Notified when news that should have come did not: the store is watched afresh.
+    pub late_news: tokio::sync::Notify,
+    /// Health of the store's connection.
+    pub sync: watch::Sender<Health>,
+    /// What the network relies on in the host, as last seen.
+    pub host: watch::Sender<Vec<Check>>,
+    /// Files that could not be written, for want of room most likely; tried again by every run.
+    pub unwritten: watch::Sender<Option<String>>,
+    /// What the routes of the cluster ask of this machine's gateway.
+    pub asked: watch::Sender<ports::Asked>,
+    /// The containers of this machine.
+    pub workloads: watch::Sender<View>,
+    /// How they are asked whether they are ready.
+    pub readiness: watch::Sender<Checks>,
+    /// What deploys made on this machine.
+    pub deploys: crate::deploy::agent::instances::Local,
+    /// Deploys that this machine carries out, and those that ended lately.
+    pub attended: crate::deploy::coordinator::attended::Running,
+    /// Direct connections with other machines.
+    pub transfers: crate::transfer::Transfers,
+    /// Images that come from registries.
+    pub pulls: crate::pull::Pulls,
+    /// A peer said that the network is to be destroyed here.
+    pub leave: tokio::sync::Notify,
+    /// The peers said that another machine uses this identity and was there first.
+    pub stand_back: tokio::sync::Notify,
+    /// Who is heard under which key.
+    pub twins: twins::Watch,
+    /// Ends every task.
+    pub cancel: CancellationToken,
+    network: Mutex<NetworkFile>,
+    paths: Mutex<BTreeMap<PublicKey, PeerPath>>,
+    reflected: Mutex<BTreeMap<MachineId, SocketAddr>>,
+    learning: Mutex<()>,
+    born: Instant,
+    running: tokio::sync::Mutex<()>,
+    nudges: mpsc::Sender<&'static str>,
+    tasks: TaskTracker,
+}
+
+impl Mesh {
+    /// Brings a network up from what is on disk: data plane first, then the tasks that talk to others. Returns as
+    /// soon as the data plane was reconciled once, whatever the store does.
+    pub async fn start(
+        shared: Arc<Shared>,
+        network: NetworkFile,
+        mut keys: Keys,
+        trigger: &'static str,
+    ) -> Result<(Arc<Self>, Arc<Outcome>), DiskError> {
+        if keys.sidecars.is_none() {
+            keys.sidecars = Some(crate::keys::sidecar_seeds());
+            shared.disk.put_keys(&network.name, &keys)?;
+        }
+        let peers = shared.disk.peers(&network.name)?;
+        let deploys = crate::deploy::agent::instances::Local::open(&shared.disk, &network.name);
+        let (nudges, requests) = mpsc::channel(16);
+        let twins = twins::Watch::new(shared.around.config.socket.parent());
+        let away = Health { healthy: false, since: Some(clock::now()), error: None };
+        let peers = watch::Sender::new(peers);
+        let mesh = Arc::new(Self {
+            shared,
+            keys,
+            late_news: tokio::sync::Notify::new(),
+            presence: Arc::new(Presence::new(presence::knock(peers.subscribe()))),
+            peers,
+            phase: watch::Sender::new(Phase::Starting),
+            outcome: watch::Sender::new(None),
+            store: watch::Sender::new(None),
+            sync: watch::Sender::new(away),
+            host: watch::Sender::default(),
+            unwritten: watch::Sender::default(),
+            asked: watch::Sender::new(ports::Asked::default()),
+            workloads: watch::Sender::new(View::default()),
+            readiness: deploys.checks(),
+            deploys,
+            attended: crate::deploy::coordinator::attended::Running::default(),
+            transfers: crate::transfer::Transfers::default(),
+            pulls: crate::pull::Pulls::default(),
+            leave: tokio::sync::Notify::new(),
+            stand_back: tokio::sync::Notify::new(),
+            twins,
+            cancel: CancellationToken::new(),
+            network: Mutex::new(network),
+            paths: Mutex::default(),
+            reflected: Mutex::default(),
+            learning: Mutex::default(),
+            born: Instant::now(),
+            running: tokio::sync::Mutex::new(()),
+            nudges,
+            tasks: TaskTracker::new(),
+        });
+        mesh.choose_backend().await?;
+        mesh.phase.send_replace(Phase::Provisioning);
+        let routes = ports::follow(&mesh);
+        let outcome = mesh.reconcile(trigger).await;
+        mesh.phase.send_replace(Phase::Bootstrapping);
+        mesh.spawn(requests, routes);
+        Ok((mesh, outcome))
+    }
+
+    /// This machine's record in the network.
+    pub fn network(&self) -> NetworkFile {
+        lock(&self.network).clone()
+    }
+
+    /// Changes the record, on disk first.
+    pub fn change_network(&self, change: impl FnOnce(&mut NetworkFile)) -> Result<NetworkFile, DiskError> {
+        let mut network = lock(&self.network);
+        let mut changed = network.clone();
+        change(&mut changed);
+        if changed != *network {
+            self.shared.disk.put_network(&changed)?;
+            *network = changed;
+        }
+        Ok(network.clone())
+    }
+
+    /// What the data plane should be now.
+    pub fn spec(&self) -> NodeSpec {
+        let (network, peers) = (self.network(), self.peers.borrow().clone());
+        let (around, now) = (&self.shared.around, clock::now());
+        let mut spec = spec::node(around, &self.shared.disk, &network, &self.keys, &peers, now);
+        spec.gateway.routes = self.asked.borrow().sockets(&around.config, has_ipv6());
+        spec
+    }
+
+    /// One run of the adopt path. Runs never overlap, and none begins once the network is being left: the last
+    /// outcome stands then.
+    pub async fn reconcile(&self, trigger: &str) -> Arc<Outcome> {
+        let _alone = self.running.lock().await;
+        if self.cancel.is_cancelled()
+            && let Some(last) = self.outcome.borrow().clone()
+        {
+            return last;
+        }
+        self.write_files();
+        let outcome = Arc::new(self.shared.reconciler.run(trigger, &self.spec()).await);
+        self.outcome.send_replace(Some(outcome.clone()));
+        outcome
+    }
+
+    /// Asks for a reconciliation soon; several requests become one.
+    pub fn nudge(&self, why: &'static str) {
+        // A full channel means that runs are already asked for.
+        let _ = self.nudges.try_send(why);
+    }
+
+    /// Takes in new members and invites: on disk, then in the data plane.
+    pub fn learn(&self, change: impl FnOnce(&mut PeersFile)) -> Result<bool, DiskError> {
+        let _alone = lock(&self.learning);
+        let mut changed = self.peers.borrow().clone();
+        change(&mut changed);
+        if changed == *self.peers.borrow() {
+            return Ok(false);
+        }
+        self.shared.disk.put_peers(&self.network().name, &changed)?;
+        self.peers.send_replace(changed);
+        self.nudge("members changed");
+        Ok(true)
+    }
+
+    /// What is known of the path to a peer.
+    pub fn path(&self, key: &PublicKey) -> PeerPath {
+        lock(&self.paths).get(key).cloned().unwrap_or_default()
+    }
+
+    /// Changes what is known of a path.
+    pub fn with_path<T>(&self, key: PublicKey, change: impl FnOnce(&mut PeerPath) -> T) -> T {
+        change(lock(&self.paths).entry(key).or_default())
+    }
+
+    /// Milliseconds on this network's own clock.
+    pub fn millis(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// How peers see this machine.
+    pub fn reflected(&self) -> MutexGuard<'_, BTreeMap<MachineId, SocketAddr>> {
+        lock(&self.reflected)
+    }
+
+    /// Identity of the namespace that the last run found or left in place.
+    pub fn netns_id(&self) -> Option<NsId> {
+        self.outcome.borrow().as_ref()?.live.netns.present().map(|netns| netns.id)
+    }
+
+    /// Identity of the namespace that the last run left in place, if the overlay can be used there.
+    pub fn usable_netns(&self) -> Option<NsId> {
+        let outcome = self.outcome.borrow().clone()?;
+        outcome.live.wireguard.present()?;
+        outcome.live.netns.present().map(|netns| netns.id)
+    }
+
+    /// Ends the tasks and takes the data plane down; no run of the adopt path is under way meanwhile or begins after.
+    pub async fn tear_down(&self) -> Vec<String> {
+        self.detach().await;
+        let _alone = self.running.lock().await;
+        teardown::run(&self.shared.reconciler, &self.spec()).await
+    }
+
+    /// Ends the tasks and leaves the data plane as it is.
+    pub async fn detach(&self) {
+        self.cancel.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(DETACH, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some tasks did not end within {}s", DETACH.as_secs());
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, requests: mpsc::Receiver<&'static str>, routes: Feed<Ports>) {
+        // Not cut off in the middle of a run: a step that was begun must not land after a teardown.
+        self.tasks.spawn(reconcile_on_request(self.clone(), requests));
+        // It writes to disk at its end, which is waited for.
+        self.tasks.spawn(ports::run(self.clone(), routes));
+        let here = self.clone();
+        self.task(sync::run(self.clone(), move || router(&here)));
+        self.task(listener::run(self.clone()));
+        self.task(crate::transfer::listener::run(self.clone()));
+        self.task(probe::run(self.clone()));
+        self.task(endpoints::run(self.clone()));
+        self.task(host::run(self.clone()));
+        self.task(monitor::run(self.clone()));
+        self.task(crate::deploy::agent::bridge::run(self.clone()));
+        self.task(crate::deploy::agent::publish::run(self.clone()));
+        self.task(crate::deploy::agent::follow::run(self.clone()));
+        self.task(crate::deploy::coordinator::gc::run(self.clone()));
+        self.task(crate::membership::issue::lapse_loop(self.clone()));
+    }
+
+    fn task(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            // Cancel-safe: a task is dropped only at an await, and writes of state are single calls.
+            tokio::select! { () = cancel.cancelled() => {}, () = work => {} }
+        });
+    }
+
+    /// Kept from the first start on, so that a kernel which learns WireGuard later does not recreate the tunnel.
+    async fn choose_backend(&self) -> Result<(), DiskError> {
+        let stored = self.network().backend;
+        let backend = match (self.shared.around.config.wireguard_backend, stored) {
+            (BackendChoice::Kernel, _) => Backend::Kernel,
+            (BackendChoice::Userspace, _) => Backend::Userspace,
+            (BackendChoice::Auto, Some(stored)) => stored,
+            (BackendChoice::Auto, None) if ployz_netns::wireguard::supported().await => Backend::Kernel,
+            (BackendChoice::Auto, None) => Backend::Userspace,
+        };
+        self.change_network(|network| network.backend = Some(backend)).map(|_| ())
+    }
+
+    /// What the store and the sidecars start from. The mesh is worth more than what is served on it, so what cannot be
+    /// written is no reason to stop; each run tries again and writes only what is not there as it should be.
+    fn write_files(&self) {
+        let (around, disk, network) = (&self.shared.around, &self.shared.disk, self.network());
+        let written = [
+            self.install_seed(),
+            sidecars::install(around, disk, &network, &self.keys),
+            ports::prepare(disk, &network),
+        ];
+        let errors = written.iter().filter_map(|written| written.as_ref().err());
+        let errors: Vec<String> = errors.map(|error| ployz_core::text::chain(error)).collect();
+        let now = (!errors.is_empty()).then(|| errors.join("; "));
+        self.unwritten.send_if_modified(|before| {
+            let changed = *before != now;
+            match &now {
+                Some(why) if changed => tracing::error!("store and sidecars lack files to start from: {why}"),
+                None if changed => tracing::info!("store and sidecars have their files again"),
+                _ => {}
+            }
+            before.clone_from(&now);
+            changed
+        });
+    }
+
+    fn install_seed(&self) -> Result<(), DiskError> {
+        let (network, peers) = (self.network(), self.peers.borrow().clone());
+        if network.is_founder() {
+            return Ok(());
+        }
+        spec::nats(&self.shared.around, &self.shared.disk, &network, &self.keys, &peers).install_seed()
+    }
+}
+
+/// Who answers which commands of other machines, in one session with the store.
+fn router(mesh: &Arc<Mesh>) -> Router {
+    let run = format!("{:032x}", u128::from_ne_bytes(ployz_host::random::bytes()));
+    let [deploys, images, pulls, own, pings] = std::array::from_fn(|_| mesh.clone());
+    let again = run.clone();
+    Router::default()
+        .on("deploy", move |request| crate::deploy::agent::commands::take(&deploys, request))
+        .on("image", move |request| crate::image::fetch::take(&images, request))
+        .on("pull", move |request| crate::pull::take(&pulls, request))
+        .on("mesh", move |request| crate::lifecycle::peer::take(&own, &run, request))
+        .on("ping", move |request| crate::lifecycle::peer::take(&pings, &again, request))
+}
+
+/// Runs when asked, and looks around by itself: often while something is wrong, rarely while all is well.
+async fn reconcile_on_request(mesh: Arc<Mesh>, mut requests: mpsc::Receiver<&'static str>) {
+    let soon = |good: bool| if good { LOOK_AROUND } else { RETRY };
+    let mut pause = soon(mesh.outcome.borrow().as_ref().is_some_and(|outcome| outcome.is_good()));
+    loop {
+        // Cancel-safe: a request that is not taken is not needed any more.
+        let request = tokio::select! {
+            () = mesh.cancel.cancelled() => return,
+            request = tokio::time::timeout(pause, requests.recv()) => request,
+        };
+        let trigger = match request {
+            Ok(None) => return,
+            Ok(Some(trigger)) => trigger,
+            Err(_) => "look around",
+        };
+        if trigger != "look around" {
+            tokio::time::sleep(SETTLE).await;
+            while requests.try_recv().is_ok() {}
+        }
+        let good = mesh.reconcile(trigger).await.is_good();
+        pause = soon(good && mesh.unwritten.borrow().is_none());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const DETACH: Duration = Duration::from_secs(10);
+const LOOK_AROUND: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(1);
+/// Several changes at once (twenty joiners) become one run.
+const SETTLE: Duration = Duration::from_millis(50);
