@@ -3,7 +3,7 @@
 //! Who can read the bucket is said in decision 0011.
 
 use crate::failure::{Failure, Result};
-use crate::network::Mesh;
+use crate::network::Network;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::certificate::{
@@ -20,7 +20,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 /// Checks and stores a certificate, in the place of the one with the same first name.
-pub async fn import(mesh: &Mesh, import: CertificateImport) -> Result<CertificateRow> {
+pub async fn import(mesh: &Network, import: CertificateImport) -> Result<CertificateRow> {
     let (facts, record) = checked(import, &mesh.network().machine.id, clock::now())?;
     let named = |error| conflict(error, facts.name());
     open(mesh).await?.put(&store_key(facts.name()), &record).await.map_err(named)?;
@@ -29,7 +29,7 @@ pub async fn import(mesh: &Mesh, import: CertificateImport) -> Result<Certificat
 }
 
 /// All of them, by name. One that cannot be read is named in the log and left out.
-pub async fn list(mesh: &Mesh) -> Result<Vec<CertificateRow>> {
+pub async fn list(mesh: &Network) -> Result<Vec<CertificateRow>> {
     let bucket = open(mesh).await?;
     let mut rows = Vec::new();
     for key in bucket.keys().await? {
@@ -48,7 +48,7 @@ pub async fn list(mesh: &Mesh) -> Result<Vec<CertificateRow>> {
 }
 
 /// Takes the certificate with this first name out; its old values leave the disk when the store compacts its files.
-pub async fn remove(mesh: &Mesh, name: &str) -> Result<()> {
+pub async fn remove(mesh: &Network, name: &str) -> Result<()> {
     let bucket = open(mesh).await?;
     let missing = || {
         Failure::new(ErrorCode::CertificateNotFound, format!("there is no certificate {name} in the store"))
@@ -73,7 +73,7 @@ fn conflict(error: StoreError, name: &str) -> StoreError {
     }
 }
 
-async fn open(mesh: &Mesh) -> Result<Certificates> {
+async fn open(mesh: &Network) -> Result<Certificates> {
     let store: Option<Store> = mesh.store.borrow().clone();
     let store = store.ok_or_else(|| StoreError::Away {
         operation: "use the certificates",

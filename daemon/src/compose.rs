@@ -1,16 +1,25 @@
 //! The composition root: picks what runs on this machine and hands the rooms to each other.
 
 use crate::args::ServiceMode;
-use crate::network::Shared;
+use crate::deploy::{Deploys, agent, coordinator};
+use crate::image::{self, Images};
+use crate::lifecycle::{self, Rooms};
+use crate::membership;
+use crate::network::{Network, Parts, Shared};
 use crate::node::reconcile::Reconciler;
 use crate::node::spec::Surroundings;
 use crate::node::supervisor::Supervisor;
 use crate::node::supervisor::process::Processes;
 use crate::node::supervisor::systemd::Systemd;
+use crate::pull::{self, Pulls};
 use crate::state::Disk;
+use crate::transfer;
+use futures_util::future::BoxFuture;
 use ployz_core::address::Observed;
 use ployz_core::config::Config;
+use ployz_nats::rpc::Router;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What all networks of a daemon share.
 pub fn shared(mode: ServiceMode, config: Config, disk: Disk, seen: &[Observed]) -> Shared {
@@ -20,6 +29,48 @@ pub fn shared(mode: ServiceMode, config: Config, disk: Disk, seen: &[Observed]) 
         around: surroundings(mode, config, seen),
         identities: Default::default(),
     }
+}
+
+/// The rooms of a network, and what they add to it: who answers which commands, what is served on its overlay address, and every
+/// task that is not its own.
+pub fn rooms(network: &Arc<Network>) -> (Rooms, Parts) {
+    let deploys = Deploys::open(network.clone());
+    let images = Images::new(network.clone());
+    let pulls = Pulls::new(images.clone());
+    let tasks: Vec<BoxFuture<'static, ()>> = vec![
+        Box::pin(transfer::listener::run(network.clone(), images.transfers.clone())),
+        Box::pin(agent::bridge::run(deploys.clone())),
+        Box::pin(agent::publish::run(deploys.clone())),
+        Box::pin(agent::follow::run(deploys.clone())),
+        Box::pin(coordinator::gc::run(network.clone())),
+        Box::pin(membership::issue::lapse_loop(network.clone())),
+    ];
+    let rooms = Rooms { network: network.clone(), deploys: deploys.clone(), images: images.clone() };
+    let own = network.clone();
+    let parts = Parts {
+        session: Box::new(move || router(&own, &deploys, &images, &pulls)),
+        membership: membership::serve::router(network.clone()),
+        tasks,
+    };
+    (rooms, parts)
+}
+
+/// Who answers which commands of other machines, in one session with the store.
+fn router(
+    network: &Arc<Network>,
+    deploys: &Arc<Deploys>,
+    images: &Arc<Images>,
+    pulls: &Arc<Pulls>,
+) -> Router {
+    let run = format!("{:032x}", u128::from_ne_bytes(ployz_host::random::bytes()));
+    let (deploys, images, pulls) = (deploys.clone(), images.clone(), pulls.clone());
+    let (peers, pings, again) = (network.clone(), network.clone(), run.clone());
+    Router::default()
+        .on("deploy", move |request| agent::commands::take(&deploys, request))
+        .on("image", move |request| image::fetch::take(&images, request))
+        .on("pull", move |request| pull::take(&pulls, request))
+        .on("mesh", move |request| lifecycle::peer::take(&peers, &run, request))
+        .on("ping", move |request| lifecycle::peer::take(&pings, &again, request))
 }
 
 fn surroundings(mode: ServiceMode, config: Config, seen: &[Observed]) -> Surroundings {

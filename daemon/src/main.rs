@@ -83,7 +83,7 @@ async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> any
     let socket = shared.around.config.socket.clone();
     let listener =
         api::server::listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
-    let daemon = Daemon::new(Arc::new(shared));
+    let daemon = Daemon::new(Arc::new(shared), compose::rooms);
     let shutdown = tokio_util::sync::CancellationToken::new();
     let until = shutdown.clone().cancelled_owned();
     let serving = tokio::spawn(api::server::serve(listener, daemon.clone(), until));

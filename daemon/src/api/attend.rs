@@ -4,11 +4,12 @@
 
 use crate::api::handle::outcome;
 use crate::api::needs;
+use crate::deploy::Deploys;
 use crate::deploy::coordinator::attended::{Attended, Wish};
 use crate::deploy::coordinator::run;
 use crate::failure::{Failure, Result};
-use crate::lifecycle::Daemon;
-use crate::network::Mesh;
+use crate::lifecycle::{Daemon, Rooms};
+use crate::network::Network;
 use ployz_core::id::DeployId;
 use ployz_core::wire::v1::api::{Asked, Envelope, ErrorCode, Event, Payload, Request};
 use ployz_core::wire::v1::api_deploy::{DeployAttachRequest, DeployMark, DeployState};
@@ -36,13 +37,13 @@ pub(super) async fn carry_out(
     request: Request,
     send: Send<'_>,
 ) -> Envelope {
-    let mesh = match daemon.running() {
-        Ok(mesh) => mesh,
+    let deploys = match daemon.rooms() {
+        Ok(rooms) => rooms.deploys,
         Err(failure) => return failure.envelope(Asked::Other),
     };
-    let (one, is_new) = mesh.attended.attend(&wish, DeployId::from_bytes(ployz_host::random::bytes()));
+    let (one, is_new) = deploys.attended.attend(&wish, DeployId::from_bytes(ployz_host::random::bytes()));
     if is_new {
-        let work = tokio::spawn(work(daemon.clone(), mesh, wish, request, one.clone()));
+        let work = tokio::spawn(work(daemon.clone(), deploys, wish, request, one.clone()));
         tokio::spawn(ends(work, one.clone()));
     } else {
         let message = format!("deploy {} is under way by the same command: this is its progress", one.id);
@@ -60,11 +61,11 @@ async fn ends(work: tokio::task::JoinHandle<()>, one: Arc<Attended>) {
 }
 
 /// Ends by itself, followed or not.
-async fn work(daemon: Arc<Daemon>, mesh: Arc<Mesh>, wish: Wish, request: Request, one: Arc<Attended>) {
+async fn work(daemon: Arc<Daemon>, deploys: Arc<Deploys>, wish: Wish, request: Request, one: Arc<Attended>) {
     needs::wait(&daemon, &request, &|line| one.say(line)).await;
     let done = match &wish {
-        Wish::Deploy(request) => run::deploy(&mesh, request, &one).await,
-        Wish::Remove(request) => run::remove(&mesh, request, &one).await,
+        Wish::Deploy(request) => run::deploy(&deploys, request, &one).await,
+        Wish::Remove(request) => run::remove(&deploys, request, &one).await,
     };
     one.end(match done {
         Ok(report) => Envelope::ok(outcome(&report), Some(Payload::Deploy(Box::new(report)))),
@@ -77,10 +78,10 @@ async fn work(daemon: Arc<Daemon>, mesh: Arc<Mesh>, wish: Wish, request: Request
 
 /// `deploy-attach`.
 pub(super) async fn attach(daemon: &Daemon, request: &DeployAttachRequest, send: Send<'_>) -> Envelope {
-    let found = match daemon.running() {
-        Ok(mesh) => match mesh.attended.find(request.deploy.as_ref()) {
+    let found = match daemon.rooms() {
+        Ok(Rooms { network, deploys, .. }) => match deploys.attended.find(request.deploy.as_ref()) {
             Some(one) => return attend(&one, request.abort, send).await,
-            None => by_record(&mesh, request, send).await,
+            None => by_record(&network, request, send).await,
         },
         Err(failure) => Err(failure),
     };
@@ -120,7 +121,7 @@ fn too_late(id: &DeployId, payload: Option<Payload>) -> Envelope {
 }
 
 /// By what the store knows: phases instead of lines. One whose coordinator was restarted is finished or undone by it.
-async fn by_record(mesh: &Mesh, request: &DeployAttachRequest, send: Send<'_>) -> Result<Envelope> {
+async fn by_record(mesh: &Network, request: &DeployAttachRequest, send: Send<'_>) -> Result<Envelope> {
     let (_, records) = run::open(mesh).await?;
     let own = mesh.network().machine.id;
     let wanted = |status: &DeployStatus| match &request.deploy {

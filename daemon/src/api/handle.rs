@@ -7,9 +7,9 @@ use crate::deploy::agent::commands;
 use crate::doctor;
 use crate::failure::{Failure, Result};
 use crate::image;
-use crate::lifecycle::Daemon;
+use crate::lifecycle::{Daemon, Rooms};
 use crate::membership::issue;
-use crate::network::{Mesh, ready};
+use crate::network::{Network, ready};
 use crate::node::spec;
 use crate::progress::Say;
 use crate::state::{NetworkFile, Stored};
@@ -144,7 +144,7 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             "deploys are asked for by a call that can be followed",
         )),
         Request::DeployPreview(request) => {
-            let preview = deploy::coordinator::run::preview(&daemon.running()?, &request).await?;
+            let preview = deploy::coordinator::run::preview(&*daemon.running()?, &request).await?;
             done("preview".into(), Some(Payload::DeployPreview(Box::new(preview))))
         }
         Request::ServiceList(request) => {
@@ -162,11 +162,11 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             done(format!("{} lines", logs.lines.len()), Some(Payload::ServiceLogs(logs)))
         }
         Request::ImagePush(request) => {
-            let report = image::push::push(&*daemon.running()?, &request, say).await?;
+            let report = image::push::push(&*daemon.rooms()?.images, &request, say).await?;
             done(pushed(&report), Some(Payload::ImagePush(report)))
         }
         Request::ImagePushPreview(request) => {
-            let report = image::push::preview(&*daemon.running()?, &request).await?;
+            let report = image::push::preview(&*daemon.rooms()?.images, &request).await?;
             done("preview".into(), Some(Payload::ImagePushPreview(report)))
         }
     }
@@ -196,10 +196,11 @@ pub(super) fn outcome(report: &DeployReport) -> String {
 }
 
 async fn status(daemon: &Daemon) -> Status {
-    let mesh = daemon.current();
+    let rooms = daemon.rooms().ok();
+    let mesh = rooms.as_ref().map(|rooms| rooms.network.clone());
     let file = mesh.as_ref().map(|mesh| mesh.network());
-    let control_plane = match &mesh {
-        Some(mesh) => control_plane(mesh).await,
+    let control_plane = match &rooms {
+        Some(rooms) => control_plane(rooms).await,
         None => daemon.held_reason().map(|(_, why)| held(why)).into_iter().collect(),
     };
     let last = daemon.shared.reconciler.history().pop();
@@ -228,7 +229,7 @@ fn held(why: String) -> ControlPlaneStatus {
     ControlPlaneStatus { component: "identity".into(), healthy: false, stale_since_unix_secs: None, error }
 }
 
-async fn control_plane(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
+async fn control_plane(Rooms { network: mesh, deploys, .. }: &Rooms) -> Vec<ControlPlaneStatus> {
     let health = mesh.sync.borrow().clone();
     let store = ControlPlaneStatus {
         component: "store".into(),
@@ -243,7 +244,8 @@ async fn control_plane(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
         stale_since_unix_secs: None,
         error: Some(check.seen),
     });
-    std::iter::once(store).chain(doctor::fresh::rows(mesh).await).chain(identities).collect()
+    let engine = deploys.workloads.borrow().engine.clone();
+    std::iter::once(store).chain(doctor::fresh::rows(mesh, &engine).await).chain(identities).collect()
 }
 
 async fn explain(daemon: &Daemon, component: Option<Component>, only_containers: bool) -> Explain {
@@ -255,9 +257,8 @@ async fn explain(daemon: &Daemon, component: Option<Component>, only_containers:
         }
         runs.retain(|run| !run.components.is_empty());
     }
-    let mesh = daemon.current().filter(|_| component.is_none());
-    let containers = match mesh {
-        Some(mesh) => Some(commands::explain(&mesh).await),
+    let containers = match daemon.rooms().ok().filter(|_| component.is_none()) {
+        Some(rooms) => Some(commands::explain(&rooms.deploys).await),
         None => None,
     };
     Explain { runs, containers }
@@ -294,7 +295,7 @@ async fn mesh_status(daemon: &Daemon, name: &NetworkName) -> Result<Envelope> {
 }
 
 /// The running network and its peers, as they are now.
-pub async fn running_status(mesh: &Mesh) -> MeshStatus {
+pub async fn running_status(mesh: &Network) -> MeshStatus {
     let file = mesh.network();
     let device = wireguard::inspect(WG_DEVICE, &namespace::path(spec::NETNS)).await;
     let (now, wall) = (mesh.millis(), clock::now());

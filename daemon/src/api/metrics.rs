@@ -5,8 +5,8 @@
 
 use crate::api::handle::running_status;
 use crate::bounded::{self, Limits};
-use crate::lifecycle::Daemon;
-use crate::network::{Mesh, ready};
+use crate::lifecycle::{Daemon, Rooms};
+use crate::network::{Network, ready};
 use axum::Router;
 use axum::extract::State;
 use axum::http::header;
@@ -61,13 +61,13 @@ async fn text(daemon: &Daemon) -> String {
     let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
     page.labelled("build_info", "The running version", [(version, 1.0)]);
     page.value("start_time_seconds", "When ployzd started", daemon.started_at as f64);
-    let mesh = daemon.current();
-    page.value("network_running", "Whether a network is running here", flag(mesh.is_some()));
-    if let Some(mesh) = mesh {
+    let rooms = daemon.rooms().ok();
+    page.value("network_running", "Whether a network is running here", flag(rooms.is_some()));
+    if let Some(Rooms { network: mesh, images, .. }) = rooms {
         page.health(&mesh);
         page.components(daemon);
         page.peers(&mesh).await;
-        let refused = mesh.transfers.refused() as f64;
+        let refused = images.transfers.refused() as f64;
         let help = "Connections to the transfer port that were closed without a transfer";
         page.value("transfer_connections_refused", help, refused);
     }
@@ -101,7 +101,7 @@ impl Page {
         self.registry.register(name, help, family);
     }
 
-    fn health(&mut self, mesh: &Mesh) {
+    fn health(&mut self, mesh: &Network) {
         let ready = ready::check(mesh);
         let network = mesh.network();
         let named = vec![("network", network.name.to_string()), ("machine", network.machine.id.to_string())];
@@ -126,7 +126,7 @@ impl Page {
         self.value("reconcile_last_time_seconds", "When the last reconciliation was", at);
     }
 
-    async fn peers(&mut self, mesh: &Mesh) {
+    async fn peers(&mut self, mesh: &Network) {
         let peers = running_status(mesh).await.peers;
         let mut of_each = |name, help, value: &dyn Fn(&PeerStatus) -> Option<f64>| {
             let known =

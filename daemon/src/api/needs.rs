@@ -2,7 +2,7 @@
 //! the caller sees that. Nothing is refused here: what is still missing afterwards, the request itself says.
 
 use crate::lifecycle::Daemon;
-use crate::network::Mesh;
+use crate::network::Network;
 use crate::progress::Say;
 use futures_util::future::join_all;
 use ployz_core::id::MachineId;
@@ -74,7 +74,7 @@ fn needs(request: &Request) -> Needs {
 }
 
 /// The store, as soon as it answers; `None` when it has been away for longer than a moment.
-async fn store(mesh: &Mesh, say: Say<'_>) -> Option<Store> {
+async fn store(mesh: &Network, say: Say<'_>) -> Option<Store> {
     let until = Instant::now() + STORE;
     let mut said = false;
     while !is_long_away(mesh) {
@@ -96,13 +96,13 @@ async fn store(mesh: &Mesh, say: Say<'_>) -> Option<Store> {
     None
 }
 
-fn is_long_away(mesh: &Mesh) -> bool {
+fn is_long_away(mesh: &Network) -> bool {
     let since = mesh.sync.borrow().since;
     since.is_some_and(|since| clock::now().saturating_sub(since) > STORE.as_secs())
 }
 
 /// Waits for members that are not connected although they were a moment ago.
-async fn members(mesh: &Mesh, store: &Store, say: Say<'_>) {
+async fn members(mesh: &Network, store: &Store, say: Say<'_>) {
     let members: Vec<MachineId> =
         mesh.peers.borrow().machines.iter().map(|machine| machine.id.clone()).collect();
     let absent = join_all(members.iter().map(|machine| async move { is_coming(store, machine).await }));

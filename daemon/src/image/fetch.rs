@@ -1,8 +1,9 @@
 //! The machine that is to have an image: looks, names, fetches. It opens the connection, so a machine decides itself whom
 //! it takes images from: members, by the address in their record.
 
+use crate::image::Images;
 use crate::image::{Result, failed};
-use crate::network::Mesh;
+use crate::network::Network;
 use crate::node::spec;
 use crate::reach;
 use crate::transfer::frame::{self, Frame};
@@ -29,14 +30,14 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Carries a command out beside whatever else is asked, and answers.
-pub fn take(mesh: &Arc<Mesh>, Request { payload, reply }: Request) {
-    let room = mesh.transfers.asked.clone().try_acquire_owned();
-    let mesh = mesh.clone();
+pub fn take(images: &Arc<Images>, Request { payload, reply }: Request) {
+    let room = images.transfers.asked.clone().try_acquire_owned();
+    let images = images.clone();
     tokio::spawn(async move {
         let asked = serde_json::from_slice::<ImageCommand>(&payload);
         audit(&reply, &asked);
         let answer = match (asked, &room) {
-            (Ok(command), Ok(_)) => answer(&mesh, command).await.unwrap_or_else(ImageAnswer::Failed),
+            (Ok(command), Ok(_)) => answer(&images, command).await.unwrap_or_else(ImageAnswer::Failed),
             (Ok(_), Err(_)) => {
                 let what = "too much is asked of this machine at a time";
                 ImageAnswer::Failed(DeployFailure::new(ErrorCode::TransferBusy, what))
@@ -66,7 +67,8 @@ fn audit(reply: &Reply, asked: &serde_json::Result<ImageCommand>) {
     }
 }
 
-async fn answer(mesh: &Arc<Mesh>, command: ImageCommand) -> Result<ImageAnswer> {
+async fn answer(images: &Images, command: ImageCommand) -> Result<ImageAnswer> {
+    let mesh = &images.network;
     let network = mesh.network().id;
     if command.wanted().network != network {
         return Err(DeployFailure::new(ErrorCode::InvalidRequest, "this machine is in another network"));
@@ -76,7 +78,7 @@ async fn answer(mesh: &Arc<Mesh>, command: ImageCommand) -> Result<ImageAnswer> 
         ImageCommand::Look(wanted) => look(&docker, &wanted).await.map(ImageAnswer::Looked),
         ImageCommand::Name(wanted) => name(&docker, &wanted).await.map(|()| ImageAnswer::Done),
         ImageCommand::Fetch(asked) => {
-            let permit = mesh.transfers.fetching.clone().try_acquire_owned().map_err(|_| busy())?;
+            let permit = images.transfers.fetching.clone().try_acquire_owned().map_err(|_| busy())?;
             let stream = connect(mesh, &asked).await?;
             tokio::spawn(fetch(mesh.clone(), docker, asked, stream, permit));
             Ok(ImageAnswer::Fetching)
@@ -123,7 +125,7 @@ async fn verify(docker: &Docker, wanted: &ImageWanted) -> Result<()> {
     Err(DeployFailure::new(ErrorCode::ImagePushFailed, what))
 }
 
-async fn connect(mesh: &Mesh, asked: &ImageFetch) -> Result<TcpStream> {
+async fn connect(mesh: &Network, asked: &ImageFetch) -> Result<TcpStream> {
     let unreachable = |why: String| {
         let what = format!("cannot connect to {}: {why}", asked.from);
         DeployFailure::new(ErrorCode::MachineUnreachable, what)
@@ -144,13 +146,13 @@ async fn connect(mesh: &Mesh, asked: &ImageFetch) -> Result<TcpStream> {
     }
 }
 
-fn address(mesh: &Mesh, machine: &MachineId) -> Option<std::net::Ipv6Addr> {
+fn address(mesh: &Network, machine: &MachineId) -> Option<std::net::Ipv6Addr> {
     let peers = mesh.peers.borrow();
     peers.machines.iter().find(|member| member.id == *machine).map(|member| member.overlay_ip)
 }
 
 async fn fetch(
-    mesh: Arc<Mesh>,
+    mesh: Arc<Network>,
     docker: Docker,
     asked: ImageFetch,
     stream: TcpStream,

@@ -5,9 +5,27 @@ mod ask;
 pub mod fetch;
 pub mod push;
 
+use crate::network::Network;
+use crate::transfer::Transfers;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_engine::error::DockerError;
+use std::sync::Arc;
+
+/// Images of one running network on this machine.
+pub struct Images {
+    /// The network.
+    pub network: Arc<Network>,
+    /// Direct connections with other machines.
+    pub transfers: Arc<Transfers>,
+}
+
+impl Images {
+    /// Of a network.
+    pub fn new(network: Arc<Network>) -> Arc<Self> {
+        Arc::new(Self { network, transfers: Arc::default() })
+    }
+}
 
 pub(crate) type Result<T> = std::result::Result<T, DeployFailure>;
 

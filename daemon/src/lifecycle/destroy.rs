@@ -1,8 +1,9 @@
 //! `mesh destroy`: on every machine or on none, and this machine's own part of it.
 
+use crate::deploy::Deploys;
 use crate::failure::{Failure, Result, io_code};
 use crate::lifecycle::Daemon;
-use crate::network::Mesh;
+use crate::network::Network;
 use crate::progress::Say;
 use crate::state::Stored;
 use ployz_core::id::NetworkName;
@@ -31,15 +32,15 @@ impl Daemon {
                 format!("network {name} has other members and is not running here, so they cannot be told");
             return Err(Failure::new(ErrorCode::MeshDestroyPeersUnreachable, message));
         }
-        if let (Some(mesh), true) = (&mesh, local) {
-            withdraw(mesh).await;
+        if let (Some(_), true, Ok(rooms)) = (&mesh, local, self.rooms()) {
+            withdraw(&rooms.deploys).await;
         }
         say("removing this machine's part");
         self.remove_local(name, mesh).await
     }
 
     /// A peer destroyed the network.
-    pub async fn leave(&self, mesh: Arc<Mesh>) {
+    pub async fn leave(&self, mesh: Arc<Network>) {
         // The answer to the peer must be out before the tunnel is gone.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let _alone = self.exclusive.lock().await;
@@ -55,7 +56,7 @@ impl Daemon {
 
     /// Removes a network from this machine. The record says so first and goes last, so that what is cut short is
     /// finished by the next start, and what failed can be repeated.
-    pub(super) async fn remove_local(&self, name: &NetworkName, mesh: Option<Arc<Mesh>>) -> Result<()> {
+    pub(super) async fn remove_local(&self, name: &NetworkName, mesh: Option<Arc<Network>>) -> Result<()> {
         match &mesh {
             Some(mesh) => {
                 match mesh.change_network(|network| network.lifecycle = Stored::Leaving) {
@@ -93,7 +94,7 @@ fn destroy_failed(failure: Failure) -> Failure {
 }
 
 /// All peers prepare, then all execute: the founder last, because everybody's commands go through it.
-async fn destroy_peers(mesh: &Arc<Mesh>, say: Say<'_>) -> Result<()> {
+async fn destroy_peers(mesh: &Arc<Network>, say: Say<'_>) -> Result<()> {
     let network = mesh.network();
     let mut peers: Vec<MachineMembership> =
         mesh.peers.borrow().machines.iter().filter(|peer| peer.id != network.machine.id).cloned().collect();
@@ -140,11 +141,12 @@ async fn destroy_peers(mesh: &Arc<Mesh>, say: Say<'_>) -> Result<()> {
 
 /// Takes this machine out of everybody's routes when the rest of the network goes on; best effort, because it is left
 /// even when nobody can be told.
-async fn withdraw(mesh: &Mesh) {
+async fn withdraw(deploys: &Deploys) {
+    let mesh = &deploys.network;
     let (store, network) = (mesh.store.borrow().clone(), mesh.network());
     let Some(store) = store else { return };
     let work = async {
-        crate::deploy::agent::publish::withdraw(mesh, &store).await?;
+        crate::deploy::agent::publish::withdraw(deploys, &store).await?;
         crate::network::routes::withdraw(&store, &network).await
     };
     match tokio::time::timeout(WITHDRAW, work).await {

@@ -3,7 +3,7 @@
 
 use crate::failure::{Failure, Result};
 use crate::lifecycle::Daemon;
-use crate::network::{Mesh, twins};
+use crate::network::{Network, twins};
 use crate::node::spec;
 use crate::state::{Disk, HeldFile, Keys, NetworkFile, Stored};
 use ployz_core::adopt::Drift;
@@ -13,7 +13,7 @@ use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::doctor::Check;
 use ployz_host::clock;
 use ployz_netns::{host, namespace, wireguard};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 impl Daemon {
     /// Lets a network's identity be used, or says why not. The first start notes which machine this is.
@@ -41,7 +41,7 @@ impl Daemon {
     }
 
     /// The peers say that another machine uses this identity and was there first: noted on disk, then the data plane goes.
-    pub(super) async fn stand_back(&self, mesh: Arc<Mesh>) {
+    pub(super) async fn stand_back(&self, mesh: Arc<Network>) {
         let _alone = self.exclusive.lock().await;
         if !self.is_current(&mesh) || mesh.network().lifecycle != Stored::Running {
             return;
@@ -61,16 +61,16 @@ impl Daemon {
 
     /// Why the active network is not running, where that is because of its identity.
     pub fn held_reason(&self) -> Option<(NetworkName, String)> {
-        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.held.read().clone()
     }
 
     pub(super) fn no_longer_held(&self) {
-        *self.held.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.held.write() = None;
     }
 
     fn held(&self, network: &NetworkFile, why: String) -> Failure {
         let held = Some((network.name.clone(), why.clone()));
-        *self.held.write().unwrap_or_else(PoisonError::into_inner) = held;
+        *self.held.write() = held;
         failure(&network.name, why)
     }
 }

@@ -24,7 +24,7 @@ impl Daemon {
         }
         let port = self.shared.around.config.wireguard_listen_port;
         let endpoints: Vec<SocketAddr> = endpoints.iter().map(|named| named.at(port)).collect();
-        let made = match self.not_running(network).await {
+        let made = match self.at_rest(network).await {
             None => issue::create(&self.running()?, ttl_secs, &endpoints).await,
             Some((name, _alone)) => {
                 let (network, keys) = self.load(&name)?;
@@ -39,7 +39,7 @@ impl Daemon {
 
     /// `machine invite list`.
     pub async fn invites(&self, network: Option<NetworkName>) -> Result<Vec<InviteRow>> {
-        match self.not_running(network).await {
+        match self.at_rest(network).await {
             None => issue::list(&*self.running()?).await,
             Some((name, _alone)) => draft::list(&self.shared.disk, &self.load(&name)?.0),
         }
@@ -47,7 +47,7 @@ impl Daemon {
 
     /// `machine invite revoke`.
     pub async fn revoke_invite(&self, invite: &InviteId, network: Option<NetworkName>) -> Result<()> {
-        let Some((name, _alone)) = self.not_running(network).await else {
+        let Some((name, _alone)) = self.at_rest(network).await else {
             return issue::revoke(&self.running()?, invite).await;
         };
         draft::revoke(&self.shared.disk, &self.load(&name)?.0, invite)
@@ -55,7 +55,7 @@ impl Daemon {
 
     /// The network that is asked for, unless it is the one that runs; it stays so while the guard is held, because a start
     /// that is under way would write its peers over a draft made beside it.
-    async fn not_running(&self, network: Option<NetworkName>) -> Option<(NetworkName, MutexGuard<'_, ()>)> {
+    async fn at_rest(&self, network: Option<NetworkName>) -> Option<(NetworkName, MutexGuard<'_, ()>)> {
         let name = network?;
         let alone = self.exclusive.lock().await;
         let runs = self.current().is_some_and(|mesh| mesh.network().name == name);

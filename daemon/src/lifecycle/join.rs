@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Result};
 use crate::lifecycle::Daemon;
 use crate::membership::{dial, join};
-use crate::network::Mesh;
+use crate::network::Network;
 use crate::node::reconcile::Outcome;
 use crate::progress::Say;
 use crate::state::{Keys, NetworkFile, Stored};
@@ -81,7 +81,7 @@ impl Daemon {
     }
 
     /// A join that is not confirmed yet: finished, or undone when the issuer says no or its time is over.
-    pub(super) async fn finish_join(self: Arc<Self>, mesh: Arc<Mesh>) {
+    pub(super) async fn finish_join(self: Arc<Self>, mesh: Arc<Network>) {
         while !mesh.cancel.is_cancelled() {
             let failure = match join::confirm(&mesh).await {
                 Ok(_) => return tracing::info!("the join was finished"),
@@ -105,7 +105,7 @@ impl Daemon {
 
     /// Takes a joining network down and off the disk. What cannot be taken down keeps its record, so that the next start or
     /// `mesh stop` finishes it: a namespace without one would be nobody's, and in every other network's way.
-    pub(super) async fn undo_join(&self, mesh: &Arc<Mesh>) -> Result<()> {
+    pub(super) async fn undo_join(&self, mesh: &Arc<Network>) -> Result<()> {
         let undone = self.remove_local(&mesh.network().name, Some(mesh.clone())).await;
         match &undone {
             Ok(()) => tracing::warn!("the join was undone"),
@@ -149,7 +149,7 @@ fn in_time(expires_at: u64, now: u64) -> Result<()> {
 }
 
 /// Until a peer has answered a probe, so that the answer to `mesh join` does not call one lost that was never asked.
-async fn until_heard(mesh: &Mesh) {
+async fn until_heard(mesh: &Network) {
     let heard = || {
         let machines = mesh.peers.borrow().machines.clone();
         machines.iter().any(|machine| mesh.path(&machine.public_key).reachable(mesh.millis()))
@@ -161,7 +161,7 @@ async fn until_heard(mesh: &Mesh) {
 }
 
 /// Whether this machine's own part is there: without it the issuer cannot be reached, and is not to blame.
-async fn carries(mesh: &Mesh) -> Result<()> {
+async fn carries(mesh: &Network) -> Result<()> {
     let mut outcome = mesh.outcome.subscribe();
     let broken = |outcome: &Option<Arc<Outcome>>| {
         outcome.as_ref().map(|outcome| outcome.complaints_of(&CARRYING)).unwrap_or_default()

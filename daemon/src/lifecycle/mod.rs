@@ -11,17 +11,34 @@ mod resume;
 pub use create::{backend, hostname, membership, named_first};
 pub use identity::check as identity_check;
 
+use crate::deploy::Deploys;
 use crate::failure::{Failure, Result};
-use crate::network::{Mesh, Shared};
+use crate::image::Images;
+use crate::network::{Network, Parts, Shared};
 use crate::node::{spec, teardown};
 use crate::progress::Say;
 use crate::state::{Keys, NetworkFile, Stored};
+use parking_lot::RwLock;
 use ployz_core::adopt::Seen;
 use ployz_core::id::NetworkName;
 use ployz_core::wire::v1::api::{ErrorCode, Phase};
 use ployz_host::clock;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
+
+/// The rooms of a running network.
+#[derive(Clone)]
+pub struct Rooms {
+    /// The network itself.
+    pub network: Arc<Network>,
+    /// Its deploys.
+    pub deploys: Arc<Deploys>,
+    /// Its images.
+    pub images: Arc<Images>,
+}
+
+/// Makes the rooms of a network, and what they add to it.
+pub type Compose = fn(&Arc<Network>) -> (Rooms, Parts);
 
 /// The daemon.
 pub struct Daemon {
@@ -29,17 +46,19 @@ pub struct Daemon {
     pub shared: Arc<Shared>,
     /// Unix seconds.
     pub started_at: u64,
-    current: RwLock<Option<Arc<Mesh>>>,
+    compose: Compose,
+    current: RwLock<Option<Rooms>>,
     held: RwLock<Option<(NetworkName, String)>>,
     exclusive: tokio::sync::Mutex<()>,
 }
 
 impl Daemon {
     /// A daemon without a running network.
-    pub fn new(shared: Arc<Shared>) -> Arc<Self> {
+    pub fn new(shared: Arc<Shared>, compose: Compose) -> Arc<Self> {
         Arc::new(Self {
             shared,
             started_at: clock::now(),
+            compose,
             current: RwLock::new(None),
             held: RwLock::new(None),
             exclusive: tokio::sync::Mutex::new(()),
@@ -47,16 +66,25 @@ impl Daemon {
     }
 
     /// The running network.
-    pub fn current(&self) -> Option<Arc<Mesh>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn current(&self) -> Option<Arc<Network>> {
+        self.current.read().as_ref().map(|rooms| rooms.network.clone())
+    }
+
+    /// The rooms of the running network, or the failure that says there is none.
+    pub fn rooms(&self) -> Result<Rooms> {
+        self.current.read().clone().ok_or_else(|| self.not_running())
     }
 
     /// The running network, or the failure that says there is none.
-    pub fn running(&self) -> Result<Arc<Mesh>> {
-        self.current().ok_or_else(|| match self.held_reason() {
+    pub fn running(&self) -> Result<Arc<Network>> {
+        self.current().ok_or_else(|| self.not_running())
+    }
+
+    fn not_running(&self) -> Failure {
+        match self.held_reason() {
             Some((name, why)) => identity::failure(&name, why),
             None => Failure::new(ErrorCode::NoRunningNetwork, "no network is running on this machine"),
-        })
+        }
     }
 
     /// The network an operator means: the one named, else the running one, else the only one of this machine.
@@ -94,7 +122,7 @@ impl Daemon {
         Ok(())
     }
 
-    fn is_current(&self, mesh: &Arc<Mesh>) -> bool {
+    fn is_current(&self, mesh: &Arc<Network>) -> bool {
         self.current().is_some_and(|current| Arc::ptr_eq(&current, mesh))
     }
 
@@ -174,7 +202,7 @@ impl Daemon {
         Err(Failure::new(ErrorCode::NetworkStopFailed, "some parts could not be taken down").with(left))
     }
 
-    async fn no_workloads(&self, mesh: &Mesh) -> Result<()> {
+    async fn no_workloads(&self, mesh: &Network) -> Result<()> {
         let message = match workloads(mesh).await {
             Some(0) => return Ok(()),
             Some(count) => format!("{count} workloads of this machine depend on the overlay"),
@@ -190,12 +218,12 @@ impl Daemon {
         }
     }
 
-    async fn take_down(&self, mesh: &Arc<Mesh>) -> Vec<String> {
+    async fn take_down(&self, mesh: &Arc<Network>) -> Vec<String> {
         mesh.phase.send_replace(Phase::Stopping);
         let left = mesh.tear_down().await;
         mesh.phase.send_replace(Phase::Stopped);
         self.shared.identities.send_replace(Vec::new());
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.current.write() = None;
         self.shared.reconciler.forget();
         left
     }
@@ -226,7 +254,12 @@ impl Daemon {
         Err(self.not_started(network, failure.with(left.clone()), left.is_empty()))
     }
 
-    async fn begin(self: &Arc<Self>, network: &NetworkFile, keys: Keys, say: Say<'_>) -> Result<Arc<Mesh>> {
+    async fn begin(
+        self: &Arc<Self>,
+        network: &NetworkFile,
+        keys: Keys,
+        say: Say<'_>,
+    ) -> Result<Arc<Network>> {
         self.shared.disk.put_network(network)?;
         self.shared.disk.set_active(Some(&network.name))?;
         say("bringing up the data plane");
@@ -248,11 +281,17 @@ impl Daemon {
         network: NetworkFile,
         keys: Keys,
         trigger: &'static str,
-    ) -> Result<Arc<Mesh>> {
+    ) -> Result<Arc<Network>> {
         self.admit(&network, &keys).await?;
         self.no_longer_held();
-        let (mesh, _) = Mesh::start(self.shared.clone(), network, keys, trigger).await?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(mesh.clone());
+        let mut made = None;
+        let compose = |network: &Arc<Network>| {
+            let (rooms, parts) = (self.compose)(network);
+            made = Some(rooms);
+            parts
+        };
+        let (mesh, _) = Network::start(self.shared.clone(), network, keys, trigger, compose).await?;
+        *self.current.write() = made;
         let (daemon, watched) = (self.clone(), mesh.clone());
         tokio::spawn(async move {
             loop {
@@ -267,7 +306,7 @@ impl Daemon {
         Ok(mesh)
     }
 
-    async fn until_usable(&self, mesh: &Mesh) -> Result<()> {
+    async fn until_usable(&self, mesh: &Network) -> Result<()> {
         let mut phase = mesh.phase.subscribe();
         match tokio::time::timeout(USABLE, phase.wait_for(|phase| *phase == Phase::Running)).await {
             Ok(_) => Ok(()),
@@ -301,7 +340,7 @@ impl Daemon {
 
 /// How many workloads of this machine use the overlay: running containers of ours, or, when Docker does not answer, the
 /// ports of the bridge. `None` when that cannot be told.
-pub async fn workloads(mesh: &Mesh) -> Option<usize> {
+pub async fn workloads(mesh: &Network) -> Option<usize> {
     let spec = mesh.spec();
     if let Some(count) = ployz_engine::running(&spec.link.network).await {
         return Some(count);
@@ -314,7 +353,7 @@ pub async fn workloads(mesh: &Mesh) -> Option<usize> {
 }
 
 /// What is wrong, as soon as that is known: an inspection that timed out is made again before anything is given up.
-async fn until_sure(mesh: &Mesh) -> Vec<String> {
+async fn until_sure(mesh: &Network) -> Vec<String> {
     let mut outcome = mesh.outcome.subscribe();
     let known = outcome.wait_for(|outcome| outcome.as_ref().is_some_and(|outcome| !outcome.is_unsure()));
     // Cancel-safe: the watch keeps its value.

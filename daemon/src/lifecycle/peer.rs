@@ -1,12 +1,12 @@
 //! What this machine answers when another asks about the network itself.
 
-use crate::network::Mesh;
+use crate::network::Network;
 use ployz_core::wire::v1::peer::{PeerAnswer, PeerCommand};
 use ployz_nats::rpc::Request;
 use std::sync::Arc;
 
 /// Answers a command. `run` names this run of ployzd in the network.
-pub fn take(mesh: &Arc<Mesh>, run: &str, request: Request) {
+pub fn take(mesh: &Arc<Network>, run: &str, request: Request) {
     let (mesh, run) = (mesh.clone(), run.to_owned());
     tokio::spawn(async move {
         let answer = match serde_json::from_slice(&request.payload) {
@@ -17,7 +17,7 @@ pub fn take(mesh: &Arc<Mesh>, run: &str, request: Request) {
     });
 }
 
-async fn handle(mesh: &Arc<Mesh>, command: PeerCommand, run: &str) -> PeerAnswer {
+async fn handle(mesh: &Arc<Network>, command: PeerCommand, run: &str) -> PeerAnswer {
     let own = mesh.network().id;
     match command {
         PeerCommand::Ping => PeerAnswer { run: Some(run.to_owned()), ..PeerAnswer::yes() },
@@ -44,8 +44,8 @@ async fn handle(mesh: &Arc<Mesh>, command: PeerCommand, run: &str) -> PeerAnswer
     }
 }
 
-async fn no_workloads(mesh: &Mesh) -> Result<(), PeerAnswer> {
-    match crate::lifecycle::workloads(mesh).await {
+async fn no_workloads(mesh: &Network) -> Result<(), PeerAnswer> {
+    match super::workloads(mesh).await {
         Some(0) => Ok(()),
         Some(n) => Err(PeerAnswer::no(format!("WORKLOADS_RUNNING: {n} workloads depend on the overlay"))),
         None => Err(PeerAnswer::no("WORKLOADS_RUNNING: its workloads cannot be counted")),

@@ -3,7 +3,7 @@
 //! anywhere is finished or undone by the next start.
 
 use crate::failure::{Failure, Result};
-use crate::network::{Mesh, Shared};
+use crate::network::{Network, Shared};
 use crate::node::spec::{self, NETNS};
 use crate::node::teardown;
 use crate::state::{Founder, Keys, NetworkFile, PeersFile, Stored};
@@ -66,7 +66,7 @@ pub async fn redeem(
 
 /// Tells the issuer that the machine runs with its own key: it is a member then. A failure with
 /// [`ErrorCode::IssuerUnreachable`] or [`ErrorCode::StoreUnavailable`] leaves the outcome unknown: ask again.
-pub async fn confirm(mesh: &Mesh) -> Result<NetworkFile> {
+pub async fn confirm(mesh: &Network) -> Result<NetworkFile> {
     let network = mesh.network();
     let Stored::Joining { invite, issuer, until } = network.lifecycle.clone() else { return Ok(network) };
     let to = SocketAddrV6::new(issuer, PORT, 0, 0);

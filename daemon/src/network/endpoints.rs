@@ -1,6 +1,6 @@
 //! Keeping this machine's own candidates true: its addresses, and how its peers see it.
 
-use crate::network::{Mesh, sync};
+use crate::network::{Network, sync};
 use crate::node::spec;
 use crate::{http, reach};
 use hyper::Method;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Looks, asks and publishes, for ever.
-pub async fn run(mesh: Arc<Mesh>) {
+pub async fn run(mesh: Arc<Network>) {
     let mut reconciled = mesh.outcome.subscribe();
     loop {
         ask_peers(&mesh).await;
@@ -26,7 +26,7 @@ pub async fn run(mesh: Arc<Mesh>) {
 }
 
 /// Brings the record on disk and in the store to the addresses that there are now.
-async fn refresh(mesh: &Arc<Mesh>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn refresh(mesh: &Arc<Network>) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let reflected: Vec<SocketAddr> = mesh.reflected().values().copied().collect();
     let endpoints = current(mesh, &reflected).await?;
     let before = mesh.network().machine.endpoints;
@@ -50,7 +50,7 @@ async fn refresh(mesh: &Arc<Mesh>) -> Result<(), Box<dyn std::error::Error + Sen
     Ok(())
 }
 
-async fn current(mesh: &Mesh, reflected: &[SocketAddr]) -> ployz_netns::Result<Vec<SocketAddr>> {
+async fn current(mesh: &Network, reflected: &[SocketAddr]) -> ployz_netns::Result<Vec<SocketAddr>> {
     let network = mesh.network();
     let (v6, v4) = (network.prefix().net(), network.plan.cluster_cidr);
     let overlay = move |ip: &IpAddr| match ip {
@@ -63,7 +63,7 @@ async fn current(mesh: &Mesh, reflected: &[SocketAddr]) -> ployz_netns::Result<V
     Ok(crate::lifecycle::named_first(config, &found))
 }
 
-async fn ask_peers(mesh: &Arc<Mesh>) {
+async fn ask_peers(mesh: &Arc<Network>) {
     let network = mesh.network();
     let peers = mesh.peers.borrow().machines.clone();
     let now = mesh.millis();

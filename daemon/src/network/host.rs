@@ -1,14 +1,14 @@
 //! Following what the network relies on in the host: looked at again and again, told in the journal when it changes, and
 //! kept for `mesh ready`.
 
-use crate::network::Mesh;
+use crate::network::Network;
 use crate::node::host::{self, Scene};
 use ployz_core::wire::v1::doctor::{Check, Level};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Looks, for ever.
-pub async fn run(mesh: Arc<Mesh>) {
+pub async fn run(mesh: Arc<Network>) {
     let mut reconciled = mesh.outcome.subscribe();
     loop {
         let outcome = reconciled.borrow_and_update().clone();
@@ -25,7 +25,7 @@ pub async fn run(mesh: Arc<Mesh>) {
 }
 
 /// Tells what began and what is over.
-fn take_in(mesh: &Mesh, now: Vec<Check>) {
+fn take_in(mesh: &Network, now: Vec<Check>) {
     let before = mesh.host.send_replace(now.clone());
     let level =
         |checks: &[Check], name: &str| checks.iter().find(|one| one.check == name).map(|one| one.level);
@@ -44,7 +44,7 @@ fn take_in(mesh: &Mesh, now: Vec<Check>) {
 }
 
 /// Why the machine cannot do its work.
-pub fn reasons(mesh: &Mesh) -> Vec<String> {
+pub fn reasons(mesh: &Network) -> Vec<String> {
     let (checks, identities) = (mesh.host.borrow(), mesh.shared.identities.borrow());
     // Of a peer's key it is the peer that is not ready.
     let own = identities.iter().filter(|check| check.check == "identity");

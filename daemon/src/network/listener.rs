@@ -2,8 +2,7 @@
 //! namespace is.
 
 use crate::bounded::{self, Limits};
-use crate::membership::serve;
-use crate::network::Mesh;
+use crate::network::Network;
 use crate::node::spec;
 use crate::reach;
 use ployz_core::live::NsId;
@@ -14,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Listens, for ever.
-pub async fn run(mesh: Arc<Mesh>) {
+pub async fn run(mesh: Arc<Network>, routes: axum::Router) {
     loop {
         let Some(id) = mesh.usable_netns() else {
             tokio::time::sleep(AGAIN).await;
@@ -25,7 +24,7 @@ pub async fn run(mesh: Arc<Mesh>) {
             Ok(listener) => {
                 // Dropping the server on a change of namespace cuts only requests that nobody could answer anyway.
                 tokio::select! {
-                    () = bounded::serve(listener, serve::router(mesh.clone()), LIMITS) => {}
+                    () = bounded::serve(listener, routes.clone(), LIMITS) => {}
                     () = until_moved(&mesh, id) => {}
                 }
             }
@@ -37,7 +36,7 @@ pub async fn run(mesh: Arc<Mesh>) {
 
 /// Returns when the namespace is no longer the one of this identity, or is about to be given up: time to let go of
 /// every socket in it.
-pub async fn until_moved(mesh: &Mesh, id: NsId) {
+pub async fn until_moved(mesh: &Network, id: NsId) {
     let mut outcomes = mesh.outcome.subscribe();
     let mut given_up = mesh.shared.reconciler.given_up();
     while mesh.netns_id() == Some(id) {

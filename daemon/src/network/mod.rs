@@ -20,6 +20,7 @@ use crate::node::spec::Surroundings;
 use crate::node::supervisor::ports::has_ipv6;
 use crate::node::{sidecars, spec, teardown};
 use crate::state::{Backend, Disk, DiskError, Keys, NetworkFile, PeersFile};
+use futures_util::future::BoxFuture;
 use ployz_core::config::BackendChoice;
 use ployz_core::id::MachineId;
 use ployz_core::key::PublicKey;
@@ -28,7 +29,6 @@ use ployz_core::mesh::path::Path as PeerPath;
 use ployz_core::spec::NodeSpec;
 use ployz_core::wire::v1::api::Phase;
 use ployz_core::wire::v1::doctor::Check;
-use ployz_engine::watch::{Checks, View};
 use ployz_host::clock;
 use ployz_nats::events::Feed;
 use ployz_nats::presence::Presence;
@@ -66,8 +66,18 @@ pub struct Health {
     pub error: Option<String>,
 }
 
+/// What the rooms above a network add to it.
+pub struct Parts {
+    /// Answers the commands of other machines, made for each session with the store.
+    pub session: Box<dyn Fn() -> Router + Send + Sync>,
+    /// What the membership listener serves.
+    pub membership: axum::Router,
+    /// Tasks for as long as the network runs here; each is dropped at an await when it ends.
+    pub tasks: Vec<BoxFuture<'static, ()>>,
+}
+
 /// A running network.
-pub struct Mesh {
+pub struct Network {
     /// Shared with the daemon.
     pub shared: Arc<Shared>,
     /// The machine's secrets.
@@ -92,18 +102,6 @@ pub struct Mesh {
     pub unwritten: watch::Sender<Option<String>>,
     /// What the routes of the cluster ask of this machine's gateway.
     pub asked: watch::Sender<ports::Asked>,
-    /// The containers of this machine.
-    pub workloads: watch::Sender<View>,
-    /// How they are asked whether they are ready.
-    pub readiness: watch::Sender<Checks>,
-    /// What deploys made on this machine.
-    pub deploys: crate::deploy::agent::instances::Local,
-    /// Deploys that this machine carries out, and those that ended lately.
-    pub attended: crate::deploy::coordinator::attended::Running,
-    /// Direct connections with other machines.
-    pub transfers: crate::transfer::Transfers,
-    /// Images that come from registries.
-    pub pulls: crate::pull::Pulls,
     /// A peer said that the network is to be destroyed here.
     pub leave: tokio::sync::Notify,
     /// The peers said that another machine uses this identity and was there first.
@@ -122,7 +120,7 @@ pub struct Mesh {
     tasks: TaskTracker,
 }
 
-impl Mesh {
+impl Network {
     /// Brings a network up from what is on disk: data plane first, then the tasks that talk to others. Returns as
     /// soon as the data plane was reconciled once, whatever the store does.
     pub async fn start(
@@ -130,13 +128,13 @@ impl Mesh {
         network: NetworkFile,
         mut keys: Keys,
         trigger: &'static str,
+        compose: impl FnOnce(&Arc<Self>) -> Parts,
     ) -> Result<(Arc<Self>, Arc<Outcome>), DiskError> {
         if keys.sidecars.is_none() {
             keys.sidecars = Some(crate::keys::sidecar_seeds());
             shared.disk.put_keys(&network.name, &keys)?;
         }
         let peers = shared.disk.peers(&network.name)?;
-        let deploys = crate::deploy::agent::instances::Local::open(&shared.disk, &network.name);
         let (nudges, requests) = mpsc::channel(16);
         let twins = twins::Watch::new(shared.around.config.socket.parent());
         let away = Health { healthy: false, since: Some(clock::now()), error: None };
@@ -154,12 +152,6 @@ impl Mesh {
             host: watch::Sender::default(),
             unwritten: watch::Sender::default(),
             asked: watch::Sender::new(ports::Asked::default()),
-            workloads: watch::Sender::new(View::default()),
-            readiness: deploys.checks(),
-            deploys,
-            attended: crate::deploy::coordinator::attended::Running::default(),
-            transfers: crate::transfer::Transfers::default(),
-            pulls: crate::pull::Pulls::default(),
             leave: tokio::sync::Notify::new(),
             stand_back: tokio::sync::Notify::new(),
             twins,
@@ -173,12 +165,13 @@ impl Mesh {
             nudges,
             tasks: TaskTracker::new(),
         });
+        let parts = compose(&mesh);
         mesh.choose_backend().await?;
         mesh.phase.send_replace(Phase::Provisioning);
         let routes = ports::follow(&mesh);
         let outcome = mesh.reconcile(trigger).await;
         mesh.phase.send_replace(Phase::Bootstrapping);
-        mesh.spawn(requests, routes);
+        mesh.spawn(requests, routes, parts);
         Ok((mesh, outcome))
     }
 
@@ -291,24 +284,18 @@ impl Mesh {
         }
     }
 
-    fn spawn(self: &Arc<Self>, requests: mpsc::Receiver<&'static str>, routes: Feed<Ports>) {
+    fn spawn(self: &Arc<Self>, requests: mpsc::Receiver<&'static str>, routes: Feed<Ports>, parts: Parts) {
         // Not cut off in the middle of a run: a step that was begun must not land after a teardown.
         self.tasks.spawn(reconcile_on_request(self.clone(), requests));
         // It writes to disk at its end, which is waited for.
         self.tasks.spawn(ports::run(self.clone(), routes));
-        let here = self.clone();
-        self.task(sync::run(self.clone(), move || router(&here)));
-        self.task(listener::run(self.clone()));
-        self.task(crate::transfer::listener::run(self.clone()));
+        self.task(sync::run(self.clone(), parts.session));
+        self.task(listener::run(self.clone(), parts.membership));
         self.task(probe::run(self.clone()));
         self.task(endpoints::run(self.clone()));
         self.task(host::run(self.clone()));
         self.task(monitor::run(self.clone()));
-        self.task(crate::deploy::agent::bridge::run(self.clone()));
-        self.task(crate::deploy::agent::publish::run(self.clone()));
-        self.task(crate::deploy::agent::follow::run(self.clone()));
-        self.task(crate::deploy::coordinator::gc::run(self.clone()));
-        self.task(crate::membership::issue::lapse_loop(self.clone()));
+        parts.tasks.into_iter().for_each(|task| self.task(task));
     }
 
     fn task(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
@@ -365,21 +352,8 @@ impl Mesh {
     }
 }
 
-/// Who answers which commands of other machines, in one session with the store.
-fn router(mesh: &Arc<Mesh>) -> Router {
-    let run = format!("{:032x}", u128::from_ne_bytes(ployz_host::random::bytes()));
-    let [deploys, images, pulls, own, pings] = std::array::from_fn(|_| mesh.clone());
-    let again = run.clone();
-    Router::default()
-        .on("deploy", move |request| crate::deploy::agent::commands::take(&deploys, request))
-        .on("image", move |request| crate::image::fetch::take(&images, request))
-        .on("pull", move |request| crate::pull::take(&pulls, request))
-        .on("mesh", move |request| crate::lifecycle::peer::take(&own, &run, request))
-        .on("ping", move |request| crate::lifecycle::peer::take(&pings, &again, request))
-}
-
 /// Runs when asked, and looks around by itself: often while something is wrong, rarely while all is well.
-async fn reconcile_on_request(mesh: Arc<Mesh>, mut requests: mpsc::Receiver<&'static str>) {
+async fn reconcile_on_request(mesh: Arc<Network>, mut requests: mpsc::Receiver<&'static str>) {
     let soon = |good: bool| if good { LOOK_AROUND } else { RETRY };
     let mut pause = soon(mesh.outcome.borrow().as_ref().is_some_and(|outcome| outcome.is_good()));
     loop {

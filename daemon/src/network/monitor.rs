@@ -1,13 +1,13 @@
 //! Drift is noticed when it happens: link, address, route and nftables changes ask for a reconciliation.
 
-use crate::network::Mesh;
+use crate::network::Network;
 use crate::network::listener::until_moved;
 use ployz_netns::watch::Events;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Listens to both namespaces, for ever.
-pub async fn run(mesh: Arc<Mesh>) {
+pub async fn run(mesh: Arc<Network>) {
     loop {
         let id = mesh.netns_id();
         match (id, ployz_netns::watch::open(crate::node::spec::NETNS)) {
@@ -28,7 +28,7 @@ pub async fn run(mesh: Arc<Mesh>) {
 }
 
 /// Passes changes on until a socket breaks.
-async fn listen(mesh: &Mesh, events: &mut Events) {
+async fn listen(mesh: &Network, events: &mut Events) {
     while let Some(what) = events.next().await {
         mesh.nudge(what);
         // What our own repair causes comes in now, and perhaps somebody else's next change with it: look once more,

@@ -1,7 +1,7 @@
 //! Which ports of the gateway the routes of the cluster ask for: learned from the routing events, as gateway and DNS learn
 //! theirs, kept on disk, and passed on in steps, because each step restarts the gateway.
 
-use crate::network::Mesh;
+use crate::network::Network;
 use crate::node::supervisor::ports::{has_ipv6, taken};
 use crate::state::{Disk, DiskError, NetworkFile, make_dir};
 use ployz_core::config::Config;
@@ -103,7 +103,7 @@ pub fn prepare(disk: &Disk, network: &NetworkFile) -> Result<(), DiskError> {
 }
 
 /// Starts to follow the routes. What is on disk is known at once.
-pub fn follow(mesh: &Mesh) -> Feed<Ports> {
+pub fn follow(mesh: &Network) -> Feed<Ports> {
     let network = mesh.network();
     let path = snapshot(&mesh.shared.disk, &network);
     let feed = Feed::start(Settings {
@@ -119,7 +119,7 @@ pub fn follow(mesh: &Mesh) -> Feed<Ports> {
 }
 
 /// Passes on what the routes ask for, until the network is left.
-pub async fn run(mesh: Arc<Mesh>, feed: Feed<Ports>) {
+pub async fn run(mesh: Arc<Network>, feed: Feed<Ports>) {
     // Cancel-safe: whatever was not passed on is asked for again by the next daemon.
     tokio::select! {
         () = mesh.cancel.cancelled() => {}
@@ -129,7 +129,7 @@ pub async fn run(mesh: Arc<Mesh>, feed: Feed<Ports>) {
     feed.stop().await;
 }
 
-async fn pass_on(mesh: &Mesh, mut snapshots: watch::Receiver<Arc<Snapshot<Ports>>>) {
+async fn pass_on(mesh: &Network, mut snapshots: watch::Receiver<Arc<Snapshot<Ports>>>) {
     let mut pace = Pace::default();
     loop {
         let asked = Asked::of(&snapshots.borrow_and_update());
@@ -154,7 +154,7 @@ async fn pass_on(mesh: &Mesh, mut snapshots: watch::Receiver<Arc<Snapshot<Ports>
 }
 
 /// A port that somebody else had may be free by now.
-async fn look_again(mesh: &Mesh) {
+async fn look_again(mesh: &Network) {
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
         let outcome = mesh.outcome.borrow().clone();

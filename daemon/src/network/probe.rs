@@ -3,7 +3,7 @@
 //! are listened to: they tell who sends with which key.
 
 use crate::network::twins::{self, PAYLOAD, Payload};
-use crate::network::{Mesh, listener};
+use crate::network::{Network, listener};
 use crate::node::spec;
 use crate::reach;
 use ployz_core::key::PublicKey;
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use tokio::net::UdpSocket;
 
 /// Probes, for ever.
-pub async fn run(mesh: Arc<Mesh>) {
+pub async fn run(mesh: Arc<Network>) {
     loop {
         if let Some(id) = mesh.usable_netns() {
             match reach::icmp(&namespace::path(spec::NETNS)) {
@@ -45,7 +45,7 @@ pub async fn run(mesh: Arc<Mesh>) {
 
 type Sent = Arc<std::sync::Mutex<BTreeMap<u16, (PublicKey, Ipv6Addr, Instant)>>>;
 
-async fn send(mesh: &Arc<Mesh>, socket: &UdpSocket, sent: &Sent) {
+async fn send(mesh: &Arc<Network>, socket: &UdpSocket, sent: &Sent) {
     let own = mesh.network().machine.overlay_ip;
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -74,7 +74,7 @@ async fn send(mesh: &Arc<Mesh>, socket: &UdpSocket, sent: &Sent) {
     }
 }
 
-async fn receive(mesh: &Mesh, socket: &UdpSocket, sent: &Sent) {
+async fn receive(mesh: &Network, socket: &UdpSocket, sent: &Sent) {
     let mut buffer = [0u8; 256];
     loop {
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
@@ -98,7 +98,7 @@ async fn receive(mesh: &Mesh, socket: &UdpSocket, sent: &Sent) {
 }
 
 /// Moves the peers whose path is dead. The device is read only when one of them is.
-async fn rotate(mesh: &Arc<Mesh>, peers: &[MachineMembership]) {
+async fn rotate(mesh: &Arc<Network>, peers: &[MachineMembership]) {
     let now = mesh.millis();
     let silent: Vec<_> = peers.iter().filter(|peer| !mesh.path(&peer.public_key).reachable(now)).collect();
     if silent.is_empty() {

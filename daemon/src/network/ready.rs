@@ -1,11 +1,11 @@
 //! Whether the mesh can take work, and every reason why not.
 
-use crate::network::{Mesh, host};
+use crate::network::{Network, host};
 use ployz_core::adopt::Verdict;
 use ployz_core::wire::v1::api::{MeshReady, Phase};
 
 /// The answer to `mesh ready`.
-pub fn check(mesh: &Mesh) -> MeshReady {
+pub fn check(mesh: &Network) -> MeshReady {
     let (phase, sync) = (*mesh.phase.borrow(), mesh.sync.borrow().clone());
     let outcome = mesh.outcome.borrow().clone();
     let mut reasons = Vec::new();
@@ -47,7 +47,7 @@ pub fn check(mesh: &Mesh) -> MeshReady {
     }
 }
 
-fn nats_adopted(mesh: &Mesh) -> bool {
+fn nats_adopted(mesh: &Network) -> bool {
     use ployz_core::adopt::Component;
     let outcome = mesh.outcome.borrow().clone();
     outcome.is_some_and(|outcome| {

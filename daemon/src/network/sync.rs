@@ -2,8 +2,7 @@
 //!
 //! Whatever goes wrong here is a health value and another try; the data plane keeps what it has.
 
-use crate::membership::draft;
-use crate::network::{Health, Mesh, routes};
+use crate::network::{Health, Network, routes};
 use futures_util::{Stream, StreamExt};
 use ployz_core::wire::v1::api::Phase;
 use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, SubnetLock};
@@ -17,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Connects and follows, for ever.
-pub async fn run(mesh: Arc<Mesh>, router: impl Fn() -> Router) {
+pub async fn run(mesh: Arc<Network>, router: Box<dyn Fn() -> Router + Send + Sync>) {
     loop {
         let error = match Box::pin(session(&mesh, &router())).await {
             Ok(()) => "the connection ended".to_owned(),
@@ -31,7 +30,7 @@ pub async fn run(mesh: Arc<Mesh>, router: impl Fn() -> Router) {
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn session(mesh: &Arc<Mesh>, router: &Router) -> Result<(), AnyError> {
+async fn session(mesh: &Arc<Network>, router: &Router) -> Result<(), AnyError> {
     let network = mesh.network();
     let seed = mesh.keys.nats_seed.expose();
     let client = store::connect(network.machine.overlay_ip, seed, &network.machine.id).await?;
@@ -41,7 +40,7 @@ async fn session(mesh: &Arc<Mesh>, router: &Router) -> Result<(), AnyError> {
         ployz_nats::deploys::ensure(store.client(), &network.id).await?;
         ployz_nats::certificates::ensure(store.client()).await?;
         found(&store, mesh).await?;
-        draft::publish(&store, mesh).await?;
+        publish_drafts(&store, mesh).await?;
     }
     publish(&store, mesh).await?;
     if let Err(error) = routes::publish(&store, &network).await {
@@ -59,7 +58,7 @@ async fn session(mesh: &Arc<Mesh>, router: &Router) -> Result<(), AnyError> {
 
 /// The founder's own place: its slice and its record, made once. A store that came back empty is given the members
 /// that are still known, so that nobody's tunnels are taken for removed.
-async fn found(store: &Store, mesh: &Mesh) -> Result<(), StoreError> {
+async fn found(store: &Store, mesh: &Network) -> Result<(), StoreError> {
     let known = mesh.peers.borrow().machines.clone();
     for machine in known.iter().filter(|machine| machine.id != mesh.network().machine.id) {
         if store.restore_machine(machine).await? {
@@ -84,7 +83,7 @@ async fn found(store: &Store, mesh: &Mesh) -> Result<(), StoreError> {
 }
 
 /// Brings this machine's record in the store to what it is; writes only what differs.
-pub async fn publish(store: &Store, mesh: &Mesh) -> Result<(), StoreError> {
+pub async fn publish(store: &Store, mesh: &Network) -> Result<(), StoreError> {
     for _ in 0..CAS_TRIES {
         let own = mesh.network().machine;
         let Some(Stored { value, revision }) = store.machine(&own.id).await? else {
@@ -108,7 +107,25 @@ pub async fn publish(store: &Store, mesh: &Mesh) -> Result<(), StoreError> {
     Err(StoreError::Conflict("this machine's record".into()))
 }
 
-async fn follow(mesh: &Arc<Mesh>, store: &Store) -> Result<(), AnyError> {
+/// Puts the invites into the store that were made while the network did not run. Cut short, it is done again: an invite that is there already was put by the time
+/// before.
+async fn publish_drafts(store: &Store, mesh: &Network) -> Result<(), StoreError> {
+    let drafts = mesh.peers.borrow().drafts.clone();
+    for draft in drafts {
+        if draft.expires_at > clock::now() {
+            match store.create_invite(&draft).await {
+                Ok(_) | Err(StoreError::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Err(error) = mesh.learn(|peers| peers.drafts.retain(|other| other.id != draft.id)) {
+            tracing::warn!("{}", ployz_core::text::chain(&error));
+        }
+    }
+    Ok(())
+}
+
+async fn follow(mesh: &Arc<Network>, store: &Store) -> Result<(), AnyError> {
     let mut machines = pin!(store.watch_machines().await?);
     let mut invites = pin!(store.watch_invites().await?);
     let mut seen = Seen::default();
@@ -173,7 +190,7 @@ async fn next<T>(stream: &mut (impl Stream<Item = Change<T>> + Unpin)) -> Result
     stream.next().await.ok_or_else(|| "the watch ended".into())
 }
 
-async fn wait_until_back(mesh: &Mesh, store: &Store, first: StoreError) {
+async fn wait_until_back(mesh: &Network, store: &Store, first: StoreError) {
     unhealthy(mesh, first.to_string());
     while let Err(error) = store.ping().await {
         unhealthy(mesh, error.to_string());
@@ -181,7 +198,7 @@ async fn wait_until_back(mesh: &Mesh, store: &Store, first: StoreError) {
     }
 }
 
-fn healthy(mesh: &Mesh) {
+fn healthy(mesh: &Network) {
     let fine = Health { healthy: true, since: None, error: None };
     mesh.sync.send_if_modified(|health| {
         let changed = *health != fine;
@@ -200,7 +217,7 @@ fn healthy(mesh: &Mesh) {
     });
 }
 
-fn unhealthy(mesh: &Mesh, error: String) {
+fn unhealthy(mesh: &Network, error: String) {
     mesh.sync.send_if_modified(|health| {
         let since =
             if health.healthy { Some(clock::now()) } else { health.since.or_else(|| Some(clock::now())) };
@@ -227,12 +244,12 @@ impl Seen {
         self.caught_machines && self.caught_invites
     }
 
-    fn machine(&mut self, change: Change<MachineMembership>, mesh: &Mesh) {
+    fn machine(&mut self, change: Change<MachineMembership>, mesh: &Network) {
         let before = |key: &str| mesh.peers.borrow().machines.iter().find(|m| m.id.as_str() == key).cloned();
         take(&mut self.machines, &mut self.caught_machines, change, before);
     }
 
-    fn invite(&mut self, change: Change<InviteRecord>, mesh: &Mesh) {
+    fn invite(&mut self, change: Change<InviteRecord>, mesh: &Network) {
         let before = |key: &str| mesh.peers.borrow().invites.iter().find(|i| i.id.as_str() == key).cloned();
         take(&mut self.invites, &mut self.caught_invites, change, before);
     }

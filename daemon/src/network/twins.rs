@@ -1,6 +1,6 @@
 //! Two machines with one key, as probes tell: what is heard, what is told, and what an operator reads of it.
 
-use crate::network::Mesh;
+use crate::network::Network;
 use ployz_core::id::MachineId;
 use ployz_core::key::PublicKey;
 use ployz_core::mesh::twin::{Pair, Run, Twins, Verdict};
@@ -79,7 +79,7 @@ impl Payload {
 }
 
 /// Once a second: what is known is told, and acted on where it is this machine that must stand back.
-pub async fn look(mesh: &Mesh, peers: &[MachineMembership]) {
+pub async fn look(mesh: &Network, peers: &[MachineMembership]) {
     let now = mesh.millis();
     let (verdict, contested) = {
         let twins = mesh.twins.twins();
@@ -104,7 +104,7 @@ pub async fn look(mesh: &Mesh, peers: &[MachineMembership]) {
     tell(mesh, checks);
 }
 
-fn tell(mesh: &Mesh, checks: Vec<Check>) {
+fn tell(mesh: &Network, checks: Vec<Check>) {
     mesh.shared.identities.send_if_modified(|before| {
         let names =
             |checks: &[Check]| checks.iter().map(|check| check.check.clone()).collect::<BTreeSet<_>>();
@@ -142,7 +142,7 @@ fn of_peer(id: &MachineId, places: Option<&BTreeSet<SocketAddr>>) -> Check {
     )
 }
 
-async fn note_places(mesh: &Mesh, contested: &[PublicKey]) {
+async fn note_places(mesh: &Network, contested: &[PublicKey]) {
     let netns = namespace::path(crate::node::spec::NETNS);
     let Some(device) = wireguard::inspect(WG_DEVICE, &netns).await.present().cloned() else { return };
     let mut places = mesh.twins.places.lock().unwrap_or_else(PoisonError::into_inner);
@@ -154,7 +154,7 @@ async fn note_places(mesh: &Mesh, contested: &[PublicKey]) {
 }
 
 /// The peer that an overlay address belongs to.
-pub fn sender(mesh: &Mesh, from: IpAddr) -> Option<PublicKey> {
+pub fn sender(mesh: &Network, from: IpAddr) -> Option<PublicKey> {
     let peers = mesh.peers.borrow();
     peers
         .machines

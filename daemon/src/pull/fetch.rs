@@ -1,7 +1,8 @@
 //! One image, one machine: asked for, fetched, sent on, named.
 
+use crate::image::Images;
 use crate::image::push;
-use crate::network::Mesh;
+use crate::pull::Pulls;
 use crate::pull::{Result, failed};
 use ployz_core::deploy::pull::fits;
 use ployz_core::id::MachineId;
@@ -22,11 +23,16 @@ pub(super) async fn ask(docker: &Docker, image: &ImageRef) -> Result<PullFound> 
 }
 
 /// Fetches an image that is pinned, unless it is there.
-pub(super) async fn fetch(mesh: &Mesh, docker: &Docker, image: &ImageRef, progress: &Progress) -> Result<()> {
+pub(super) async fn fetch(
+    pulls: &Pulls,
+    docker: &Docker,
+    image: &ImageRef,
+    progress: &Progress,
+) -> Result<()> {
     if image.digest().is_none() {
         return Err(DeployFailure::new(ErrorCode::InvalidRequest, format!("{image} is not pinned")));
     }
-    let turn = mesh.pulls.engine.acquire().await;
+    let turn = pulls.engine.acquire().await;
     let _turn = turn.map_err(|error| DeployFailure::new(ErrorCode::TransferBusy, error.to_string()))?;
     if docker.held(image).await.map_err(failed)?.is_some() {
         return Ok(());
@@ -49,7 +55,7 @@ pub(super) async fn fetch(mesh: &Mesh, docker: &Docker, image: &ImageRef, progre
 
 /// Sends an image that is pinned to a machine, under the tag that stands for its digest.
 pub(super) async fn give(
-    mesh: &Mesh,
+    images: &Images,
     docker: &Docker,
     image: &ImageRef,
     to: &MachineId,
@@ -64,7 +70,7 @@ pub(super) async fn give(
     if let Some(found) = docker.find_image(tag.as_str()).await.map_err(failed)? {
         progress.size.store(found.size, Ordering::Relaxed);
     }
-    push::give(mesh, &tag, to, progress.sent.clone()).await
+    push::give(images, &tag, to, progress.sent.clone()).await
 }
 
 /// Lets a name lead to an image that is pinned and there.

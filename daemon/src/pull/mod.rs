@@ -8,7 +8,8 @@ pub mod ask;
 mod fetch;
 mod task;
 
-use crate::network::Mesh;
+use crate::image::Images;
+use crate::network::Network;
 use ployz_core::deploy::registry;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
@@ -25,29 +26,32 @@ type Result<T> = std::result::Result<T, DeployFailure>;
 
 /// Pulls of one network on this machine.
 pub struct Pulls {
+    images: Arc<Images>,
     tasks: Tasks,
     asked: Arc<Semaphore>,
     engine: Semaphore,
 }
 
-impl Default for Pulls {
-    fn default() -> Self {
-        Self {
+impl Pulls {
+    /// Of a network.
+    pub fn new(images: Arc<Images>) -> Arc<Self> {
+        Arc::new(Self {
+            images,
             tasks: Tasks::default(),
             asked: Arc::new(Semaphore::new(ASKED)),
             engine: Semaphore::new(AT_ONCE),
-        }
+        })
     }
 }
 
 /// Carries a command out beside whatever else is asked, and answers.
-pub fn take(mesh: &Arc<Mesh>, Request { payload, reply }: Request) {
-    let room = mesh.pulls.asked.clone().try_acquire_owned();
-    let mesh = mesh.clone();
+pub fn take(pulls: &Arc<Pulls>, Request { payload, reply }: Request) {
+    let room = pulls.asked.clone().try_acquire_owned();
+    let pulls = pulls.clone();
     tokio::spawn(async move {
         let refuse = |code, what: String| PullAnswer::Failed(DeployFailure::new(code, what));
         let answer = match (serde_json::from_slice::<PullCommand>(&payload), &room) {
-            (Ok(command), Ok(_)) => answer(&mesh, command).await.unwrap_or_else(PullAnswer::Failed),
+            (Ok(command), Ok(_)) => answer(&pulls, command).await.unwrap_or_else(PullAnswer::Failed),
             (Ok(_), Err(_)) => {
                 refuse(ErrorCode::TransferBusy, "too much is asked of this machine at a time".into())
             }
@@ -60,8 +64,8 @@ pub fn take(mesh: &Arc<Mesh>, Request { payload, reply }: Request) {
     });
 }
 
-async fn answer(mesh: &Arc<Mesh>, command: PullCommand) -> Result<PullAnswer> {
-    let network = mesh.network().id;
+async fn answer(pulls: &Arc<Pulls>, command: PullCommand) -> Result<PullAnswer> {
+    let network = pulls.images.network.network().id;
     if command.wanted().network != network {
         return Err(DeployFailure::new(ErrorCode::InvalidRequest, "this machine is in another network"));
     }
@@ -74,24 +78,28 @@ async fn answer(mesh: &Arc<Mesh>, command: PullCommand) -> Result<PullAnswer> {
             fetch::name(&docker, &image, &name).await.map(|()| PullAnswer::Done)
         }
         PullCommand::Fetch(PullWanted { image, .. }) => {
-            let (key, here) = (format!("fetch {image}"), mesh.clone());
-            mesh.pulls.tasks.look(&key, |progress| async move {
+            let (key, here) = (format!("fetch {image}"), pulls.clone());
+            pulls.tasks.look(&key, |progress| async move {
                 tracing::info!(target: "audit", %image, "an image is pulled");
-                until_stopped(&here, fetch::fetch(&here, &docker, &image, &progress)).await
+                until_stopped(&here.images.network, fetch::fetch(&here, &docker, &image, &progress)).await
             })
         }
         PullCommand::Give(PullGive { wanted: PullWanted { image, .. }, to }) => {
-            let (key, here) = (format!("give {image} to {to}"), mesh.clone());
-            mesh.pulls.tasks.look(&key, |progress| async move {
+            let (key, here) = (format!("give {image} to {to}"), pulls.clone());
+            pulls.tasks.look(&key, |progress| async move {
                 tracing::info!(target: "audit", %image, %to, "an image is sent on");
-                Box::pin(until_stopped(&here, fetch::give(&here, &docker, &image, &to, &progress))).await
+                Box::pin(until_stopped(
+                    &here.images.network,
+                    fetch::give(&here.images, &docker, &image, &to, &progress),
+                ))
+                .await
             })
         }
     }
 }
 
 /// Cancel-safe: as if the daemon had been killed there.
-async fn until_stopped(mesh: &Mesh, work: impl Future<Output = Result<()>>) -> Result<()> {
+async fn until_stopped(mesh: &Network, work: impl Future<Output = Result<()>>) -> Result<()> {
     let stopped = || DeployFailure::new(ErrorCode::TransferInterrupted, "the network is being stopped here");
     mesh.cancel.run_until_cancelled(work).await.unwrap_or_else(|| Err(stopped()))
 }

@@ -1,6 +1,7 @@
 //! The Docker network of this machine's containers, and the watch over them, for as long as a network runs here.
 
-use crate::network::Mesh;
+use crate::deploy::Deploys;
+use crate::network::Network;
 use ployz_core::spec::container::BRIDGE;
 use ployz_engine::docker::{Docker, SOCKET};
 use ployz_engine::error::DockerError;
@@ -10,17 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Keeps the Docker network and the view of the containers for as long as a network runs here.
-pub async fn run(mesh: Arc<Mesh>) {
-    if !bridge_stands(&mesh).await {
+pub async fn run(deploys: Arc<Deploys>) {
+    let mesh = &deploys.network;
+    if !bridge_stands(mesh).await {
         return;
     }
-    let checks = mesh.readiness.subscribe();
-    watch::run(SOCKET.into(), wanted(&mesh), checks, mesh.workloads.clone(), mesh.cancel.clone()).await;
+    let checks = deploys.readiness.subscribe();
+    watch::run(SOCKET.into(), wanted(mesh), checks, deploys.workloads.clone(), mesh.cancel.clone()).await;
 }
 
 /// Has the Docker network made if it is not there; before a container is attached this is asked for. What is in the way is
 /// an error of its own.
-pub async fn stand(mesh: &Mesh, docker: &Docker) -> Result<(), DockerError> {
+pub async fn stand(mesh: &Network, docker: &Docker) -> Result<(), DockerError> {
     let held = |detail: String| DockerError::Odd { operation: "use network", subject: BRIDGE.into(), detail };
     if !matches!(tokio::time::timeout(BRIDGE_STANDS, bridge_stands(mesh)).await, Ok(true)) {
         return Err(held("the bridge of that name does not stand; `ployzctl explain link` says why".into()));
@@ -32,7 +34,7 @@ pub async fn stand(mesh: &Mesh, docker: &Docker) -> Result<(), DockerError> {
 }
 
 /// Waits for the bridge: without it Docker would make one of its own. `false` = the network is being left.
-async fn bridge_stands(mesh: &Mesh) -> bool {
+async fn bridge_stands(mesh: &Network) -> bool {
     let mut outcomes = mesh.outcome.subscribe();
     let stands = outcomes.wait_for(|outcome| {
         let link = outcome.as_ref().and_then(|outcome| outcome.live.link.present());
@@ -41,7 +43,7 @@ async fn bridge_stands(mesh: &Mesh) -> bool {
     stands.await.is_ok()
 }
 
-fn wanted(mesh: &Mesh) -> NetworkSpec {
+fn wanted(mesh: &Network) -> NetworkSpec {
     let file = mesh.network();
     NetworkSpec { network: file.id.clone(), subnet: file.subnet(), mtu: mesh.spec().link.mtu }
 }

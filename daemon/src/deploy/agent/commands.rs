@@ -1,11 +1,11 @@
 //! What this machine does when a coordinator asks. Every command can be sent again; nothing is changed after its
 //! `not_after`, and what was to be removed never starts again.
 
+use crate::deploy::Deploys;
 use crate::deploy::agent::container::{self, failed, not_kept, runs};
 use crate::deploy::agent::instances::Kept;
 use crate::deploy::agent::logs;
 use crate::deploy::agent::ops::{self, Refused, Result, in_time};
-use crate::network::Mesh;
 use ployz_core::adopt::container::{container as verdict, note};
 use ployz_core::adopt::{Seen, Verdict};
 use ployz_core::deploy::address;
@@ -30,16 +30,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Carries a command out beside whatever else is asked, and answers.
-pub fn take(mesh: &Arc<Mesh>, Request { payload, reply }: Request) {
-    let mesh = mesh.clone();
+pub fn take(deploys: &Arc<Deploys>, Request { payload, reply }: Request) {
+    let deploys = deploys.clone();
     let asked = serde_json::from_slice::<DeployCommand>(&payload);
     // Taken here, in the order in which they came.
-    let room = asked.as_ref().ok().map(|command| mesh.deploys.room(command));
+    let room = asked.as_ref().ok().map(|command| deploys.local.room(command));
     tokio::spawn(async move {
-        let own = mesh.network().machine.id;
+        let own = deploys.network.network().machine.id;
         let answer = match (asked, &room) {
             (Ok(_), Some(None)) => DeployAnswer::Busy,
-            (Ok(command), _) => told(answer(&mesh, command).await, &own),
+            (Ok(command), _) => told(answer(&deploys, command).await, &own),
             (Err(error), _) => {
                 let what = format!("the command is not understood: {error}");
                 DeployAnswer::Failed(DeployFailure::new(ErrorCode::InvalidRequest, what).on(&own))
@@ -57,31 +57,31 @@ fn told(done: Result<DeployAnswer>, own: &MachineId) -> DeployAnswer {
     }
 }
 
-async fn answer(mesh: &Arc<Mesh>, command: DeployCommand) -> Result<DeployAnswer> {
-    let network = mesh.network().id;
+async fn answer(deploys: &Arc<Deploys>, command: DeployCommand) -> Result<DeployAnswer> {
+    let network = deploys.network.network().id;
     if *command.network() != network {
         let what = "this machine is in another network";
         return Err(DeployFailure::new(ErrorCode::InvalidRequest, what).into());
     }
     let docker = Docker::connect(Path::new(SOCKET), &network).await.map_err(failed)?;
-    let local = &mesh.deploys;
+    let local = &deploys.local;
     match command {
-        DeployCommand::Probe(asked) => probe(&docker, mesh, &asked).await.map(DeployAnswer::Probed),
-        DeployCommand::Start(asked) => start(mesh, &docker, &asked).await,
-        DeployCommand::Readiness(asked) => readiness(mesh, &docker, &asked).await,
+        DeployCommand::Probe(asked) => probe(&docker, deploys, &asked).await.map(DeployAnswer::Probed),
+        DeployCommand::Start(asked) => start(deploys, &docker, &asked).await,
+        DeployCommand::Readiness(asked) => readiness(deploys, &docker, &asked).await,
         DeployCommand::Stop(asked) => ops::stop(local, &docker, &asked).await,
         DeployCommand::Restore(asked) => {
-            crate::deploy::agent::bridge::stand(mesh, &docker).await.map_err(failed)?;
+            crate::deploy::agent::bridge::stand(&deploys.network, &docker).await.map_err(failed)?;
             ops::restore(local, &docker, &asked).await
         }
         DeployCommand::Drain(asked) => ops::drain(local, &docker, &asked).await,
         DeployCommand::Remove(asked) => ops::remove(local, &docker, &asked).await,
-        DeployCommand::List(asked) => list(mesh, &docker, &asked).await,
+        DeployCommand::List(asked) => list(deploys, &docker, &asked).await,
         DeployCommand::Logs(asked) => Ok(logs::read(&docker, &asked).await?),
     }
 }
 
-async fn probe(docker: &Docker, mesh: &Mesh, asked: &Probe) -> Result<Probed> {
+async fn probe(docker: &Docker, deploys: &Deploys, asked: &Probe) -> Result<Probed> {
     let mut images = BTreeMap::new();
     for reference in &asked.images {
         if let Some(Held { facts, digests, .. }) = docker.held(reference).await.map_err(failed)? {
@@ -89,7 +89,7 @@ async fn probe(docker: &Docker, mesh: &Mesh, asked: &Probe) -> Result<Probed> {
         }
     }
     let found = docker.list().await.map_err(failed)?;
-    let subnet = mesh.network().subnet();
+    let subnet = deploys.network.network().subnet();
     let free = address::capacity(&subnet).saturating_sub(container::taken(&found).len());
     Ok(Probed {
         images,
@@ -129,29 +129,29 @@ fn free_disk() -> Option<u64> {
     Some(found.blocks_available() * found.fragment_size())
 }
 
-async fn start(mesh: &Mesh, docker: &Docker, asked: &Start) -> Result<DeployAnswer> {
+async fn start(deploys: &Deploys, docker: &Docker, asked: &Start) -> Result<DeployAnswer> {
     let mut instances = Vec::new();
     for candidate in &asked.candidates {
-        let _turn = mesh.deploys.alone(&asked.namespace, &candidate.instance).await;
+        let _turn = deploys.local.alone(&asked.namespace, &candidate.instance).await;
         in_time(asked.not_after)?;
-        let started = container::start(mesh, docker, asked, candidate).await;
+        let started = container::start(deploys, docker, asked, candidate).await;
         instances.push(started.map_err(|failure| failure.of(&candidate.service))?);
     }
     Ok(DeployAnswer::Started { instances })
 }
 
-async fn readiness(mesh: &Mesh, docker: &Docker, asked: &Instances) -> Result<DeployAnswer> {
-    let view = mesh.workloads.borrow().clone();
+async fn readiness(deploys: &Deploys, docker: &Docker, asked: &Instances) -> Result<DeployAnswer> {
+    let view = deploys.workloads.borrow().clone();
     if !matches!(view.engine, Engine::Live(_)) {
         let what = "its containers are not known yet";
         return Err(DeployFailure::new(ErrorCode::DockerUnavailable, what).into());
     }
-    let known = mesh.deploys.read().map_err(not_kept)?;
+    let known = deploys.local.read().map_err(not_kept)?;
     let mut instances = Vec::new();
     for instance in &asked.instances {
         let key = (asked.namespace.clone(), instance.clone());
         let kept = known.get(&asked.namespace, instance);
-        let (seen, routable) = (view.instances.get(&key), mesh.deploys.is_routable(&key));
+        let (seen, routable) = (view.instances.get(&key), deploys.local.is_routable(&key));
         let name = container_name(&asked.namespace, instance);
         let mut state = match state(kept, seen, routable, clock::now()) {
             // The view may be behind a start, but nobody asks before that was answered.
@@ -221,14 +221,14 @@ fn lasts(kept: Option<&Kept>, seen: &Instance, now: u64) -> bool {
     asked || seen.started_at.is_none_or(|at| at > now || now - at >= LASTS)
 }
 
-async fn list(mesh: &Mesh, docker: &Docker, asked: &List) -> Result<DeployAnswer> {
-    Ok(DeployAnswer::Listed { instances: instances(mesh, docker, asked.namespace.as_ref()).await? })
+async fn list(deploys: &Deploys, docker: &Docker, asked: &List) -> Result<DeployAnswer> {
+    Ok(DeployAnswer::Listed { instances: instances(deploys, docker, asked.namespace.as_ref()).await? })
 }
 
 /// The containers of this machine for `explain`: those that are there, and those that should be.
-pub async fn explain(mesh: &Mesh) -> ExplainContainers {
+pub async fn explain(deploys: &Deploys) -> ExplainContainers {
     let unknown = |why| ExplainContainers { rows: Vec::new(), unknown: Some(why) };
-    match tokio::time::timeout(EXPLAINED, containers(mesh)).await {
+    match tokio::time::timeout(EXPLAINED, containers(deploys)).await {
         Ok(Ok(rows)) => ExplainContainers { rows, unknown: None },
         Ok(Err(Refused::Failed(failure))) => unknown(failure.message),
         Ok(Err(Refused::TooLate)) | Err(_) => {
@@ -237,10 +237,10 @@ pub async fn explain(mesh: &Mesh) -> ExplainContainers {
     }
 }
 
-async fn containers(mesh: &Mesh) -> Result<Vec<ContainerStatus>> {
-    let kept = mesh.deploys.read().map_err(not_kept)?;
-    let docker = Docker::connect(Path::new(SOCKET), &mesh.network().id).await.map_err(failed)?;
-    let found = instances(mesh, &docker, None).await?;
+async fn containers(deploys: &Deploys) -> Result<Vec<ContainerStatus>> {
+    let kept = deploys.local.read().map_err(not_kept)?;
+    let docker = Docker::connect(Path::new(SOCKET), &deploys.network.network().id).await.map_err(failed)?;
+    let found = instances(deploys, &docker, None).await?;
     let gone = kept.instances.iter().filter(|kept| {
         !found
             .iter()
@@ -261,15 +261,19 @@ async fn containers(mesh: &Mesh) -> Result<Vec<ContainerStatus>> {
     Ok(rows)
 }
 
-async fn instances(mesh: &Mesh, docker: &Docker, namespace: Option<&Namespace>) -> Result<Vec<InstanceSeen>> {
-    let known = mesh.deploys.read().map_err(not_kept)?;
+async fn instances(
+    deploys: &Deploys,
+    docker: &Docker,
+    namespace: Option<&Namespace>,
+) -> Result<Vec<InstanceSeen>> {
+    let known = deploys.local.read().map_err(not_kept)?;
     let found = docker.survey().await.map_err(failed)?;
-    let (view, subnet) = (mesh.workloads.borrow().clone(), mesh.network().subnet());
+    let (view, subnet) = (deploys.workloads.borrow().clone(), deploys.network.network().subnet());
     let wanted = |owner: &ContainerOwner| namespace.is_none_or(|n| *n == owner.namespace);
     let state = |owner: &ContainerOwner| {
         let key = (owner.namespace.clone(), owner.instance.clone());
         let kept = known.get(&owner.namespace, &owner.instance);
-        state(kept, view.instances.get(&key), mesh.deploys.is_routable(&key), clock::now())
+        state(kept, view.instances.get(&key), deploys.local.is_routable(&key), clock::now())
     };
     let mut instances: Vec<InstanceSeen> = Vec::new();
     for live in &found.live {

@@ -1,8 +1,8 @@
 //! Making and starting one candidate. Done again for the same instance it finds what it made the first time.
 
+use crate::deploy::Deploys;
 use crate::deploy::agent::instances::{Kept, LocalError};
 use crate::failure::io_code;
-use crate::network::Mesh;
 use ployz_core::address::NodeSubnet;
 use ployz_core::adopt::Seen;
 use ployz_core::deploy::address;
@@ -22,23 +22,23 @@ type Result<T> = std::result::Result<T, DeployFailure>;
 
 /// Starts a candidate; whoever calls has its turn.
 pub(super) async fn start(
-    mesh: &Mesh,
+    deploys: &Deploys,
     docker: &Docker,
     start: &Start,
     candidate: &Candidate,
 ) -> Result<Started> {
     let (namespace, instance) = (&start.namespace, &candidate.instance);
-    if mesh.deploys.read().map_err(not_kept)?.is_removed(namespace, instance) {
+    if deploys.local.read().map_err(not_kept)?.is_removed(namespace, instance) {
         let what = format!("{instance} was removed and does not start again");
         return Err(DeployFailure::new(ErrorCode::DeployInterrupted, what));
     }
     let name = container_name(namespace, instance);
     let (id, at) = pruned_again(|| {
         Box::pin(async {
-            crate::deploy::agent::bridge::stand(mesh, docker).await.map_err(Unstarted::of)?;
+            crate::deploy::agent::bridge::stand(&deploys.network, docker).await.map_err(Unstarted::of)?;
             let (id, at) = match look(docker, &name).await? {
                 Some(live) => made_before(live, &name)?,
-                None => make(mesh, docker, start, candidate).await?,
+                None => make(deploys, docker, start, candidate).await?,
             };
             docker.start(&id).await.map_err(Unstarted::of)?;
             Ok((id, at))
@@ -46,7 +46,7 @@ pub(super) async fn start(
     })
     .await?;
     // Told to go while it was being made: it must not stay.
-    if mesh.deploys.read().map_err(not_kept)?.is_removed(namespace, instance) {
+    if deploys.local.read().map_err(not_kept)?.is_removed(namespace, instance) {
         let _ = docker.remove(&id).await;
         return Err(DeployFailure::new(
             ErrorCode::DeployInterrupted,
@@ -121,7 +121,7 @@ fn made_before(live: ContainerLive, name: &str) -> Result<(String, Ipv4Addr)> {
 }
 
 async fn make(
-    mesh: &Mesh,
+    deploys: &Deploys,
     docker: &Docker,
     start: &Start,
     candidate: &Candidate,
@@ -136,8 +136,8 @@ async fn make(
     if candidate.content.as_ref().is_some_and(|wanted| *wanted != held.facts.content) {
         return Err(missing(format!("the image {} is another one by now", service.image)));
     }
-    let file = mesh.network();
-    let _alone = mesh.deploys.making.lock().await;
+    let file = deploys.network.network();
+    let _alone = deploys.local.making.lock().await;
     let address = free_address(docker, &file.subnet()).await?;
     let kept = Kept {
         owner: ContainerOwner {
@@ -160,10 +160,10 @@ async fn make(
     };
     let spec = kept.spec(&file.subnet());
     // Known before it runs: otherwise it would be ready for a moment because nobody knew how to ask.
-    mesh.deploys.change(|file| file.keep(kept.clone())).map_err(not_kept)?;
+    deploys.local.change(|file| file.keep(kept.clone())).map_err(not_kept)?;
     let made = create(docker, &spec).await?;
     if made.1 != address {
-        mesh.deploys.change(|file| file.keep(Kept { address: made.1, ..kept })).map_err(not_kept)?;
+        deploys.local.change(|file| file.keep(Kept { address: made.1, ..kept })).map_err(not_kept)?;
     }
     Ok(made)
 }

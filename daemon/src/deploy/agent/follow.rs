@@ -1,9 +1,9 @@
 //! Follows where deploys stand: takes in how committed services are asked whether they are ready, settles what this
 //! machine owes, and goes on with deploys of this machine that were cut off.
 
+use crate::deploy::Deploys;
 use crate::deploy::agent::pending;
 use crate::deploy::coordinator::run;
-use crate::network::Mesh;
 use futures_util::StreamExt;
 use ployz_core::id::Namespace;
 use ployz_core::wire::v1::deploy::{DeployCommit, DeployStatus};
@@ -16,15 +16,15 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// Follows for as long as the network runs here.
-pub async fn run(mesh: Arc<Mesh>) {
-    let mut stores = mesh.store.subscribe();
+pub async fn run(deploys: Arc<Deploys>) {
+    let mut stores = deploys.network.store.subscribe();
     loop {
         let store = stores.borrow_and_update().clone();
         if let Some(store) = store {
             // Cancel-safe: a new session reads everything again.
             tokio::select! {
                 changed = stores.changed() => if changed.is_err() { return } else { continue },
-                ended = follow(&mesh, &store) => if let Err(error) = ended {
+                ended = follow(&deploys, &store) => if let Err(error) = ended {
                     tracing::debug!("deploys are not followed: {error}");
                 },
             }
@@ -36,7 +36,7 @@ pub async fn run(mesh: Arc<Mesh>) {
 }
 
 async fn follow(
-    mesh: &Arc<Mesh>,
+    deploys: &Arc<Deploys>,
     store: &ployz_nats::store::Store,
 ) -> Result<(), ployz_nats::bucket::StoreError> {
     let records = Records::open(store).await?;
@@ -50,38 +50,38 @@ async fn follow(
             change = changes.next() => match change {
                 None => return Ok(()),
                 Some(Change::Put(key, status)) => {
-                    if let Err(error) = take_in(mesh, &records, &status).await {
+                    if let Err(error) = take_in(deploys, &records, &status).await {
                         tracing::warn!("what is committed in {key} is not known: {error}");
                     }
                     known.insert(key, status);
-                    pay(mesh, &known, &mut paying);
+                    pay(deploys, &known, &mut paying);
                 }
                 Some(Change::Gone(key)) => drop(known.remove(&key)),
-                Some(Change::Caught) => mend(mesh, &known),
+                Some(Change::Caught) => mend(deploys, &known),
                 Some(Change::Unreadable(_) | Change::Hiccup(_)) => {}
             },
             _ = look.tick() => {
-                mend(mesh, &known);
-                pay(mesh, &known, &mut paying);
+                mend(deploys, &known);
+                pay(deploys, &known, &mut paying);
             }
-            () = mesh.deploys.unfinished.notified() => look.reset(),
+            () = deploys.local.unfinished.notified() => look.reset(),
         }
     }
 }
 
 /// What was committed is how instances are asked from now on: readiness may change without a new container.
 async fn take_in(
-    mesh: &Mesh,
+    deploys: &Deploys,
     records: &Records,
     status: &DeployStatus,
 ) -> Result<(), ployz_nats::bucket::StoreError> {
     // What is not known cannot be changed; the log says so elsewhere.
-    let known = mesh.deploys.read().unwrap_or_default();
+    let known = deploys.local.read().unwrap_or_default();
     if !known.instances.iter().any(|kept| kept.owner.namespace == status.namespace) {
         return Ok(());
     }
     let Some(commit) = records.committed(status).await? else { return Ok(()) };
-    let changed = mesh.deploys.change(|file| {
+    let changed = deploys.local.change(|file| {
         file.instances.iter_mut().filter(|kept| kept.owner.namespace == commit.namespace).for_each(|kept| {
             if let Some(service) = committed(&commit, &kept.owner) {
                 kept.service = service.clone();
@@ -104,29 +104,29 @@ fn committed<'a>(
 }
 
 /// Settles what this machine owes, beside everything else; a look that comes meanwhile leaves it to the next.
-fn pay(mesh: &Arc<Mesh>, known: &BTreeMap<String, DeployStatus>, paying: &mut Option<JoinHandle<()>>) {
+fn pay(deploys: &Arc<Deploys>, known: &BTreeMap<String, DeployStatus>, paying: &mut Option<JoinHandle<()>>) {
     let owing: Vec<DeployStatus> =
         known.values().filter(|status| !status.debts.is_empty()).cloned().collect();
     if !owing.is_empty() && paying.as_ref().is_none_or(JoinHandle::is_finished) {
-        *paying = Some(tokio::spawn(pending::pay(mesh.clone(), owing)));
+        *paying = Some(tokio::spawn(pending::pay(deploys.clone(), owing)));
     }
 }
 
 /// Goes on with what this machine began and nobody brought to its end.
-fn mend(mesh: &Arc<Mesh>, known: &BTreeMap<String, DeployStatus>) {
-    let own = mesh.network().machine.id;
+fn mend(deploys: &Arc<Deploys>, known: &BTreeMap<String, DeployStatus>) {
+    let own = deploys.network.network().machine.id;
     let cut_off = known.values().filter(|status| !status.phase.is_final() && status.coordinator == own);
     for status in cut_off {
-        tokio::spawn(mend_one(mesh.clone(), status.namespace.clone()));
+        tokio::spawn(mend_one(deploys.clone(), status.namespace.clone()));
     }
 }
 
-async fn mend_one(mesh: Arc<Mesh>, namespace: Namespace) {
-    let cancel = mesh.cancel.clone();
+async fn mend_one(deploys: Arc<Deploys>, namespace: Namespace) {
+    let cancel = deploys.network.cancel.clone();
     // Cancel-safe: as if the daemon had been killed there.
     let done = tokio::select! {
         () = cancel.cancelled() => return,
-        done = run::mend(&mesh, &namespace, &|line| tracing::info!("{line}")) => done,
+        done = run::mend(&deploys, &namespace, &|line| tracing::info!("{line}")) => done,
     };
     if let Err(failure) = done {
         tracing::warn!("namespace {namespace}: {failure}: {}", failure.causes.join("; "));

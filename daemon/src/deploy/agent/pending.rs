@@ -1,9 +1,9 @@
 //! What this machine still owes of deploys that were over without it: done as soon as it reads of it.
 
+use crate::deploy::Deploys;
 use crate::deploy::agent::container::{failed, not_kept};
 use crate::deploy::agent::instances::{InstancesFile, Local};
 use crate::deploy::agent::ops::{bury, start_again, take_away};
-use crate::network::Mesh;
 use ployz_core::id::{MachineId, Namespace};
 use ployz_core::wire::v1::deploy::{Debt, DeployFailure, DeployStatus, Owed};
 use ployz_engine::docker::{Docker, SOCKET};
@@ -13,23 +13,23 @@ use std::sync::Arc;
 type Result<T> = std::result::Result<T, DeployFailure>;
 
 /// Settles those of all namespaces; what fails is tried again with the next look.
-pub(super) async fn pay(mesh: Arc<Mesh>, statuses: Vec<DeployStatus>) {
-    let network = mesh.network();
+pub(super) async fn pay(deploys: Arc<Deploys>, statuses: Vec<DeployStatus>) {
+    let network = deploys.network.network();
     for status in statuses {
         let done = async {
-            if !owes(&mesh.deploys, &network.machine.id, &status.namespace, &status.debts)? {
+            if !owes(&deploys.local, &network.machine.id, &status.namespace, &status.debts)? {
                 return Ok(());
             }
             let docker = Docker::connect(Path::new(SOCKET), &network.id).await.map_err(failed)?;
-            if let Err(error) = crate::deploy::agent::bridge::stand(&mesh, &docker).await {
+            if let Err(error) = crate::deploy::agent::bridge::stand(&deploys.network, &docker).await {
                 // What is to be removed needs no network.
                 tracing::warn!("{}", ployz_core::text::chain(&error));
             }
-            settle(&mesh.deploys, &docker, &network.machine.id, &status.namespace, &status.debts).await
+            settle(&deploys.local, &docker, &network.machine.id, &status.namespace, &status.debts).await
         };
         // Cancel-safe: as if the daemon had been killed there.
         tokio::select! {
-            () = mesh.cancel.cancelled() => return,
+            () = deploys.network.cancel.cancelled() => return,
             done = done => if let Err(failure) = done {
                 tracing::warn!("namespace {}: what is owed here is not settled: {failure}", status.namespace);
             },

@@ -3,8 +3,8 @@
 //! While Docker does not answer, what was said stands: unknown is not absent. A daemon that just started does not take
 //! instances out of service because nobody has asked them yet.
 
+use crate::deploy::Deploys;
 use crate::deploy::agent::instances::{InstancesFile, Kept, LocalError};
-use crate::network::Mesh;
 use ployz_core::id::MachineId;
 use ployz_core::live::ContainerState;
 use ployz_core::routing::{InstanceRoute, Key, ServiceRef, Value};
@@ -18,21 +18,21 @@ use std::time::Duration;
 type Routes = BTreeMap<Key, Value>;
 
 /// Says them for as long as the network runs here.
-pub async fn run(mesh: Arc<Mesh>) {
-    let mut views = mesh.workloads.subscribe();
-    let mut stores = mesh.store.subscribe();
+pub async fn run(deploys: Arc<Deploys>) {
+    let mut views = deploys.workloads.subscribe();
+    let mut stores = deploys.network.store.subscribe();
     let mut said: Option<Routes> = None;
     loop {
         let view = views.borrow_and_update().clone();
         // A new connection may be to a store that lost something: what it holds is looked at again.
         if stores.has_changed().unwrap_or(false) {
             said = None;
-            mesh.deploys.told(BTreeSet::new());
+            deploys.local.told(BTreeSet::new());
         }
         let store = stores.borrow_and_update().clone();
         let mut again = RESAY;
         if matches!(view.engine, Engine::Live(_))
-            && let Err(error) = look(&mesh, &view, store.as_ref(), &mut said).await
+            && let Err(error) = look(&deploys, &view, store.as_ref(), &mut said).await
         {
             tracing::warn!("routes of instances: {}", ployz_core::text::chain(error.as_ref()));
             said = None;
@@ -42,7 +42,7 @@ pub async fn run(mesh: Arc<Mesh>) {
         tokio::select! {
             changed = views.changed() => if changed.is_err() { return },
             changed = stores.changed() => if changed.is_err() { return } else { stores.mark_changed() },
-            () = mesh.deploys.changed.notified() => {}
+            () = deploys.local.changed.notified() => {}
             () = tokio::time::sleep(again) => {}
         }
     }
@@ -51,23 +51,23 @@ pub async fn run(mesh: Arc<Mesh>) {
 type Done = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
 /// Says what is seen now. While what deploys made here is not known, what was said stands.
-async fn look(mesh: &Mesh, view: &View, store: Option<&Store>, said: &mut Option<Routes>) -> Done {
-    let (known, young) = (mesh.deploys.read()?, mesh.millis());
-    if let Err(error) = remember(mesh, view, young) {
+async fn look(deploys: &Deploys, view: &View, store: Option<&Store>, said: &mut Option<Routes>) -> Done {
+    let (known, young) = (deploys.local.read()?, deploys.network.millis());
+    if let Err(error) = remember(deploys, view, young) {
         tracing::warn!("who is ready is not kept: {}", ployz_core::text::chain(&error));
     }
-    let wanted = wanted(&mesh.network().machine.id, view, &known, young);
+    let wanted = wanted(&deploys.network.network().machine.id, view, &known, young);
     let Some(store) = store else { return Ok(()) };
     let routable = routable(&wanted);
     let publisher = Publisher::new(store.client().clone(), store.network());
-    say(mesh, &publisher, said, wanted).await?;
-    mesh.deploys.told(routable);
+    say(deploys, &publisher, said, wanted).await?;
+    deploys.local.told(routable);
     Ok(())
 }
 
 /// Keeps on disk who was ready, for the next start.
-fn remember(mesh: &Mesh, view: &View, young: u64) -> Result<(), LocalError> {
-    mesh.deploys.change(|file| {
+fn remember(deploys: &Deploys, view: &View, young: u64) -> Result<(), LocalError> {
+    deploys.local.change(|file| {
         for kept in &mut file.instances {
             kept.ready = is_ready(kept, view.instances.get(&kept.key()), young);
         }
@@ -114,12 +114,12 @@ fn wanted(own: &MachineId, view: &View, known: &InstancesFile, young: u64) -> Ro
 }
 
 /// Brings the stream to what is wanted; writes only what differs.
-async fn say(mesh: &Mesh, publisher: &Publisher, said: &mut Option<Routes>, wanted: Routes) -> Done {
+async fn say(deploys: &Deploys, publisher: &Publisher, said: &mut Option<Routes>, wanted: Routes) -> Done {
     if said.as_ref() == Some(&wanted) {
         return Ok(());
     }
     // On disk before the stream, so that a key which was said is never forgotten.
-    mesh.deploys.change(|file| announce(file, &wanted))?;
+    deploys.local.change(|file| announce(file, &wanted))?;
     let before = said.clone().unwrap_or_default();
     for (key, value) in wanted.iter().filter(|(key, value)| before.get(key) != Some(value)) {
         let there = match publisher.current(key).await {
@@ -133,21 +133,21 @@ async fn say(mesh: &Mesh, publisher: &Publisher, said: &mut Option<Routes>, want
         }
     }
     let names: BTreeSet<String> = wanted.keys().map(ToString::to_string).collect();
-    let gone: Vec<String> = mesh.deploys.read()?.announced.difference(&names).cloned().collect();
+    let gone: Vec<String> = deploys.local.read()?.announced.difference(&names).cloned().collect();
     for name in &gone {
         if let Ok(key) = name.parse::<Key>() {
             publisher.remove(&key).await?;
         }
     }
-    mesh.deploys.change(|file| file.announced.retain(|name| !gone.contains(name)))?;
+    deploys.local.change(|file| file.announced.retain(|name| !gone.contains(name)))?;
     *said = Some(wanted);
     Ok(())
 }
 
 /// Takes this machine's instances out of everybody's routes.
-pub async fn withdraw(mesh: &Mesh, store: &Store) -> Result<(), PublishError> {
+pub async fn withdraw(deploys: &Deploys, store: &Store) -> Result<(), PublishError> {
     let publisher = Publisher::new(store.client().clone(), store.network());
-    let known = mesh.deploys.read().unwrap_or_default();
+    let known = deploys.local.read().unwrap_or_default();
     for key in known.announced.iter().filter_map(|name| name.parse::<Key>().ok()) {
         publisher.remove(&key).await?;
     }

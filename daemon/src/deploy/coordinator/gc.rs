@@ -4,7 +4,7 @@
 //! (decision 0014), and one that is not referred to now never will be: ids are drawn anew. What cannot be read refers to
 //! anything: then nothing is forgotten.
 
-use crate::network::Mesh;
+use crate::network::Network;
 use ployz_core::wire::v1::deploy::DeployStatus;
 use ployz_host::clock;
 use ployz_nats::bucket::StoreError;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Looks every few hours, for as long as the network runs here.
-pub async fn run(mesh: Arc<Mesh>) {
+pub async fn run(mesh: Arc<Network>) {
     // What was looked at and stays is not looked at again until the next start.
     let mut from = 1;
     loop {

@@ -2,7 +2,7 @@
 
 use crate::deploy::coordinator::ask::ask;
 use crate::failure::Result;
-use crate::network::{Mesh, ports};
+use crate::network::{Network, ports};
 use futures_util::future::join_all;
 use ployz_core::config::Config;
 use ployz_core::deploy::claim::Claims;
@@ -37,7 +37,7 @@ pub(super) struct Survey {
 impl Survey {
     /// Asks everybody.
     pub(super) async fn make(
-        mesh: &Mesh,
+        mesh: &Network,
         store: &Store,
         records: &Records,
         manifest: &Manifest,

@@ -6,7 +6,7 @@ use crate::deploy::coordinator::lease::Lease;
 use crate::deploy::coordinator::observe::{Survey, odd};
 use crate::deploy::coordinator::run::{lost, planned, unchanged_baseline};
 use crate::failure::{Failure, Result};
-use crate::network::Mesh;
+use crate::network::Network;
 use crate::progress::Say;
 use crate::pull::ask::ask;
 use futures_util::{StreamExt, stream};
@@ -41,7 +41,7 @@ pub(super) struct Images {
 /// The plan, what it was made from, and what was pulled for it: of images that come from registries, only what they hold
 /// says what is to be done.
 pub(super) async fn plan_with_images(
-    mesh: &Mesh,
+    mesh: &Network,
     store: &Store,
     records: &Records,
     lease: &Lease,

@@ -1,5 +1,6 @@
 //! The coordinator: one deploy from its lock to its end, step after step as `ployz_core::deploy::step` says.
 
+use crate::deploy::Deploys;
 use crate::deploy::agent::instances::{Busy, Purpose};
 use crate::deploy::coordinator::attended::Attended;
 use crate::deploy::coordinator::lease::{self, Lease};
@@ -7,7 +8,7 @@ use crate::deploy::coordinator::observe::Survey;
 use crate::deploy::coordinator::pull::{self, Images};
 use crate::deploy::coordinator::steps::Done;
 use crate::failure::{Failure, Result};
-use crate::network::Mesh;
+use crate::network::Network;
 use crate::progress::Say;
 use ployz_core::deploy::debt::carried;
 use ployz_core::deploy::step::next_giving_up;
@@ -25,12 +26,11 @@ use ployz_host::clock;
 use ployz_nats::bucket::Stored;
 use ployz_nats::deploys::Records;
 use ployz_nats::store::Store;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A deploy that is being carried out, or carried on.
 pub(super) struct Run<'a> {
-    pub(super) mesh: &'a Mesh,
+    pub(super) mesh: &'a Network,
     pub(super) store: Store,
     pub(super) records: Records,
     pub(super) lease: &'a Lease,
@@ -50,7 +50,7 @@ pub(super) struct Run<'a> {
 }
 
 /// `deploy-preview`.
-pub async fn preview(mesh: &Arc<Mesh>, request: &DeployRequest) -> Result<DeployPreview> {
+pub async fn preview(mesh: &Network, request: &DeployRequest) -> Result<DeployPreview> {
     let (store, records) = open(mesh).await?;
     let mut survey = Survey::make(mesh, &store, &records, &request.manifest).await?;
     let (deploy, own) = (DeployId::from_bytes(ployz_host::random::bytes()), mesh.network().machine.id);
@@ -69,14 +69,14 @@ pub async fn preview(mesh: &Arc<Mesh>, request: &DeployRequest) -> Result<Deploy
 }
 
 /// `deploy`.
-pub async fn deploy(mesh: &Arc<Mesh>, request: &DeployRequest, one: &Attended) -> Result<DeployReport> {
+pub async fn deploy(deploys: &Deploys, request: &DeployRequest, one: &Attended) -> Result<DeployReport> {
     let scope = scope(request);
-    Box::pin(carry_out(mesh, &request.manifest, &scope, request.expected_baseline.as_ref(), one)).await
+    Box::pin(carry_out(deploys, &request.manifest, &scope, request.expected_baseline.as_ref(), one)).await
 }
 
 /// `service-remove`: a deploy of one service that is not wanted any more.
-pub async fn remove(mesh: &Arc<Mesh>, request: &ServiceRequest, one: &Attended) -> Result<DeployReport> {
-    let (_, records) = open(mesh).await?;
+pub async fn remove(deploys: &Deploys, request: &ServiceRequest, one: &Attended) -> Result<DeployReport> {
+    let (_, records) = open(&deploys.network).await?;
     let current = records.current(&request.namespace).await?;
     if !current.is_some_and(|current| current.services.contains_key(&request.service)) {
         let message = format!("there is no service {} in namespace {}", request.service, request.namespace);
@@ -88,26 +88,26 @@ pub async fn remove(mesh: &Arc<Mesh>, request: &ServiceRequest, one: &Attended) 
         services: Vec::new(),
         volumes: Vec::new(),
     };
-    Box::pin(carry_out(mesh, &manifest, &Scope::Service(request.service.clone()), None, one)).await
+    Box::pin(carry_out(deploys, &manifest, &Scope::Service(request.service.clone()), None, one)).await
 }
 
 /// Finishes or undoes the latest deploy of a namespace, if it was cut off.
-pub async fn mend(mesh: &Arc<Mesh>, namespace: &Namespace, say: Say<'_>) -> Result<()> {
-    let Ok(_busy) = mesh.deploys.occupy(namespace, Purpose::Mend) else { return Ok(()) };
-    let (store, records) = open(mesh).await?;
+pub async fn mend(deploys: &Deploys, namespace: &Namespace, say: Say<'_>) -> Result<()> {
+    let Ok(_busy) = deploys.local.occupy(namespace, Purpose::Mend) else { return Ok(()) };
+    let (store, records) = open(&deploys.network).await?;
     let Some(found) = records.status(namespace).await? else { return Ok(()) };
-    let own = mesh.network().machine.id;
+    let own = deploys.network.network().machine.id;
     if found.value.phase.is_final() || found.value.coordinator != own {
         return Ok(());
     }
     let lease = lease::take(&records, namespace, &found.value.deploy, &own, say).await?;
-    let done = Box::pin(settle(mesh, &store, &records, &lease, namespace, say)).await;
+    let done = Box::pin(settle(deploys, &store, &records, &lease, namespace, say)).await;
     lease.release().await;
     done.map(drop)
 }
 
 /// The store's connection and the records in it.
-pub async fn open(mesh: &Mesh) -> Result<(Store, Records)> {
+pub async fn open(mesh: &Network) -> Result<(Store, Records)> {
     let away = || Failure::new(ErrorCode::StoreUnavailable, "the store is not connected");
     let store = mesh.store.borrow().clone().ok_or_else(away)?;
     let records = Records::open(&store).await?;
@@ -136,10 +136,10 @@ pub(super) fn unchanged_baseline(expected: Option<&DeployId>, preview: &Preview)
     }
 }
 
-async fn occupy<'a>(mesh: &'a Mesh, one: &Attended) -> Result<Busy<'a>> {
+async fn occupy<'a>(deploys: &'a Deploys, one: &Attended) -> Result<Busy<'a>> {
     let namespace = &one.namespace;
     for second in 0..MEND_TRIES {
-        match mesh.deploys.occupy(namespace, Purpose::Deploy) {
+        match deploys.local.occupy(namespace, Purpose::Deploy) {
             Ok(busy) => return Ok(busy),
             Err(Purpose::Deploy) => break,
             Err(Purpose::Mend) => {
@@ -150,35 +150,36 @@ async fn occupy<'a>(mesh: &'a Mesh, one: &Attended) -> Result<Busy<'a>> {
             }
         }
     }
-    let other = mesh.attended.others(one).map(|other| format!(" (deploy {})", other.id)).unwrap_or_default();
+    let other =
+        deploys.attended.others(one).map(|other| format!(" (deploy {})", other.id)).unwrap_or_default();
     let message = format!("a deploy to namespace {namespace} is under way on this machine{other}");
     Err(Failure::new(ErrorCode::DeployInProgress, message))
 }
 
 async fn carry_out(
-    mesh: &Arc<Mesh>,
+    deploys: &Deploys,
     manifest: &Manifest,
     scope: &Scope,
     expected: Option<&DeployId>,
     one: &Attended,
 ) -> Result<DeployReport> {
-    let (store, records) = open(mesh).await?;
-    let _busy = one.unless_given_up(occupy(mesh, one)).await??;
-    let (deploy, own) = (one.id.clone(), mesh.network().machine.id);
+    let (store, records) = open(&deploys.network).await?;
+    let _busy = one.unless_given_up(occupy(deploys, one)).await??;
+    let (deploy, own) = (one.id.clone(), deploys.network.network().machine.id);
     // Not cut off: a lock that was written and is not known of keeps others out until it runs out.
     let lease = lease::take(&records, &manifest.namespace, &deploy, &own, &|line| one.say(line)).await?;
     let wish = (manifest, scope, expected);
-    let done = Box::pin(under_lock(mesh, &store, &records, &lease, wish, one)).await;
+    let done = Box::pin(under_lock(deploys, &store, &records, &lease, wish, one)).await;
     lease.release().await;
     // Whatever is left is gone on with, without anybody asking.
-    mesh.deploys.unfinished.notify_one();
+    deploys.local.unfinished.notify_one();
     done
 }
 
 type Wish<'a> = (&'a Manifest, &'a Scope, Option<&'a DeployId>);
 
 async fn under_lock(
-    mesh: &Arc<Mesh>,
+    deploys: &Deploys,
     store: &Store,
     records: &Records,
     lease: &Lease,
@@ -187,20 +188,21 @@ async fn under_lock(
 ) -> Result<DeployReport> {
     let (deploy, speak) = (&one.id, |line: &str| one.say(line));
     let say: Say<'_> = &speak;
-    let before = Box::pin(settle(mesh, store, records, lease, &manifest.namespace, say)).await?;
+    let before = Box::pin(settle(deploys, store, records, lease, &manifest.namespace, say)).await?;
     say("asking the machines what they run");
-    let own = mesh.network().machine.id;
+    let own = deploys.network.network().machine.id;
     let wish = pull::Wish { manifest, scope, deploy, own: &own };
-    let planning = Box::pin(pull::plan_with_images(mesh, store, records, lease, (wish, expected), say));
+    let planning =
+        Box::pin(pull::plan_with_images(&deploys.network, store, records, lease, (wish, expected), say));
     let (survey, plan, pulled) = one.unless_given_up(planning).await??;
     if plan.preview.is_empty() {
         return Ok(report(None, plan.preview, DeployState::Unchanged, Vec::new(), Vec::new()));
     }
     plan.preview.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
-    let mut status = plan.status(&mesh.network().machine.id, clock::now());
+    let mut status = plan.status(&deploys.network.network().machine.id, clock::now());
     let debts = before.as_ref().map(|before| before.value.debts.as_slice()).unwrap_or_default();
     status.debts = carried(debts, &plan, &survey.world());
-    let mut run = Run::new(mesh, store, records, lease, status, say);
+    let mut run = Run::new(&deploys.network, store, records, lease, status, say);
     run.plan = Some(plan.clone());
     run.attended = Some(one);
     run.events.extend(pulled.into_iter().map(|message| DeployEvent { step: run.status.phase, message }));
@@ -217,7 +219,7 @@ async fn under_lock(
 /// Brings what was cut off to its end. The status is taken over first, so that whoever had it cannot go on; only then
 /// does the decision tell what is to be done.
 async fn settle(
-    mesh: &Arc<Mesh>,
+    deploys: &Deploys,
     store: &Store,
     records: &Records,
     lease: &Lease,
@@ -228,7 +230,7 @@ async fn settle(
     if found.value.phase.is_final() {
         return Ok(Some(found));
     }
-    let status = found.value.taken_over(&mesh.network().machine.id, clock::now());
+    let status = found.value.taken_over(&deploys.network.network().machine.id, clock::now());
     let revision = records.put_status(&status, Some(found.revision)).await?;
     let decision = records.decision(namespace, &status.deploy).await?;
     let what = match resume(Some(&status), decision.as_ref()) {
@@ -239,7 +241,7 @@ async fn settle(
     };
     say(&format!("{what} deploy {}, which was cut off ({})", status.deploy, status.phase));
     tracing::warn!("{what} deploy {} of namespace {namespace}, cut off at {}", status.deploy, status.phase);
-    let mut run = Run::new(mesh, store, records, lease, status, say);
+    let mut run = Run::new(&deploys.network, store, records, lease, status, say);
     (run.revision, run.decision, run.gives_up) = (revision, decision, true);
     run.drive().await?;
     if run.status.phase.is_final() {
@@ -287,7 +289,7 @@ fn report(
 
 impl<'a> Run<'a> {
     fn new(
-        mesh: &'a Mesh,
+        mesh: &'a Network,
         store: &Store,
         records: &Records,
         lease: &'a Lease,

@@ -5,7 +5,7 @@ use crate::deploy::coordinator::ask::ask;
 use crate::deploy::coordinator::observe::{list, odd};
 use crate::deploy::coordinator::run::open;
 use crate::failure::{Failure, Result};
-use crate::network::Mesh;
+use crate::network::Network;
 use futures_util::future::join_all;
 use ployz_core::adopt::Verdict;
 use ployz_core::id::{MachineId, Namespace, ServiceName};
@@ -25,7 +25,7 @@ type Told = (BTreeSet<(MachineId, InstanceRowKey)>, Vec<(MachineId, InstanceSeen
 type InstanceRowKey = (Namespace, ployz_core::id::InstanceId);
 
 /// `service-list`.
-pub async fn list_all(mesh: &Mesh, namespace: Option<&Namespace>) -> Result<ServiceList> {
+pub async fn list_all(mesh: &Network, namespace: Option<&Namespace>) -> Result<ServiceList> {
     let (store, records) = open(mesh).await?;
     let (ready, _, unreachable) = told(mesh, &store, namespace).await;
     let mut services = Vec::new();
@@ -72,7 +72,7 @@ fn row(
 }
 
 /// Asks every member at once: who is ready, everything that runs, and who did not say.
-async fn told(mesh: &Mesh, store: &Store, namespace: Option<&Namespace>) -> Told {
+async fn told(mesh: &Network, store: &Store, namespace: Option<&Namespace>) -> Told {
     let members: Vec<MachineId> =
         mesh.peers.borrow().machines.iter().map(|machine| machine.id.clone()).collect();
     let asked = members.iter().map(|machine| async move { (machine, list(store, machine, namespace).await) });
@@ -93,7 +93,7 @@ async fn told(mesh: &Mesh, store: &Store, namespace: Option<&Namespace>) -> Told
 }
 
 /// `service-inspect`.
-pub async fn inspect(mesh: &Mesh, request: &ServiceRequest) -> Result<ServiceDetail> {
+pub async fn inspect(mesh: &Network, request: &ServiceRequest) -> Result<ServiceDetail> {
     let (store, records) = open(mesh).await?;
     let committed = find(records.current(&request.namespace).await?, &request.namespace, &request.service)?;
     let (_, seen, unreachable) = told(mesh, &store, Some(&request.namespace)).await;
@@ -149,7 +149,7 @@ fn lost(
 
 /// `service-logs`. An instance whose log is not given is named; a failure only when nobody gives one: the others' lines are
 /// worth more.
-pub async fn logs(mesh: &Mesh, request: &ServiceLogsRequest) -> Result<ServiceLogs> {
+pub async fn logs(mesh: &Network, request: &ServiceLogsRequest) -> Result<ServiceLogs> {
     let (store, records) = open(mesh).await?;
     let (namespace, service) = (&request.namespace, &request.service);
     let committed = find(records.current(namespace).await?, namespace, service)?;
