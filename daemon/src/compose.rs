@@ -1,17 +1,20 @@
 //! The composition root: picks what runs on this machine and hands the rooms to each other.
 
 use crate::args::ServiceMode;
-use crate::deploy::{Deploys, agent, coordinator};
-use crate::image::{self, Images};
+use crate::deploy::context::Deploys;
+use crate::deploy::{agent, coordinator};
+use crate::image;
+use crate::image::context::Images;
 use crate::lifecycle::{self, Rooms};
 use crate::membership;
 use crate::network::{Network, Parts, Shared};
+use crate::node::environment::Environment;
 use crate::node::reconcile::Reconciler;
-use crate::node::spec::Surroundings;
 use crate::node::supervisor::Supervisor;
 use crate::node::supervisor::process::Processes;
 use crate::node::supervisor::systemd::Systemd;
-use crate::pull::{self, Pulls};
+use crate::pull;
+use crate::pull::context::Pulls;
 use crate::state::Disk;
 use crate::transfer;
 use futures_util::future::BoxFuture;
@@ -68,14 +71,14 @@ fn router(
     Router::default()
         .on("deploy", move |request| agent::commands::take(&deploys, request))
         .on("image", move |request| image::fetch::take(&images, request))
-        .on("pull", move |request| pull::take(&pulls, request))
+        .on("pull", move |request| pull::commands::take(&pulls, request))
         .on("mesh", move |request| lifecycle::peer::take(&peers, &run, request))
         .on("ping", move |request| lifecycle::peer::take(&pings, &again, request))
 }
 
-fn surroundings(mode: ServiceMode, config: Config, seen: &[Observed]) -> Surroundings {
+fn surroundings(mode: ServiceMode, config: Config, seen: &[Observed]) -> Environment {
     let offered = ployz_core::address::candidates(seen, &[], config.wireguard_listen_port, |_| false);
-    Surroundings {
+    Environment {
         libexec: libexec(),
         nats_user: is_system(mode).then(|| NATS_USER.to_owned()),
         underlay_mtu: ployz_netns::underlay::smallest_mtu(seen, &offered),

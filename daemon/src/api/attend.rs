@@ -4,9 +4,9 @@
 
 use crate::api::handle::outcome;
 use crate::api::needs;
-use crate::deploy::Deploys;
+use crate::deploy::context::Deploys;
 use crate::deploy::coordinator::attended::{Attended, Wish};
-use crate::deploy::coordinator::run;
+use crate::deploy::coordinator::requests;
 use crate::failure::{Failure, Result};
 use crate::lifecycle::{Daemon, Rooms};
 use crate::network::Network;
@@ -64,8 +64,8 @@ async fn ends(work: tokio::task::JoinHandle<()>, one: Arc<Attended>) {
 async fn work(daemon: Arc<Daemon>, deploys: Arc<Deploys>, wish: Wish, request: Request, one: Arc<Attended>) {
     needs::wait(&daemon, &request, &|line| one.say(line)).await;
     let done = match &wish {
-        Wish::Deploy(request) => run::deploy(&deploys, request, &one).await,
-        Wish::Remove(request) => run::remove(&deploys, request, &one).await,
+        Wish::Deploy(request) => requests::deploy(&deploys, request, &one).await,
+        Wish::Remove(request) => requests::remove(&deploys, request, &one).await,
     };
     one.end(match done {
         Ok(report) => Envelope::ok(outcome(&report), Some(Payload::Deploy(Box::new(report)))),
@@ -122,7 +122,7 @@ fn too_late(id: &DeployId, payload: Option<Payload>) -> Envelope {
 
 /// By what the store knows: phases instead of lines. One whose coordinator was restarted is finished or undone by it.
 async fn by_record(mesh: &Network, request: &DeployAttachRequest, send: Send<'_>) -> Result<Envelope> {
-    let (_, records) = run::open(mesh).await?;
+    let (_, records) = crate::deploy::context::open(mesh).await?;
     let own = mesh.network().machine.id;
     let wanted = |status: &DeployStatus| match &request.deploy {
         Some(id) => status.deploy == *id,

@@ -10,7 +10,7 @@ use crate::image;
 use crate::lifecycle::{Daemon, Rooms};
 use crate::membership::issue;
 use crate::network::{Network, ready};
-use crate::node::spec;
+use crate::node::environment::NETNS;
 use crate::progress::Say;
 use crate::state::{NetworkFile, Stored};
 use ployz_core::adopt::Component;
@@ -144,7 +144,7 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             "deploys are asked for by a call that can be followed",
         )),
         Request::DeployPreview(request) => {
-            let preview = deploy::coordinator::run::preview(&*daemon.running()?, &request).await?;
+            let preview = deploy::coordinator::requests::preview(&*daemon.running()?, &request).await?;
             done("preview".into(), Some(Payload::DeployPreview(Box::new(preview))))
         }
         Request::ServiceList(request) => {
@@ -297,7 +297,7 @@ async fn mesh_status(daemon: &Daemon, name: &NetworkName) -> Result<Envelope> {
 /// The running network and its peers, as they are now.
 pub async fn running_status(mesh: &Network) -> MeshStatus {
     let file = mesh.network();
-    let device = wireguard::inspect(WG_DEVICE, &namespace::path(spec::NETNS)).await;
+    let device = wireguard::inspect(WG_DEVICE, &namespace::path(NETNS)).await;
     let (now, wall) = (mesh.millis(), clock::now());
     let machines = mesh.peers.borrow().machines.clone();
     let peers = machines.iter().filter(|machine| machine.id != file.machine.id).map(|machine| {

@@ -22,6 +22,7 @@ mod upstreams;
 
 use crate::network::Shared;
 use crate::network::ports::Asked;
+use crate::node::environment::NETNS;
 use crate::node::spec;
 use crate::node::supervisor::ports::has_ipv6;
 use crate::reach;
@@ -140,7 +141,7 @@ fn envelope(found: Doctor) -> Envelope {
 
 /// A connection from inside the namespace, with a deadline.
 async fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
-    let netns = ployz_netns::namespace::path(spec::NETNS);
+    let netns = ployz_netns::namespace::path(NETNS);
     limited(reach::connect(&netns, to)).await.unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into()))
 }
 

@@ -1,6 +1,6 @@
 //! Asking a machine about an image over the store. Who has been away for longer than a moment is known at once.
 
-use crate::image::Result;
+use crate::image::context::Result;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::image::{ImageAnswer, ImageCommand};
 use ployz_nats::rpc;

@@ -1,10 +1,10 @@
 //! The machine that is to have an image: looks, names, fetches. It opens the connection, so a machine decides itself whom
 //! it takes images from: members, by the address in their record.
 
-use crate::image::Images;
-use crate::image::{Result, failed};
+use crate::image::context::Images;
+use crate::image::context::{Result, failed};
 use crate::network::Network;
-use crate::node::spec;
+use crate::node::environment::NETNS;
 use crate::reach;
 use crate::transfer::frame::{self, Frame};
 use crate::transfer::stream::{self, Broken};
@@ -135,7 +135,7 @@ async fn connect(mesh: &Network, asked: &ImageFetch) -> Result<TcpStream> {
     let opening = Opening { version: TRANSFER_VERSION, ticket: asked.ticket.clone() };
     let opening = serde_json::to_vec(&opening).map_err(|error| unreachable(error.to_string()))?;
     let open = async {
-        let mut stream = reach::connect(&namespace::path(spec::NETNS), SocketAddr::V6(at)).await?;
+        let mut stream = reach::connect(&namespace::path(NETNS), SocketAddr::V6(at)).await?;
         frame::write(&mut stream, &Frame::Word(opening.into())).await?;
         Ok::<_, io::Error>(stream)
     };

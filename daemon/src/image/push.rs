@@ -2,9 +2,9 @@
 //! gets it on its own.
 
 use crate::failure::{Failure, Result};
-use crate::image::Images;
 use crate::image::ask::ask;
-use crate::image::{self, failed};
+use crate::image::context::Images;
+use crate::image::context::{self, failed};
 use crate::network::Network;
 use crate::progress::Say;
 use crate::transfer::stream::{self, Broken};
@@ -84,7 +84,7 @@ pub async fn give(
     image: &ImageRef,
     to: &MachineId,
     sent: Arc<AtomicU64>,
-) -> image::Result<()> {
+) -> context::Result<()> {
     let request = ImagePushRequest { image: image.clone(), to: [to.clone()].into() };
     let push = Push::begin(images, &request).await;
     let push = push.map_err(|failure| DeployFailure::new(failure.code, failure.to_string()))?;
@@ -163,7 +163,7 @@ impl<'a> Push<'a> {
         }
     }
 
-    async fn look(&self, machine: &MachineId) -> image::Result<ImageState> {
+    async fn look(&self, machine: &MachineId) -> context::Result<ImageState> {
         match ask(&self.store, machine, &ImageCommand::Look(self.wanted.clone())).await? {
             ImageAnswer::Looked(look) => Ok(look.state(&self.wanted.facts)),
             _ => Err(odd(machine)),
@@ -193,7 +193,7 @@ impl<'a> Push<'a> {
         row
     }
 
-    async fn bring(&self, leg: &Leg<'_>) -> image::Result<ImageState> {
+    async fn bring(&self, leg: &Leg<'_>) -> context::Result<ImageState> {
         match self.look(leg.machine).await? {
             ImageState::Present => Ok(ImageState::Present),
             ImageState::Unnamed => {
@@ -208,7 +208,7 @@ impl<'a> Push<'a> {
     }
 
     /// Asks the machine to come for the image, waits for its connection, sends, and waits for its word.
-    async fn send(&self, leg: &Leg<'_>) -> image::Result<()> {
+    async fn send(&self, leg: &Leg<'_>) -> context::Result<()> {
         let broken = |why: String| DeployFailure::new(ErrorCode::TransferInterrupted, why).on(leg.machine);
         let _turn =
             self.images.transfers.sending.acquire().await.map_err(|error| broken(error.to_string()))?;

@@ -1,6 +1,6 @@
 //! Two engines and a connection between them: whole, broken off, refused.
 
-use super::failed;
+use super::context::failed;
 use super::fetch::{exchange, look, name};
 use crate::transfer::stream::{self, Broken};
 use bytes::Bytes;

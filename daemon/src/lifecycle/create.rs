@@ -3,15 +3,13 @@
 use crate::failure::{Failure, Result};
 use crate::keys;
 use crate::lifecycle::Daemon;
-use crate::state::{Backend, Founder, Keys, NetworkFile, PeersFile, Stored};
-use ployz_core::address::{NodeSubnet, OverlayPrefix, candidates, offered};
-use ployz_core::config::{BackendChoice, Config};
-use ployz_core::id::{MachineId, NetworkId, NetworkName};
+use crate::membership::record::{hostname, membership};
+use crate::network::endpoints::named_first;
+use crate::state::{Founder, NetworkFile, PeersFile, Stored};
+use ployz_core::address::{OverlayPrefix, candidates};
+use ployz_core::id::{NetworkId, NetworkName};
 use ployz_core::wire::v1::api::ErrorCode;
-use ployz_core::wire::v1::record::{
-    Lifecycle, MachineMembership, RegionRole, StorageParticipation, Topology,
-};
-use ployz_host::clock;
+use ployz_core::wire::v1::record::{RegionRole, StorageParticipation, Topology};
 use ployz_netns::underlay;
 use std::net::IpAddr;
 
@@ -111,60 +109,10 @@ impl Daemon {
     }
 }
 
-/// What this machine offers: the endpoints of its configuration, then those that were found.
-pub fn named_first(config: &Config, found: &[std::net::SocketAddr]) -> Vec<std::net::SocketAddr> {
-    let named = config.advertise_endpoints.iter().map(|named| named.at(config.wireguard_listen_port));
-    offered(named, found)
-}
-
 /// A kernel without IPv6 cannot carry a network, and would say so only deep inside.
 pub(super) fn has_ipv6() -> Result<()> {
     if ployz_netns::sysctl::kernel_has_ipv6() {
         return Ok(());
     }
     Err(Failure::new(ErrorCode::Ipv6Unavailable, "this kernel runs without IPv6"))
-}
-
-/// The machine's record as its keys give it.
-pub fn membership(
-    id: MachineId,
-    keys: &Keys,
-    prefix: OverlayPrefix,
-    subnet: NodeSubnet,
-) -> Result<MachineMembership> {
-    let damaged = || Failure::new(ErrorCode::IoError, "keys.json is damaged");
-    let public_key = keys.wireguard.public();
-    let now = clock::now();
-    Ok(MachineMembership {
-        id,
-        public_key,
-        overlay_ip: prefix.address(&public_key),
-        subnet,
-        endpoints: Vec::new(),
-        nats_key: keys::nats_key(keys).ok_or_else(damaged)?,
-        verify_key: keys::verify_key(keys).ok_or_else(damaged)?,
-        lifecycle: Lifecycle::Active,
-        storage: StorageParticipation::Candidate,
-        region_role: RegionRole::Compute,
-        topology: Topology::default(),
-        labels: Default::default(),
-        created_at: now,
-        updated_at: now,
-    })
-}
-
-/// This machine's name.
-pub fn hostname() -> MachineId {
-    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default();
-    MachineId::from_hostname(&name)
-}
-
-/// Who would run the tunnel of a network that is new here.
-pub async fn backend(config: &Config) -> Backend {
-    match config.wireguard_backend {
-        BackendChoice::Kernel => Backend::Kernel,
-        BackendChoice::Userspace => Backend::Userspace,
-        BackendChoice::Auto if ployz_netns::wireguard::supported().await => Backend::Kernel,
-        BackendChoice::Auto => Backend::Userspace,
-    }
 }

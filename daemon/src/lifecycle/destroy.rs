@@ -1,6 +1,6 @@
 //! `mesh destroy`: on every machine or on none, and this machine's own part of it.
 
-use crate::deploy::Deploys;
+use crate::deploy::context::Deploys;
 use crate::failure::{Failure, Result, io_code};
 use crate::lifecycle::Daemon;
 use crate::network::Network;

@@ -4,13 +4,12 @@
 use crate::failure::{Failure, Result};
 use crate::lifecycle::Daemon;
 use crate::network::{Network, twins};
-use crate::node::spec;
+use crate::node::environment::NETNS;
+use crate::node::identity::{Held, list, moved, why_held};
 use crate::state::{Disk, HeldFile, Keys, NetworkFile, Stored};
-use ployz_core::adopt::Drift;
 use ployz_core::id::NetworkName;
 use ployz_core::spec::link::WG_DEVICE;
 use ployz_core::wire::v1::api::ErrorCode;
-use ployz_core::wire::v1::doctor::Check;
 use ployz_host::clock;
 use ployz_netns::{host, namespace, wireguard};
 use std::sync::Arc;
@@ -81,36 +80,6 @@ pub(super) fn failure(name: &NetworkName, why: String) -> Failure {
     Failure::new(ErrorCode::IdentityHeld, message).with(vec![why])
 }
 
-/// Whether the state that should run here is this machine's.
-pub fn check(disk: &Disk, name: &NetworkName, is_up: bool) -> Check {
-    let held = match why_held(disk, name) {
-        Ok(None) => None,
-        Ok(Some(Held::Peers(held))) => Some(held.why),
-        Ok(Some(Held::Moved(differs))) => (!is_up).then(|| moved(&differs)),
-        Err(error) => {
-            return Check::warn("identity", ployz_core::text::chain(&error), "run this as root");
-        }
-    };
-    match held {
-        None => Check::ok("identity", "the state was made on this machine"),
-        Some(why) => Check::fail("identity", why, ErrorCode::IdentityHeld.hint()),
-    }
-}
-
-enum Held {
-    Peers(HeldFile),
-    Moved(Vec<Drift>),
-}
-
-fn why_held(disk: &Disk, name: &NetworkName) -> std::result::Result<Option<Held>, crate::state::DiskError> {
-    if let Some(held) = disk.held(name)? {
-        return Ok(Some(Held::Peers(held)));
-    }
-    let Some(made_on) = disk.host_mark(name)? else { return Ok(None) };
-    let differs = made_on.differs(&host::mark());
-    Ok((!differs.is_empty()).then_some(Held::Moved(differs)))
-}
-
 /// Writes only what differs.
 fn note_machine(disk: &Disk, name: &NetworkName) -> Result<()> {
     let mark = host::mark();
@@ -122,14 +91,6 @@ fn note_machine(disk: &Disk, name: &NetworkName) -> Result<()> {
 
 /// Whether a tunnel with this key is up in our namespace.
 async fn is_up(keys: &Keys) -> bool {
-    let seen = wireguard::inspect(WG_DEVICE, &namespace::path(spec::NETNS)).await;
+    let seen = wireguard::inspect(WG_DEVICE, &namespace::path(NETNS)).await;
     seen.present().is_some_and(|device| device.public_key == Some(keys.wireguard.public()))
-}
-
-fn moved(differs: &[Drift]) -> String {
-    format!("the state was made on another machine: {}", list(differs))
-}
-
-fn list(differs: &[Drift]) -> String {
-    differs.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }

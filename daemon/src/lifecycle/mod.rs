@@ -8,12 +8,9 @@ mod join;
 pub mod peer;
 mod resume;
 
-pub use create::{backend, hostname, membership, named_first};
-pub use identity::check as identity_check;
-
-use crate::deploy::Deploys;
+use crate::deploy::context::Deploys;
 use crate::failure::{Failure, Result};
-use crate::image::Images;
+use crate::image::context::Images;
 use crate::network::{Network, Parts, Shared};
 use crate::node::{spec, teardown};
 use crate::progress::Say;

@@ -4,7 +4,8 @@
 
 use crate::failure::{Failure, Result};
 use crate::network::{Network, Shared};
-use crate::node::spec::{self, NETNS};
+use crate::node::environment::NETNS;
+use crate::node::spec;
 use crate::node::teardown;
 use crate::state::{Founder, Keys, NetworkFile, PeersFile, Stored};
 use crate::{http, keys, reach};
@@ -40,7 +41,7 @@ pub async fn redeem(
 ) -> Result<NetworkFile> {
     let prefix = OverlayPrefix::of(&token.network_id);
     let mut file = placeholder(token, keys)?;
-    file.backend = Some(crate::lifecycle::backend(&shared.around.config).await);
+    file.backend = Some(crate::node::spec::backend(&shared.around.config, None).await);
     let spec = one_time_spec(shared, token, keys, &file, prefix);
     shared.disk.set_pending(Some(&file))?;
     say("opening the one-time tunnel");
@@ -202,11 +203,11 @@ async fn request(shared: &Shared, token: &Token, keys: &Keys) -> Result<RedeemRe
     let damaged = || Failure::new(ErrorCode::IoError, "keys.json is damaged");
     Ok(RedeemRequest {
         invite_id: token.invite_id.clone(),
-        name: crate::lifecycle::hostname(),
+        name: crate::membership::record::hostname(),
         public_key: keys.wireguard.public(),
         nats_key: keys::nats_key(keys).ok_or_else(damaged)?,
         verify_key: keys::verify_key(keys).ok_or_else(damaged)?,
-        endpoints: crate::lifecycle::named_first(
+        endpoints: crate::network::endpoints::named_first(
             config,
             &candidates(&seen, &[], config.wireguard_listen_port, overlay),
         ),
@@ -260,7 +261,8 @@ fn placeholder(token: &Token, keys: &Keys) -> Result<NetworkFile> {
         .plan
         .slice(0)
         .ok_or_else(|| Failure::new(ErrorCode::InvalidToken, "its network has no subnet"))?;
-    let machine = crate::lifecycle::membership(MachineId::from_hostname("joiner"), keys, prefix, subnet)?;
+    let machine =
+        crate::membership::record::membership(MachineId::from_hostname("joiner"), keys, prefix, subnet)?;
     Ok(NetworkFile {
         version: 1,
         id: token.network_id.clone(),

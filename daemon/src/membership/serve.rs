@@ -4,7 +4,7 @@
 use crate::failure::Failure;
 use crate::membership::issue;
 use crate::network::Network;
-use crate::node::spec;
+use crate::node::environment::NETNS;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -51,7 +51,7 @@ async fn confirm(
 async fn observed(State(mesh): State<Arc<Network>>, ConnectInfo(from): ConnectInfo<SocketAddr>) -> Response {
     let caller = source(from);
     let key = mesh.peers.borrow().machines.iter().find(|m| m.overlay_ip == caller).map(|m| m.public_key);
-    let seen = wireguard::inspect(WG_DEVICE, &namespace::path(spec::NETNS)).await;
+    let seen = wireguard::inspect(WG_DEVICE, &namespace::path(NETNS)).await;
     let endpoint = key.and_then(|key| seen.present()?.peers.get(&key)?.stats.endpoint);
     Json(ObservedResponse { endpoint }).into_response()
 }

@@ -1,10 +1,11 @@
 //! Keeping this machine's own candidates true: its addresses, and how its peers see it.
 
 use crate::network::{Network, sync};
-use crate::node::spec;
+use crate::node::environment::NETNS;
 use crate::{http, reach};
 use hyper::Method;
-use ployz_core::address::candidates;
+use ployz_core::address::{candidates, offered};
+use ployz_core::config::Config;
 use ployz_core::wire::v1::join::{ObservedResponse, PORT};
 use ployz_netns::{namespace, underlay};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -60,7 +61,7 @@ async fn current(mesh: &Network, reflected: &[SocketAddr]) -> ployz_netns::Resul
     let config = &mesh.shared.around.config;
     let seen = underlay::observe().await?;
     let found = candidates(&seen, reflected, config.wireguard_listen_port, overlay);
-    Ok(crate::lifecycle::named_first(config, &found))
+    Ok(named_first(config, &found))
 }
 
 async fn ask_peers(mesh: &Arc<Network>) {
@@ -82,13 +83,19 @@ async fn ask_peers(mesh: &Arc<Network>) {
 }
 
 async fn observed(to: SocketAddrV6) -> Option<SocketAddr> {
-    let stream = reach::connect(&namespace::path(spec::NETNS), SocketAddr::V6(to)).await.ok()?;
+    let stream = reach::connect(&namespace::path(NETNS), SocketAddr::V6(to)).await.ok()?;
     let (status, body) = http::exchange(stream, Method::GET, "/v1/observed", None::<&()>).await.ok()?;
     let answer: ObservedResponse = serde_json::from_slice(&body).ok()?;
     answer.endpoint.filter(|_| status.is_success())
 }
 
 /// Enough to learn the address behind a NAT; asking two hundred machines would not tell more.
+/// What this machine offers: the endpoints of its configuration, then those that were found.
+pub fn named_first(config: &Config, found: &[std::net::SocketAddr]) -> Vec<std::net::SocketAddr> {
+    let named = config.advertise_endpoints.iter().map(|named| named.at(config.wireguard_listen_port));
+    offered(named, found)
+}
+
 const ASKED: usize = 5;
 const EVERY: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_secs(2);

@@ -3,7 +3,7 @@
 
 use crate::bounded::{self, Limits};
 use crate::network::Network;
-use crate::node::spec;
+use crate::node::environment::NETNS;
 use crate::reach;
 use ployz_core::live::NsId;
 use ployz_core::wire::v1::join::PORT;
@@ -20,7 +20,7 @@ pub async fn run(mesh: Arc<Network>, routes: axum::Router) {
             continue;
         };
         let at = SocketAddrV6::new(mesh.network().machine.overlay_ip, PORT, 0, 0);
-        match reach::listen(&namespace::path(spec::NETNS), at) {
+        match reach::listen(&namespace::path(NETNS), at) {
             Ok(listener) => {
                 // Dropping the server on a change of namespace cuts only requests that nobody could answer anyway.
                 tokio::select! {

@@ -15,13 +15,12 @@ pub mod routes;
 pub mod sync;
 pub mod twins;
 
+use crate::node::environment::Environment;
 use crate::node::reconcile::{Outcome, Reconciler};
-use crate::node::spec::Surroundings;
 use crate::node::supervisor::ports::has_ipv6;
 use crate::node::{sidecars, spec, teardown};
-use crate::state::{Backend, Disk, DiskError, Keys, NetworkFile, PeersFile};
+use crate::state::{Disk, DiskError, Keys, NetworkFile, PeersFile};
 use futures_util::future::BoxFuture;
-use ployz_core::config::BackendChoice;
 use ployz_core::id::MachineId;
 use ployz_core::key::PublicKey;
 use ployz_core::live::NsId;
@@ -46,7 +45,7 @@ use tokio_util::task::TaskTracker;
 /// What all networks of a daemon share.
 pub struct Shared {
     /// Configuration and surroundings.
-    pub around: Surroundings,
+    pub around: Environment,
     /// State on disk.
     pub disk: Disk,
     /// The adopt path.
@@ -306,16 +305,10 @@ impl Network {
         });
     }
 
-    /// Kept from the first start on, so that a kernel which learns WireGuard later does not recreate the tunnel.
+    /// Chosen at the first start and kept.
     async fn choose_backend(&self) -> Result<(), DiskError> {
         let stored = self.network().backend;
-        let backend = match (self.shared.around.config.wireguard_backend, stored) {
-            (BackendChoice::Kernel, _) => Backend::Kernel,
-            (BackendChoice::Userspace, _) => Backend::Userspace,
-            (BackendChoice::Auto, Some(stored)) => stored,
-            (BackendChoice::Auto, None) if ployz_netns::wireguard::supported().await => Backend::Kernel,
-            (BackendChoice::Auto, None) => Backend::Userspace,
-        };
+        let backend = spec::backend(&self.shared.around.config, stored).await;
         self.change_network(|network| network.backend = Some(backend)).map(|_| ())
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 pub async fn run(mesh: Arc<Network>) {
     loop {
         let id = mesh.netns_id();
-        match (id, ployz_netns::watch::open(crate::node::spec::NETNS)) {
+        match (id, ployz_netns::watch::open(crate::node::environment::NETNS)) {
             (Some(id), Ok(mut events)) => {
                 // What happened before the subscription is for one look.
                 mesh.nudge("watching");

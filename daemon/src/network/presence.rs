@@ -1,6 +1,6 @@
 //! Whether a peer's ployzd answers by itself: over the overlay and without the store.
 
-use crate::node::spec;
+use crate::node::environment::NETNS;
 use crate::reach;
 use crate::state::PeersFile;
 use ployz_core::mesh::presence::Door;
@@ -29,7 +29,7 @@ pub fn knock(peers: watch::Receiver<PeersFile>) -> Knock {
 /// A connection to its membership listener, given up as soon as it stands.
 async fn connect(overlay: Ipv6Addr) -> Door {
     let to = SocketAddr::V6(SocketAddrV6::new(overlay, PORT, 0, 0));
-    let netns = namespace::path(spec::NETNS);
+    let netns = namespace::path(NETNS);
     match tokio::time::timeout(CONNECT_TIMEOUT, reach::connect(&netns, to)).await {
         Ok(Ok(_)) => Door::Open,
         Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Door::Shut,

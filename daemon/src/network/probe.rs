@@ -4,7 +4,7 @@
 
 use crate::network::twins::{self, PAYLOAD, Payload};
 use crate::network::{Network, listener};
-use crate::node::spec;
+use crate::node::environment::NETNS;
 use crate::reach;
 use ployz_core::key::PublicKey;
 use ployz_core::live::WireguardLive;
@@ -25,7 +25,7 @@ use tokio::net::UdpSocket;
 pub async fn run(mesh: Arc<Network>) {
     loop {
         if let Some(id) = mesh.usable_netns() {
-            match reach::icmp(&namespace::path(spec::NETNS)) {
+            match reach::icmp(&namespace::path(NETNS)) {
                 Ok(socket) => {
                     let socket = Arc::new(socket);
                     let sent = Arc::new(std::sync::Mutex::new(BTreeMap::new()));
@@ -104,7 +104,7 @@ async fn rotate(mesh: &Arc<Network>, peers: &[MachineMembership]) {
     if silent.is_empty() {
         return;
     }
-    let netns = namespace::path(spec::NETNS);
+    let netns = namespace::path(NETNS);
     let Some(device) = wireguard::inspect(WG_DEVICE, &netns).await.present().cloned() else { return };
     for peer in silent {
         let Some(tunnel) = tunnel(&device, &peer.public_key) else { continue };

@@ -143,7 +143,7 @@ fn of_peer(id: &MachineId, places: Option<&BTreeSet<SocketAddr>>) -> Check {
 }
 
 async fn note_places(mesh: &Network, contested: &[PublicKey]) {
-    let netns = namespace::path(crate::node::spec::NETNS);
+    let netns = namespace::path(crate::node::environment::NETNS);
     let Some(device) = wireguard::inspect(WG_DEVICE, &netns).await.present().cloned() else { return };
     let mut places = mesh.twins.places.lock().unwrap_or_else(PoisonError::into_inner);
     places.retain(|key, _| contested.contains(key));

@@ -2,7 +2,9 @@
 //!
 //! Knows no store and no other machine. Who decides is `ployz_core::adopt`.
 
+pub mod environment;
 pub mod host;
+pub mod identity;
 pub mod nats;
 pub mod reconcile;
 pub mod sidecars;

@@ -3,8 +3,8 @@
 //! With systemd they run in the namespace behind `ployz-front`, on sockets of their own units; without, they listen by
 //! themselves, the gateway in the host's namespace, where its addresses belong.
 
+use crate::node::environment::{Environment, NETNS};
 use crate::node::nats::config::{DATA, prepare, put};
-use crate::node::spec::{NETNS, Surroundings};
 use crate::state::{Disk, DiskError, Keys, NetworkFile, Secret};
 use ployz_core::spec::{Listen, RouteSockets, SidecarSpec, SocketSpec, UnitName, UnitSpec};
 use ployz_core::wire::v1::subject::CLIENT_PORT;
@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The gateway, without the sockets that routes ask for: those are not on disk.
-pub fn gateway(around: &Surroundings, disk: &Disk, network: &NetworkFile) -> SidecarSpec {
+pub fn gateway(around: &Environment, disk: &Disk, network: &NetworkFile) -> SidecarSpec {
     let config = &around.config;
     let dir = dir(disk, network, &GATEWAY);
     let listens = [
@@ -49,7 +49,7 @@ pub fn gateway(around: &Surroundings, disk: &Disk, network: &NetworkFile) -> Sid
 }
 
 /// The DNS server.
-pub fn dns(around: &Surroundings, disk: &Disk, network: &NetworkFile) -> SidecarSpec {
+pub fn dns(around: &Environment, disk: &Disk, network: &NetworkFile) -> SidecarSpec {
     let config = &around.config;
     let dir = dir(disk, network, &DNS);
     let own = &network.machine;
@@ -82,7 +82,7 @@ pub fn dns(around: &Surroundings, disk: &Disk, network: &NetworkFile) -> Sidecar
 
 /// Makes the directories and writes the seeds, unless they are there as they should be.
 pub fn install(
-    around: &Surroundings,
+    around: &Environment,
     disk: &Disk,
     network: &NetworkFile,
     keys: &Keys,
@@ -113,7 +113,7 @@ struct Kind {
     description: &'static str,
 }
 
-fn unit(around: &Surroundings, kind: &Kind) -> UnitSpec {
+fn unit(around: &Environment, kind: &Kind) -> UnitSpec {
     let program = |name: &str| around.libexec.join(name).display().to_string();
     let own = program(kind.name.as_str());
     UnitSpec {

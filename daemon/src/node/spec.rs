@@ -1,10 +1,11 @@
 //! From what is on disk to what the data plane should be. No control plane, no clock but the one handed in.
 
+use crate::node::environment::{Environment, NETNS};
 use crate::node::nats::config::Settings;
 use crate::node::sidecars;
-use crate::state::{Disk, Keys, NetworkFile, PeersFile};
+use crate::state::{Backend, Disk, Keys, NetworkFile, PeersFile};
 use ipnet::IpNet;
-use ployz_core::config::Config;
+use ployz_core::config::{BackendChoice, Config};
 use ployz_core::id::NetworkId;
 use ployz_core::key::PublicKey;
 use ployz_core::spec::link::WG_DEVICE;
@@ -19,29 +20,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-/// What a spec is made from besides the network.
-#[derive(Debug, Clone)]
-pub struct Surroundings {
-    /// The configuration.
-    pub config: Config,
-    /// Directory of `nats-server` and `ployz-wireguard`.
-    pub libexec: PathBuf,
-    /// The system user of the store, where the supervisor can change users.
-    pub nats_user: Option<String>,
-    /// MTU of the underlay.
-    pub underlay_mtu: u32,
-}
-
-impl Surroundings {
-    /// Whether a service manager runs the sidecars: under users of their own, and on sockets that it keeps.
-    pub fn is_system(&self) -> bool {
-        self.nats_user.is_some()
+/// Who runs the tunnel of a network: as configured, else as it was when the network first started, so that a kernel which learns
+/// WireGuard later does not recreate the tunnel.
+pub async fn backend(config: &Config, stored: Option<Backend>) -> Backend {
+    match (config.wireguard_backend, stored) {
+        (BackendChoice::Kernel, _) => Backend::Kernel,
+        (BackendChoice::Userspace, _) => Backend::Userspace,
+        (BackendChoice::Auto, Some(stored)) => stored,
+        (BackendChoice::Auto, None) if ployz_netns::wireguard::supported().await => Backend::Kernel,
+        (BackendChoice::Auto, None) => Backend::Userspace,
     }
 }
 
 /// The whole node.
 pub fn node(
-    around: &Surroundings,
+    around: &Environment,
     disk: &Disk,
     network: &NetworkFile,
     keys: &Keys,
@@ -92,7 +85,7 @@ fn siblings(disk: &Disk, network: &NetworkFile) -> Vec<NetworkId> {
 
 /// The store's settings.
 pub fn nats<'a>(
-    around: &Surroundings,
+    around: &Environment,
     disk: &Disk,
     network: &'a NetworkFile,
     keys: &'a Keys,
@@ -180,8 +173,6 @@ fn one_time(network: &NetworkFile, invite: &InviteRecord) -> PeerSpec {
     }
 }
 
-/// Name of the namespace.
-pub const NETNS: &str = "ployz";
 /// Seconds the one-time peer of an invite outlives it.
 const FORGOTTEN_AFTER: u64 = 30;
 const UAPI_DIR: &str = "/run/wireguard";

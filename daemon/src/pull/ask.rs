@@ -1,6 +1,6 @@
 //! Asking a machine about an image of a registry over the store.
 
-use crate::pull::Result;
+use crate::pull::context::Result;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::pull::{PullAnswer, PullCommand};
 use ployz_nats::rpc;

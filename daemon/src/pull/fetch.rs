@@ -1,9 +1,9 @@
 //! One image, one machine: asked for, fetched, sent on, named.
 
-use crate::image::Images;
+use crate::image::context::Images;
 use crate::image::push;
-use crate::pull::Pulls;
-use crate::pull::{Result, failed};
+use crate::pull::context::Pulls;
+use crate::pull::context::{Result, failed};
 use ployz_core::deploy::pull::fits;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;

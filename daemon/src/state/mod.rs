@@ -2,7 +2,9 @@
 //!
 //! Files are replaced whole ([`ployz_host::file`]): a power cut leaves the old or the new content and never half of one.
 
-use crate::deploy::agent::instances::InstancesFile;
+pub mod instances;
+
+use instances::InstancesFile;
 use nix::unistd::Gid;
 use ployz_core::address::{AddressPlan, NodeSubnet, OverlayPrefix};
 use ployz_core::host::HostMark;

@@ -42,7 +42,8 @@ fn network(name: &str) -> NetworkFile {
     let (prefix, subnet) = (OverlayPrefix::of(&id), plan.slice(0).unwrap());
     let keys = crate::keys::fresh(None);
     let machine =
-        crate::lifecycle::membership(MachineId::from_hostname("db-1"), &keys, prefix, subnet).unwrap();
+        crate::membership::record::membership(MachineId::from_hostname("db-1"), &keys, prefix, subnet)
+            .unwrap();
     let founder = Founder { id: machine.id.clone(), overlay_ip: machine.overlay_ip };
     let name = name.parse().unwrap();
     NetworkFile { version: 1, id, name, plan, lifecycle: Stored::Stopped, machine, founder, backend: None }

@@ -5,9 +5,9 @@
 
 use crate::network::Network;
 use crate::network::listener::until_moved;
-use crate::node::spec;
+use crate::node::environment::NETNS;
 use crate::reach;
-use crate::transfer::Transfers;
+use crate::transfer::context::Transfers;
 use crate::transfer::frame::{self, Frame};
 use ployz_core::wire::v1::image::{Opening, TRANSFER_VERSION};
 use ployz_netns::namespace;
@@ -23,7 +23,7 @@ pub async fn run(mesh: Arc<Network>, transfers: Arc<Transfers>) {
     loop {
         if let Some(id) = mesh.usable_netns() {
             let at = SocketAddrV6::new(mesh.network().machine.overlay_ip, port, 0, 0);
-            match reach::listen(&namespace::path(spec::NETNS), at) {
+            match reach::listen(&namespace::path(NETNS), at) {
                 // Cancel-safe: connections that nobody has taken over are closed, and made again by the other end.
                 Ok(listener) => tokio::select! {
                     () = serve(&mesh, &transfers, &listener) => {}

@@ -1,6 +1,6 @@
 //! The Docker network of this machine's containers, and the watch over them, for as long as a network runs here.
 
-use crate::deploy::Deploys;
+use crate::deploy::context::Deploys;
 use crate::network::Network;
 use ployz_core::spec::container::BRIDGE;
 use ployz_engine::docker::{Docker, SOCKET};

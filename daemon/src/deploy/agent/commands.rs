@@ -1,11 +1,11 @@
 //! What this machine does when a coordinator asks. Every command can be sent again; nothing is changed after its
 //! `not_after`, and what was to be removed never starts again.
 
-use crate::deploy::Deploys;
 use crate::deploy::agent::container::{self, failed, not_kept, runs};
-use crate::deploy::agent::instances::Kept;
 use crate::deploy::agent::logs;
 use crate::deploy::agent::ops::{self, Refused, Result, in_time};
+use crate::deploy::context::Deploys;
+use crate::state::instances::Kept;
 use ployz_core::adopt::container::{container as verdict, note};
 use ployz_core::adopt::{Seen, Verdict};
 use ployz_core::deploy::address;

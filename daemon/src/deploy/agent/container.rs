@@ -1,8 +1,9 @@
 //! Making and starting one candidate. Done again for the same instance it finds what it made the first time.
 
-use crate::deploy::Deploys;
-use crate::deploy::agent::instances::{Kept, LocalError};
+use crate::deploy::agent::instances::LocalError;
+use crate::deploy::context::Deploys;
 use crate::failure::io_code;
+use crate::state::instances::Kept;
 use ployz_core::address::NodeSubnet;
 use ployz_core::adopt::Seen;
 use ployz_core::deploy::address;

@@ -1,9 +1,9 @@
 //! Follows where deploys stand: takes in how committed services are asked whether they are ready, settles what this
 //! machine owes, and goes on with deploys of this machine that were cut off.
 
-use crate::deploy::Deploys;
 use crate::deploy::agent::pending;
-use crate::deploy::coordinator::run;
+use crate::deploy::context::Deploys;
+use crate::deploy::coordinator::requests;
 use futures_util::StreamExt;
 use ployz_core::id::Namespace;
 use ployz_core::wire::v1::deploy::{DeployCommit, DeployStatus};
@@ -126,7 +126,7 @@ async fn mend_one(deploys: Arc<Deploys>, namespace: Namespace) {
     // Cancel-safe: as if the daemon had been killed there.
     let done = tokio::select! {
         () = cancel.cancelled() => return,
-        done = run::mend(&deploys, &namespace, &|line| tracing::info!("{line}")) => done,
+        done = requests::mend(&deploys, &namespace, &|line| tracing::info!("{line}")) => done,
     };
     if let Err(failure) = done {
         tracing::warn!("namespace {namespace}: {failure}: {}", failure.causes.join("; "));

@@ -1,66 +1,15 @@
 //! What deploys made on this machine, on disk: how each instance is asked whether it is ready, whether it is being taken
 //! out, and which ids must never start again. A start without the store goes on from here.
 
+use crate::state::instances::InstancesFile;
 use crate::state::{Disk, DiskError};
-use ployz_core::address::NodeSubnet;
-use ployz_core::id::{DeployId, InstanceId, Namespace, NetworkName};
-use ployz_core::spec::ContainerSpec;
-use ployz_core::spec::container::ContainerOwner;
+use ployz_core::id::{InstanceId, Namespace, NetworkName};
 use ployz_core::wire::v1::deploy::DeployCommand;
-use ployz_core::wire::v1::manifest::Service;
 use ployz_engine::watch::{Checks, InstanceKey};
-use serde::{Deserialize, Serialize};
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
-
-/// `instances.json`, mode 0600.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct InstancesFile {
-    /// Instances that were started here and not removed.
-    pub instances: Vec<Kept>,
-    /// Instances that were removed, oldest first: they never start again.
-    #[serde(default)]
-    pub removed: VecDeque<Removed>,
-    /// Keys of routing events of this machine's instances that may be in the stream.
-    #[serde(default)]
-    pub announced: BTreeSet<String>,
-}
-
-/// An instance that was started here.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Kept {
-    /// Whose it is.
-    pub owner: ContainerOwner,
-    /// Its service, as last committed or, for a candidate, as asked for.
-    pub service: Service,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// The engine's id of the image it was made from.
-    pub image_id: String,
-    /// Unix seconds.
-    pub started_at: u64,
-    /// The deploy that stopped it before its own candidate started; `None` once it was started again.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stopped_for: Option<DeployId>,
-    /// Whether it is being taken out of service.
-    #[serde(default)]
-    pub draining: bool,
-    /// Whether it was ready when that was last seen.
-    #[serde(default)]
-    pub ready: bool,
-}
-
-/// An instance that was removed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Removed {
-    /// Its namespace.
-    pub namespace: Namespace,
-    /// Its id.
-    pub instance: InstanceId,
-}
 
 /// All of this machine's part in deploys that is kept between two commands.
 pub struct Local {
@@ -110,72 +59,6 @@ pub struct Busy<'a> {
     namespace: Namespace,
 }
 
-impl Kept {
-    /// What it is found by.
-    pub fn key(&self) -> InstanceKey {
-        (self.owner.namespace.clone(), self.owner.instance.clone())
-    }
-
-    /// The container it should have.
-    pub fn spec(&self, subnet: &NodeSubnet) -> ContainerSpec {
-        let image_id = Some(self.image_id.clone()).filter(|id| !id.is_empty());
-        ContainerSpec {
-            image_id,
-            ..ContainerSpec::of(&self.service, self.owner.clone(), subnet, self.address)
-        }
-    }
-}
-
-impl InstancesFile {
-    /// An instance of this machine.
-    pub fn get(&self, namespace: &Namespace, instance: &InstanceId) -> Option<&Kept> {
-        self.instances
-            .iter()
-            .find(|kept| kept.owner.namespace == *namespace && kept.owner.instance == *instance)
-    }
-
-    /// The same, to be changed.
-    pub fn get_mut(&mut self, namespace: &Namespace, instance: &InstanceId) -> Option<&mut Kept> {
-        self.instances
-            .iter_mut()
-            .find(|kept| kept.owner.namespace == *namespace && kept.owner.instance == *instance)
-    }
-
-    /// Keeps an instance, in the place of what was known of it.
-    pub fn keep(&mut self, kept: Kept) {
-        self.instances.retain(|known| known.key() != kept.key());
-        self.instances.push(kept);
-    }
-
-    /// Whether an instance was removed.
-    pub fn is_removed(&self, namespace: &Namespace, instance: &InstanceId) -> bool {
-        self.removed.iter().any(|gone| gone.namespace == *namespace && gone.instance == *instance)
-    }
-
-    /// Notes that an instance must never start again.
-    pub fn bury(&mut self, namespace: &Namespace, instance: &InstanceId) {
-        if self.is_removed(namespace, instance) {
-            return;
-        }
-        self.removed.push_back(Removed { namespace: namespace.clone(), instance: instance.clone() });
-        // A command is good for less than a minute; nobody removes so many in that time.
-        while self.removed.len() > MOST_REMOVED {
-            self.removed.pop_front();
-        }
-    }
-
-    /// Forgets an instance whose container is gone.
-    pub fn forget(&mut self, namespace: &Namespace, instance: &InstanceId) {
-        self.instances.retain(|kept| kept.owner.namespace != *namespace || kept.owner.instance != *instance);
-    }
-
-    fn checks(&self) -> Checks {
-        let asked =
-            self.instances.iter().filter_map(|kept| Some((kept.key(), kept.service.readiness.clone()?)));
-        Arc::new(asked.collect())
-    }
-}
-
 impl Local {
     /// From disk. What cannot be read is not worth a mesh: containers go on, and nothing of them is changed.
     pub fn open(disk: &Disk, network: &NetworkName) -> Self {
@@ -186,7 +69,7 @@ impl Local {
         Self {
             disk: disk.clone(),
             network: network.clone(),
-            checks: watch::Sender::new(file.as_ref().map(InstancesFile::checks).unwrap_or_default()),
+            checks: watch::Sender::new(file.as_ref().map(checks_of).unwrap_or_default()),
             file: Mutex::new(file),
             changed: Notify::new(),
             unfinished: Notify::new(),
@@ -218,7 +101,7 @@ impl Local {
                 return Ok(false);
             }
             self.disk.put_instances(&self.network, &changed)?;
-            self.ask_as(changed.checks());
+            self.ask_as(checks_of(&changed));
             *file = changed;
             Ok(true)
         });
@@ -239,7 +122,7 @@ impl Local {
         }
         let found = self.disk.instances(&self.network).map_err(LocalError::Unknown)?.unwrap_or_default();
         tracing::info!("what deploys made here is known again");
-        self.ask_as(found.checks());
+        self.ask_as(checks_of(&found));
         work(file.insert(found))
     }
 
@@ -307,11 +190,15 @@ impl Drop for Busy<'_> {
     }
 }
 
+fn checks_of(file: &InstancesFile) -> Checks {
+    let asked = file.instances.iter().filter_map(|kept| Some((kept.key(), kept.service.readiness.clone()?)));
+    Arc::new(asked.collect())
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-const MOST_REMOVED: usize = 4_096;
 /// Steps at a time.
 const STEPS: usize = 32;
 /// Questions at a time.
@@ -320,6 +207,7 @@ const LOOKS: usize = 32;
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::state::instances::{Kept, MOST_REMOVED};
     use serde_json::json;
 
     /// An instance whose service is asked in this way; `null` = it is not.
@@ -350,11 +238,11 @@ pub(super) mod tests {
         file.keep(Kept { draining: true, ..one.clone() });
         assert_eq!(file.instances.len(), 1);
         assert!(file.get(&one.owner.namespace, &one.owner.instance).unwrap().draining);
-        assert_eq!(file.checks().keys().next(), Some(&one.key()));
+        assert_eq!(checks_of(&file).keys().next(), Some(&one.key()));
         let read: InstancesFile = serde_json::from_str(&serde_json::to_string(&file).unwrap()).unwrap();
         assert_eq!(read, file);
         file.forget(&one.owner.namespace, &one.owner.instance);
-        assert!(file.instances.is_empty() && file.checks().is_empty());
+        assert!(file.instances.is_empty() && checks_of(&file).is_empty());
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! "it runs", and ends it afterwards.
 
 use crate::deploy::agent::container::{failed, not_kept, runs};
-use crate::deploy::agent::instances::{Kept, Local};
+use crate::deploy::agent::instances::Local;
+use crate::state::instances::Kept;
 use futures_util::future::join_all;
 use ployz_core::adopt::Seen;
 use ployz_core::id::{DeployId, InstanceId, Namespace};

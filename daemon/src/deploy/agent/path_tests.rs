@@ -1,10 +1,10 @@
 //! Every string of every deploy command, replaced by what a machine that lies would write there: the engine is asked for
 //! the containers and images that were named, and for nothing else.
 
-use crate::deploy::agent::instances::Kept;
 use crate::deploy::agent::instances::tests::{OnDisk, kept};
 use crate::deploy::agent::logs;
 use crate::deploy::agent::ops;
+use crate::state::instances::Kept;
 use ployz_core::address::AddressPlan;
 use ployz_core::spec::container::container_name;
 use ployz_core::wire::v1::deploy::{DeployCommand, Instances};

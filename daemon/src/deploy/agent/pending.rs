@@ -1,9 +1,10 @@
 //! What this machine still owes of deploys that were over without it: done as soon as it reads of it.
 
-use crate::deploy::Deploys;
 use crate::deploy::agent::container::{failed, not_kept};
-use crate::deploy::agent::instances::{InstancesFile, Local};
+use crate::deploy::agent::instances::Local;
 use crate::deploy::agent::ops::{bury, start_again, take_away};
+use crate::deploy::context::Deploys;
+use crate::state::instances::InstancesFile;
 use ployz_core::id::{MachineId, Namespace};
 use ployz_core::wire::v1::deploy::{Debt, DeployFailure, DeployStatus, Owed};
 use ployz_engine::docker::{Docker, SOCKET};

@@ -3,8 +3,9 @@
 //! While Docker does not answer, what was said stands: unknown is not absent. A daemon that just started does not take
 //! instances out of service because nobody has asked them yet.
 
-use crate::deploy::Deploys;
-use crate::deploy::agent::instances::{InstancesFile, Kept, LocalError};
+use crate::deploy::agent::instances::LocalError;
+use crate::deploy::context::Deploys;
+use crate::state::instances::{InstancesFile, Kept};
 use ployz_core::id::MachineId;
 use ployz_core::live::ContainerState;
 use ployz_core::routing::{InstanceRoute, Key, ServiceRef, Value};

@@ -2,12 +2,12 @@
 //! registry gives nothing gets it from one that has it. Cut off anywhere, engines hold images without a name and no more.
 
 use crate::deploy::coordinator::observe::{Survey, odd};
-use crate::deploy::coordinator::pull::worst;
 use crate::failure::{Failure, Result};
 use crate::progress::Say;
 use crate::pull::ask::ask;
 use futures_util::future::join_all;
 use ployz_core::deploy::pull::Seen;
+use ployz_core::deploy::registry;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{DeployFailure, ImagePull};
@@ -213,6 +213,15 @@ fn line(progress: &PullProgress) -> String {
     let layers =
         (progress.of_layers > 0).then(|| format!("{} of {} layers", progress.layers, progress.of_layers));
     layers.into_iter().chain(bytes).collect::<Vec<_>>().join(", ")
+}
+
+/// The failure that tells most, with all of them as causes.
+pub(super) fn worst(what: &str, mut failures: Vec<DeployFailure>) -> Failure {
+    failures.sort_by_key(|failure| std::cmp::Reverse(registry::weight(&failure.code)));
+    let code =
+        failures.first().and_then(|failure| ErrorCode::ALL.iter().find(|code| code.as_str() == failure.code));
+    let causes = failures.iter().map(|failure| format!("{failure} [{}]", failure.code)).collect();
+    Failure::new(code.copied().unwrap_or(ErrorCode::ImagePullFailed), what).with(causes)
 }
 
 const TELL: Duration = Duration::from_secs(1);

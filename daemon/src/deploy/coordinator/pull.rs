@@ -1,35 +1,25 @@
 //! Images that machines lack: what exactly they are, found out before a plan is carried out. `ployz_core::deploy::pull`
 //! decides; the machines' part is `crate::pull`, and `fetching` gets them there.
 
-use crate::deploy::coordinator::fetching;
+use crate::deploy::coordinator::fetching::{self, worst};
 use crate::deploy::coordinator::lease::Lease;
 use crate::deploy::coordinator::observe::{Survey, odd};
-use crate::deploy::coordinator::run::{lost, planned, unchanged_baseline};
+use crate::deploy::coordinator::planning::{Wish, lost, planned, unchanged_baseline};
 use crate::failure::{Failure, Result};
 use crate::network::Network;
 use crate::progress::Say;
 use crate::pull::ask::ask;
 use futures_util::{StreamExt, stream};
+use ployz_core::deploy::DeployPlan;
 use ployz_core::deploy::pull::{Need, before, fits, need, of_digest, pull, users, wishes};
-use ployz_core::deploy::{DeployPlan, Scope, registry};
 use ployz_core::id::{DeployId, MachineId};
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
-use ployz_core::wire::v1::manifest::{ImageDigest, ImageRef, Manifest, Pull};
+use ployz_core::wire::v1::manifest::{ImageDigest, ImageRef, Pull};
 use ployz_core::wire::v1::pull::{PullAnswer, PullCommand, PullFound, PullWanted};
 use ployz_nats::deploys::Records;
 use ployz_nats::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
-
-/// What is deployed, and by whom.
-#[derive(Clone, Copy)]
-pub(super) struct Wish<'a> {
-    pub manifest: &'a Manifest,
-    pub scope: &'a Scope,
-    pub deploy: &'a DeployId,
-    /// The machine that coordinates.
-    pub own: &'a MachineId,
-}
 
 /// The images of one deploy. What a registry said is asked once.
 pub(super) struct Images {
@@ -170,15 +160,6 @@ async fn find(
 fn gone(image: &ImageRef, failures: Vec<DeployFailure>) -> Failure {
     let what = format!("{} does not say what the image {image} is", image.registry());
     worst(&what, failures)
-}
-
-/// The failure that tells most, with all of them as causes.
-pub(super) fn worst(what: &str, mut failures: Vec<DeployFailure>) -> Failure {
-    failures.sort_by_key(|failure| std::cmp::Reverse(registry::weight(&failure.code)));
-    let code =
-        failures.first().and_then(|failure| ErrorCode::ALL.iter().find(|code| code.as_str() == failure.code));
-    let causes = failures.iter().map(|failure| format!("{failure} [{}]", failure.code)).collect();
-    Failure::new(code.copied().unwrap_or(ErrorCode::ImagePullFailed), what).with(causes)
 }
 
 /// Whether an image is for every machine that is to run it, as far as that is known.

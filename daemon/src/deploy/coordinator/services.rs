@@ -1,9 +1,9 @@
 //! Services as an operator asks for them: what was committed, and what the machines say of it now.
 
 use crate::deploy::agent::commands;
+use crate::deploy::context::open;
 use crate::deploy::coordinator::ask::ask;
 use crate::deploy::coordinator::observe::{list, odd};
-use crate::deploy::coordinator::run::open;
 use crate::failure::{Failure, Result};
 use crate::network::Network;
 use futures_util::future::join_all;

@@ -5,7 +5,7 @@ use crate::deploy::coordinator::fan_out::{
     ByMachine, Missed, by_machine, count, drop_one, everywhere, insist,
 };
 use crate::deploy::coordinator::observe::{claims, odd};
-use crate::deploy::coordinator::run::Run;
+use crate::deploy::coordinator::run::{Done, Run};
 use futures_util::future::join_all;
 use ployz_core::deploy::{commit, probe};
 use ployz_core::id::{InstanceId, MachineId, ServiceName};
@@ -22,8 +22,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Of a step: done, or everything that stands against it.
-pub(super) type Done = Result<(), Vec<DeployFailure>>;
 /// What machines are asked for: which instances, and the command about them.
 type Order<'a> = (&'a ByMachine, &'a (dyn Fn(Instances) -> DeployCommand + Sync));
 
