@@ -20,8 +20,9 @@ FLOORS = [
     ["transfer"],
     ["network"],
     ["node"],
+    ["failure", "keys"],
     ["state"],
-    ["args", "bounded", "failure", "http", "keys", "progress", "reach"],
+    ["args", "bounded", "http", "progress", "reach"],
 ]
 
 
@@ -59,7 +60,7 @@ def use_paths(tree, prefix=""):
 
 
 def imports(name, text, found):
-    """Modules that a file names, by `crate::` or `super::`; of tests only those of other files count."""
+    """Modules that a file names, by `crate::`, by `super::` or as its children; tests do not count."""
     text = re.sub(r"//[^\n]*", "", text)
     text = re.sub(r"pub\((?:in [^)]*|super|crate)\)", "pub", text)
     text = re.sub(r"#\[cfg\(test\)\]\s*(pub(\([^)]*\))? )?mod tests \{.*\Z", "", text, flags=re.S)
@@ -68,6 +69,12 @@ def imports(name, text, found):
     for tree in re.findall(r"\buse ((?:crate|super)::[^;]+);", text):
         paths.extend(use_paths(tree))
     paths.extend(re.findall(r"(?<![\w:])((?:crate|super)(?:::\w+)+)", text))
+    children = {child[len(name) + 2:] for child in found if child.startswith(name + "::")}
+    for child in {child.split("::")[0] for child in children}:
+        for path in re.findall(rf"(?<![\w:.]){child}::(?:\w+::)*\w+", text):
+            paths.append(f"crate::{name}::{path}")
+        for tree in re.findall(rf"\buse ({child}::\{{[^;]+);", text):
+            paths.extend(f"crate::{name}::{path}" for path in use_paths(tree))
     for path in paths:
         parts = path.split("::")
         at = name.split("::")

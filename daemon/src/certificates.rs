@@ -3,7 +3,7 @@
 //! Who can read the bucket is said in decision 0011.
 
 use crate::failure::{Failure, Result};
-use crate::network::Network;
+use crate::network::context::Network;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::certificate::{

@@ -7,7 +7,7 @@ use crate::image;
 use crate::image::context::Images;
 use crate::lifecycle::{self, Rooms};
 use crate::membership;
-use crate::network::{Network, Parts, Shared};
+use crate::network::context::{Network, Parts, Shared};
 use crate::node::environment::Environment;
 use crate::node::reconcile::Reconciler;
 use crate::node::supervisor::Supervisor;

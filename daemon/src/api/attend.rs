@@ -9,7 +9,7 @@ use crate::deploy::coordinator::attended::{Attended, Wish};
 use crate::deploy::coordinator::requests;
 use crate::failure::{Failure, Result};
 use crate::lifecycle::{Daemon, Rooms};
-use crate::network::Network;
+use crate::network::context::Network;
 use ployz_core::id::DeployId;
 use ployz_core::wire::v1::api::{Asked, Envelope, ErrorCode, Event, Payload, Request};
 use ployz_core::wire::v1::api_deploy::{DeployAttachRequest, DeployMark, DeployState};

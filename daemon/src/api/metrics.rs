@@ -6,7 +6,8 @@
 use crate::api::handle::running_status;
 use crate::bounded::{self, Limits};
 use crate::lifecycle::{Daemon, Rooms};
-use crate::network::{Network, ready};
+use crate::network::context::Network;
+use crate::network::ready;
 use axum::Router;
 use axum::extract::State;
 use axum::http::header;

@@ -2,7 +2,7 @@
 //! the caller sees that. Nothing is refused here: what is still missing afterwards, the request itself says.
 
 use crate::lifecycle::Daemon;
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::progress::Say;
 use futures_util::future::join_all;
 use ployz_core::id::MachineId;

@@ -3,7 +3,7 @@
 use crate::deploy::agent::instances::Local;
 use crate::deploy::coordinator::attended::Running;
 use crate::failure::{Failure, Result};
-use crate::network::Network;
+use crate::network::context::Network;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_engine::watch::{Checks, View};
 use ployz_nats::deploys::Records;

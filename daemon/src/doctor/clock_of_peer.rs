@@ -1,6 +1,6 @@
 //! How far a peer's clock is from ours: the `Date` of whatever its ployzd answers on the overlay (RFC 9110 section 6.6.1).
 
-use super::{dial, limited};
+use super::context::{dial, limited};
 use crate::http;
 use ployz_core::wire::v1::join::PORT;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};

@@ -1,6 +1,6 @@
 //! Docker: whether it is there and answers, its network on the bridge, and what is known to get in its way.
 
-use super::Ground;
+use super::context::Ground;
 use crate::node::host;
 use ployz_core::adopt::Verdict;
 use ployz_core::wire::v1::doctor::Check;

@@ -2,7 +2,7 @@
 //!
 //! A host may have IPv6 switched off, and then has no address of it: its socket is open all the same, and serves once it is on.
 
-use super::{Ground, limited};
+use super::context::{Ground, limited};
 use crate::node::supervisor::ports::has_ipv6;
 use ployz_core::wire::v1::doctor::Check;
 use std::io;

@@ -1,7 +1,7 @@
 //! How fresh what is served is, for `status`: the gateway's routes, the DNS server's names, and Docker.
 
 use super::name::{self, TXT};
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::node::supervisor::Supervisor;
 use crate::state::NetworkFile;
 use ployz_core::adopt::sidecar;

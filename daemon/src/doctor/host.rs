@@ -1,7 +1,7 @@
 //! What the network relies on in the host, looked at now (docs/host.md).
 
-use super::{Ground, Running};
-use crate::network::Shared;
+use super::context::{Ground, Running};
+use crate::network::context::Shared;
 use crate::node::host::{self, Scene};
 use crate::node::identity::check as identity_check;
 use ployz_core::wire::v1::doctor::{Check, Level};

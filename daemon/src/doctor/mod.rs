@@ -7,6 +7,7 @@
 mod answers;
 mod certificates;
 mod clock_of_peer;
+mod context;
 mod engine;
 mod families;
 pub mod fresh;
@@ -20,43 +21,16 @@ mod store;
 mod tunnel;
 mod upstreams;
 
-use crate::network::Shared;
-use crate::network::ports::Asked;
-use crate::node::environment::NETNS;
+use crate::network::asked::Asked;
+use crate::network::context::Shared;
 use crate::node::spec;
 use crate::node::supervisor::ports::has_ipv6;
-use crate::reach;
-use crate::state::{NetworkFile, PeersFile, Stored};
-use ployz_core::config::{BadConfig, Config};
-use ployz_core::live::NodeLive;
-use ployz_core::spec::NodeSpec;
+use crate::state::Stored;
+use context::{Ground, Running};
+use ployz_core::config::BadConfig;
 use ployz_core::wire::v1::api::{Envelope, Payload};
 use ployz_core::wire::v1::doctor::{Check, Doctor, Level};
 use ployz_host::clock;
-use std::future::Future;
-use std::net::SocketAddr;
-use std::time::Duration;
-use tokio::net::TcpStream;
-
-/// What the checks stand on.
-struct Ground<'a> {
-    shared: &'a Shared,
-    network: Option<Running>,
-}
-
-/// A network that should be running here.
-struct Running {
-    file: NetworkFile,
-    peers: PeersFile,
-    spec: NodeSpec,
-    live: NodeLive,
-}
-
-impl Ground<'_> {
-    fn config(&self) -> &Config {
-        &self.shared.around.config
-    }
-}
 
 /// For the daemon itself.
 pub async fn examine(shared: &Shared) -> Envelope {
@@ -138,17 +112,3 @@ fn envelope(found: Doctor) -> Envelope {
     let message = format!("{} checks: {fail} failed, {warn} to look at", found.checks.len());
     Envelope::ok(message, Some(Payload::Doctor(found)))
 }
-
-/// A connection from inside the namespace, with a deadline.
-async fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
-    let netns = ployz_netns::namespace::path(NETNS);
-    limited(reach::connect(&netns, to)).await.unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into()))
-}
-
-/// `None` when the deadline passes.
-async fn limited<T>(work: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(LIMIT, work).await.ok()
-}
-
-/// Everything here is on this machine or one round trip away.
-const LIMIT: Duration = Duration::from_secs(2);

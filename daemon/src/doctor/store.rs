@@ -1,6 +1,6 @@
 //! The store: whether this machine's server is healthy, and whether it is connected to the founder's.
 
-use super::{Ground, Running, dial};
+use super::context::{Ground, Running, dial};
 use crate::http;
 use crate::node::nats::config::MONITOR_PORT;
 use hyper::{Method, StatusCode};
@@ -22,7 +22,7 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
 async fn ask(path: &str) -> Result<(StatusCode, String), String> {
     let stream = dial(SocketAddr::from((Ipv4Addr::LOCALHOST, MONITOR_PORT))).await;
     let stream = stream.map_err(|error| error.to_string())?;
-    let exchange = super::limited(http::exchange(stream, Method::GET, path, None::<&()>)).await;
+    let exchange = super::context::limited(http::exchange(stream, Method::GET, path, None::<&()>)).await;
     let (status, body) =
         exchange.ok_or("no answer in time")?.map_err(|error| ployz_core::text::chain(&error))?;
     Ok((status, String::from_utf8_lossy(&body).into_owned()))

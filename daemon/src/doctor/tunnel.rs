@@ -1,8 +1,8 @@
 //! The tunnel and what it stands on: WireGuard, its UDP port, the MTU, and every peer with its clock.
 
 use super::clock_of_peer::{self, Asked};
+use super::context::{Ground, Running};
 use super::sockets;
-use super::{Ground, Running};
 use futures_util::future::join_all;
 use ployz_core::spec::TunnelBackend;
 use ployz_core::spec::wireguard::tunnel_mtu;

@@ -3,8 +3,9 @@
 //! Each is asked from the host's namespace, as the host itself asks; then `ployz-dns` is asked, which reaches some of them from the
 //! namespace `ployz` and the others through `ployzd-sockets`. The name is one that cannot exist and that no server has kept.
 
+use super::context::{Ground, Running};
 use super::name::{self, A, Reply};
-use super::{Ground, Running, served};
+use super::served;
 use crate::node::supervisor::Supervisor;
 use futures_util::future::join_all;
 use ployz_core::resolv::{self, Nameserver};

@@ -1,6 +1,6 @@
 //! What images share on this machine, and what an engine's error is called.
 
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::transfer::context::Transfers;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;

@@ -3,7 +3,7 @@
 
 use crate::image::context::Images;
 use crate::image::context::{Result, failed};
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::node::environment::NETNS;
 use crate::reach;
 use crate::transfer::frame::{self, Frame};

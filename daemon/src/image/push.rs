@@ -5,7 +5,7 @@ use crate::failure::{Failure, Result};
 use crate::image::ask::ask;
 use crate::image::context::Images;
 use crate::image::context::{self, failed};
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::progress::Say;
 use crate::transfer::stream::{self, Broken};
 use futures_util::future::join_all;

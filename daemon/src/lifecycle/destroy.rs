@@ -3,7 +3,7 @@
 use crate::deploy::context::Deploys;
 use crate::failure::{Failure, Result, io_code};
 use crate::lifecycle::Daemon;
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::progress::Say;
 use crate::state::Stored;
 use ployz_core::id::NetworkName;

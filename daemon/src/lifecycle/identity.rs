@@ -3,13 +3,13 @@
 
 use crate::failure::{Failure, Result};
 use crate::lifecycle::Daemon;
-use crate::network::{Network, twins};
+use crate::network::context::Network;
+use crate::network::identity_watch;
 use crate::node::environment::NETNS;
-use crate::node::identity::{Held, list, moved, why_held};
+use crate::node::identity::{Held, held_failure, list, moved, why_held};
 use crate::state::{Disk, HeldFile, Keys, NetworkFile, Stored};
 use ployz_core::id::NetworkName;
 use ployz_core::spec::link::WG_DEVICE;
-use ployz_core::wire::v1::api::ErrorCode;
 use ployz_host::clock;
 use ployz_netns::{host, namespace, wireguard};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl Daemon {
     /// `mesh start --restored`: the operator says that no other machine has this identity.
     pub(super) fn take_over(&self, name: &NetworkName) -> Result<()> {
         tracing::warn!(target: "audit", network = %name, "the identity of this network is taken over by this machine");
-        twins::renew(self.shared.around.config.socket.parent());
+        identity_watch::renew(self.shared.around.config.socket.parent());
         self.shared.disk.put_host_mark(name, &host::mark())?;
         Ok(self.shared.disk.set_held(name, None)?)
     }
@@ -70,14 +70,8 @@ impl Daemon {
     fn held(&self, network: &NetworkFile, why: String) -> Failure {
         let held = Some((network.name.clone(), why.clone()));
         *self.held.write() = held;
-        failure(&network.name, why)
+        held_failure(&network.name, why)
     }
-}
-
-/// The failure of whatever needs a network that is held.
-pub(super) fn failure(name: &NetworkName, why: String) -> Failure {
-    let message = format!("network {name} is held: its state is another machine's");
-    Failure::new(ErrorCode::IdentityHeld, message).with(vec![why])
 }
 
 /// Writes only what differs.

@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Result};
 use crate::lifecycle::Daemon;
 use crate::membership::{dial, join};
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::node::reconcile::Outcome;
 use crate::progress::Say;
 use crate::state::{Keys, NetworkFile, Stored};

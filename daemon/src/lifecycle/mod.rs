@@ -11,7 +11,8 @@ mod resume;
 use crate::deploy::context::Deploys;
 use crate::failure::{Failure, Result};
 use crate::image::context::Images;
-use crate::network::{Network, Parts, Shared};
+use crate::network::context::{Network, Parts, Shared};
+use crate::network::start::start;
 use crate::node::{spec, teardown};
 use crate::progress::Say;
 use crate::state::{Keys, NetworkFile, Stored};
@@ -79,7 +80,7 @@ impl Daemon {
 
     fn not_running(&self) -> Failure {
         match self.held_reason() {
-            Some((name, why)) => identity::failure(&name, why),
+            Some((name, why)) => crate::node::identity::held_failure(&name, why),
             None => Failure::new(ErrorCode::NoRunningNetwork, "no network is running on this machine"),
         }
     }
@@ -287,7 +288,7 @@ impl Daemon {
             made = Some(rooms);
             parts
         };
-        let (mesh, _) = Network::start(self.shared.clone(), network, keys, trigger, compose).await?;
+        let (mesh, _) = start(self.shared.clone(), network, keys, trigger, compose).await?;
         *self.current.write() = made;
         let (daemon, watched) = (self.clone(), mesh.clone());
         tokio::spawn(async move {

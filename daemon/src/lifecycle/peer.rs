@@ -1,6 +1,6 @@
 //! What this machine answers when another asks about the network itself.
 
-use crate::network::Network;
+use crate::network::context::Network;
 use ployz_core::wire::v1::peer::{PeerAnswer, PeerCommand};
 use ployz_nats::rpc::Request;
 use std::sync::Arc;

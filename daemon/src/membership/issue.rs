@@ -2,7 +2,7 @@
 //! on the invite; a machine is a member only when its record is there, and that is the last step.
 
 use crate::failure::{Failure, Result};
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::node::nats::config::is_user_key;
 use crate::state::{Keys, NetworkFile, PeersFile};
 use ed25519_dalek::SigningKey;

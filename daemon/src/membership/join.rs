@@ -3,7 +3,7 @@
 //! anywhere is finished or undone by the next start.
 
 use crate::failure::{Failure, Result};
-use crate::network::{Network, Shared};
+use crate::network::context::{Network, Shared};
 use crate::node::environment::NETNS;
 use crate::node::spec;
 use crate::node::teardown;

@@ -3,7 +3,7 @@
 
 use crate::failure::Failure;
 use crate::membership::issue;
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::node::environment::NETNS;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;

@@ -1,6 +1,7 @@
 //! Keeping this machine's own candidates true: its addresses, and how its peers see it.
 
-use crate::network::{Network, sync};
+use crate::network::context::Network;
+use crate::network::sync;
 use crate::node::environment::NETNS;
 use crate::{http, reach};
 use hyper::Method;

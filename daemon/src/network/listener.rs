@@ -2,7 +2,7 @@
 //! namespace is.
 
 use crate::bounded::{self, Limits};
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::node::environment::NETNS;
 use crate::reach;
 use ployz_core::live::NsId;

@@ -1,6 +1,6 @@
 //! Drift is noticed when it happens: link, address, route and nftables changes ask for a reconciliation.
 
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::network::listener::until_moved;
 use ployz_netns::watch::Events;
 use std::sync::Arc;

@@ -2,8 +2,10 @@
 //! unanswered. The peer's kernel answers, so a peer whose ployzd is down is still seen to be there. The peers' own echoes
 //! are listened to: they tell who sends with which key.
 
-use crate::network::twins::{self, PAYLOAD, Payload};
-use crate::network::{Network, listener};
+use crate::network::context::Network;
+use crate::network::identity_watch::{PAYLOAD, Payload};
+use crate::network::listener;
+use crate::network::twins;
 use crate::node::environment::NETNS;
 use crate::reach;
 use ployz_core::key::PublicKey;

@@ -1,6 +1,7 @@
 //! Whether the mesh can take work, and every reason why not.
 
-use crate::network::{Network, host};
+use crate::network::context::Network;
+use crate::network::host;
 use ployz_core::adopt::Verdict;
 use ployz_core::wire::v1::api::{MeshReady, Phase};
 

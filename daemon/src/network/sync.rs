@@ -2,7 +2,8 @@
 //!
 //! Whatever goes wrong here is a health value and another try; the data plane keeps what it has.
 
-use crate::network::{Health, Network, routes};
+use crate::network::context::{Health, Network};
+use crate::network::routes;
 use futures_util::{Stream, StreamExt};
 use ployz_core::wire::v1::api::Phase;
 use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, SubnetLock};

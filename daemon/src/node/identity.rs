@@ -1,6 +1,7 @@
 //! Whether the state on disk is this machine's: it is not where it was copied from another, or where the peers hear another
 //! machine under its key.
 
+use crate::failure::Failure;
 use crate::state::{Disk, DiskError, HeldFile};
 use ployz_core::adopt::Drift;
 use ployz_core::id::NetworkName;
@@ -50,4 +51,10 @@ pub fn moved(differs: &[Drift]) -> String {
 /// One after another.
 pub fn list(differs: &[Drift]) -> String {
     differs.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// The failure of whatever needs a network that is held.
+pub fn held_failure(name: &NetworkName, why: String) -> Failure {
+    let message = format!("network {name} is held: its state is another machine's");
+    Failure::new(ErrorCode::IdentityHeld, message).with(vec![why])
 }

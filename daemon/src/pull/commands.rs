@@ -1,6 +1,6 @@
 //! Commands of coordinators about images of registries.
 
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::pull::context::{Pulls, Result, failed};
 use crate::pull::fetch;
 use ployz_core::wire::v1::api::ErrorCode;

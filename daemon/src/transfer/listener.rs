@@ -3,7 +3,7 @@
 //! A connection comes from a member, shows its ticket at once and is handed to whoever waits for it. Any other is closed
 //! without a word.
 
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::network::listener::until_moved;
 use crate::node::environment::NETNS;
 use crate::reach;

@@ -1,7 +1,7 @@
 //! The Docker network of this machine's containers, and the watch over them, for as long as a network runs here.
 
 use crate::deploy::context::Deploys;
-use crate::network::Network;
+use crate::network::context::Network;
 use ployz_core::spec::container::BRIDGE;
 use ployz_engine::docker::{Docker, SOCKET};
 use ployz_engine::error::DockerError;

@@ -4,7 +4,7 @@
 //! (decision 0014), and one that is not referred to now never will be: ids are drawn anew. What cannot be read refers to
 //! anything: then nothing is forgotten.
 
-use crate::network::Network;
+use crate::network::context::Network;
 use ployz_core::wire::v1::deploy::DeployStatus;
 use ployz_host::clock;
 use ployz_nats::bucket::StoreError;

@@ -2,7 +2,8 @@
 
 use crate::deploy::coordinator::ask::ask;
 use crate::failure::Result;
-use crate::network::{Network, ports};
+use crate::network::asked;
+use crate::network::context::Network;
 use futures_util::future::join_all;
 use ployz_core::config::Config;
 use ployz_core::deploy::claim::Claims;
@@ -138,7 +139,7 @@ fn reserved(config: &Config, manifest: &Manifest) -> BTreeMap<u16, String> {
         Route::Tcp(route) => Some(route.listen),
         Route::Http(_) => None,
     });
-    ports.filter_map(|port| Some((port, ports::reserved(config, port)?.to_owned()))).collect()
+    ports.filter_map(|port| Some((port, asked::reserved(config, port)?.to_owned()))).collect()
 }
 
 /// What nobody says of a container is not held against it.

@@ -6,7 +6,7 @@ use crate::deploy::coordinator::lease::Lease;
 use crate::deploy::coordinator::observe::{Survey, odd};
 use crate::deploy::coordinator::planning::{Wish, lost, planned, unchanged_baseline};
 use crate::failure::{Failure, Result};
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::progress::Say;
 use crate::pull::ask::ask;
 use futures_util::{StreamExt, stream};

@@ -9,7 +9,7 @@ use crate::deploy::coordinator::planning::{Wish, unchanged_baseline};
 use crate::deploy::coordinator::pull::{self, Images};
 use crate::deploy::coordinator::run::{Run, held, refused, report};
 use crate::failure::{Failure, Result};
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::progress::Say;
 use ployz_core::deploy::debt::carried;
 use ployz_core::deploy::{Resume, Scope, resume};

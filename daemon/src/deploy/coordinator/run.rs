@@ -4,7 +4,7 @@ use crate::deploy::coordinator::attended::Attended;
 use crate::deploy::coordinator::lease::Lease;
 use crate::deploy::coordinator::planning::lost;
 use crate::failure::{Failure, Result};
-use crate::network::Network;
+use crate::network::context::Network;
 use crate::progress::Say;
 use ployz_core::deploy::step::next_giving_up;
 use ployz_core::deploy::{DeployPlan, Step, next};

@@ -5,7 +5,7 @@ use crate::deploy::context::open;
 use crate::deploy::coordinator::ask::ask;
 use crate::deploy::coordinator::observe::{list, odd};
 use crate::failure::{Failure, Result};
-use crate::network::Network;
+use crate::network::context::Network;
 use futures_util::future::join_all;
 use ployz_core::adopt::Verdict;
 use ployz_core::id::{MachineId, Namespace, ServiceName};
