@@ -294,12 +294,17 @@ fn choosy() -> axum::Router {
         if right { axum::http::StatusCode::NO_CONTENT } else { axum::http::StatusCode::BAD_REQUEST }
     };
     let moved = || async { (axum::http::StatusCode::FOUND, [("location", "http://192.0.2.1/")]) };
+    let full = |uri: axum::http::Uri| async move {
+        let asked = uri.query() == Some("a=1&b=/?");
+        if asked { axum::http::StatusCode::OK } else { axum::http::StatusCode::BAD_REQUEST }
+    };
     let head = |method: axum::http::Method| async move {
         if method == "HEAD" { axum::http::StatusCode::OK } else { axum::http::StatusCode::METHOD_NOT_ALLOWED }
     };
     axum::Router::new()
         .route("/up", axum::routing::get(choose))
         .route("/moved", axum::routing::get(moved))
+        .route("/full", axum::routing::get(full))
         .route("/head", axum::routing::any(head))
 }
 
@@ -330,6 +335,8 @@ async fn an_http_check_asks_as_it_is_written_and_takes_the_statuses_it_names() {
     );
     assert_eq!(ask(json!({"path": "/head", "method": "HEAD"})).await, Answer::Yes);
     assert_eq!(ask(json!({"path": "/head"})).await, no("GET /head: 405 Method Not Allowed"));
+    assert_eq!(ask(json!({"path": "/full?a=1&b=/?"})).await, Answer::Yes);
+    assert_eq!(ask(json!({"path": "/full"})).await, no("GET /full: 400 Bad Request"));
     let tls = ask(json!({"path": "/up", "scheme": "https"})).await;
     assert!(
         matches!(&tls, Answer::No(why) if why.starts_with(&format!("port {}: TLS: ", at.port()))),
