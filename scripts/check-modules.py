@@ -22,7 +22,7 @@ FLOORS = [
     ["node"],
     ["failure", "keys"],
     ["state"],
-    ["args", "bounded", "http", "progress", "reach"],
+    ["args", "bounded", "descriptors", "http", "progress", "reach"],
 ]
 
 

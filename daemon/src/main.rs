@@ -8,6 +8,7 @@ mod bounded;
 mod certificates;
 mod compose;
 mod deploy;
+mod descriptors;
 mod doctor;
 mod failure;
 mod http;
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
 
 async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> anyhow::Result<()> {
     ployz_host::journal::init("info,async_nats=warn");
+    descriptors::raise();
     let disk = Disk::open(&config.data_dir)?;
     if let Err(error) = disk.sweep() {
         // What is left lying is no reason to have no daemon.

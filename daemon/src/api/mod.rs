@@ -2,6 +2,7 @@
 
 mod attend;
 mod handle;
+mod local;
 pub mod metrics;
 mod needs;
 pub mod server;

@@ -1,8 +1,8 @@
 //! HTTP/1.1 on a Unix socket: one route that streams, and a few for `curl`.
 
-use crate::api::{attend, handle, needs};
 use crate::lifecycle::Daemon;
 use crate::state::make_dir;
+use crate::api::{attend, handle, local, needs};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -60,7 +60,7 @@ pub async fn serve(
         };
         router = router.route(path, get(one));
     }
-    axum::serve(listener, router.with_state(daemon)).with_graceful_shutdown(until).await
+    local::serve(listener, router.with_state(daemon), local::Limits::default(), until).await
 }
 
 async fn call(State(daemon): State<Arc<Daemon>>, body: Bytes) -> Response {
