@@ -397,7 +397,7 @@ const EVENTS: [&str; 9] =
     ["create", "start", "die", "destroy", "pause", "unpause", "rename", "update", "health_status"];
 /// Those after which the network, or a container's place on it, is not what it was. What ployzd does itself, to make it, is
 /// none.
-const NETWORK_EVENTS: [&str; 4] = ["destroy", "remove", "update", "disconnect"];
+pub(super) const NETWORK_EVENTS: [&str; 4] = ["destroy", "remove", "update", "disconnect"];
 /// Where Docker listens.
 pub const SOCKET: &str = "/var/run/docker.sock";
 const HELLO: Duration = Duration::from_secs(3);

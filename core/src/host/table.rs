@@ -162,14 +162,14 @@ pub const TABLE: &[Row] = &[
         part: HostPart::Mtu,
         what: "MTU of the underlay's links",
         changed_by: "the operator, DHCP, another VPN",
-        noticed: "when `doctor` looks",
+        noticed: LOOK,
         done: Done::Named(&["mtu"]),
     },
     Row {
         part: HostPart::UdpPort,
         what: "the tunnel's UDP port",
         changed_by: "another program that was there first",
-        noticed: LOOK_AROUND,
+        noticed: LOOK,
         done: Done::Named(&["udp-port"]),
     },
     Row {
@@ -190,7 +190,7 @@ pub const TABLE: &[Row] = &[
         part: HostPart::GatewayPort,
         what: "the ports that the gateway listens on",
         changed_by: "another web server",
-        noticed: LOOK_AROUND,
+        noticed: "when `doctor` looks",
         done: Done::Named(&["gateway-port"]),
     },
     Row {
@@ -233,7 +233,7 @@ pub const TABLE: &[Row] = &[
         what: "resolvers of the host for names outside",
         changed_by: "DHCP, systemd-resolved, NetworkManager",
         noticed: "`/etc/resolv.conf` is followed",
-        done: Done::Named(&["dns-names"]),
+        done: Done::Named(&["dns-upstreams"]),
     },
     Row {
         part: HostPart::Docker,
@@ -246,7 +246,7 @@ pub const TABLE: &[Row] = &[
         part: HostPart::DockerNetwork,
         what: "Docker's network `ployz0`",
         changed_by: "`docker network prune`, `docker system prune`",
-        noticed: "its event stream, and at the latest after 30 s",
+        noticed: "its events `destroy`, `remove`, `update` and `disconnect` in Docker's stream, and at the latest after 30 s",
         done: Done::Named(&["docker-network"]),
     },
     Row {

@@ -1,8 +1,8 @@
 //! HTTP/1.1 on a Unix socket: one route that streams, and a few for `curl`.
 
+use crate::api::{attend, handle, local, needs};
 use crate::lifecycle::Daemon;
 use crate::state::make_dir;
-use crate::api::{attend, handle, local, needs};
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{StatusCode, header};

@@ -28,6 +28,8 @@ use crate::node::supervisor::ports::has_ipv6;
 use crate::state::Stored;
 use context::{Ground, Running};
 use ployz_core::config::BadConfig;
+pub use tunnel::footing;
+
 use ployz_core::wire::v1::api::{Envelope, Payload};
 use ployz_core::wire::v1::doctor::{Check, Doctor, Level};
 use ployz_host::clock;

@@ -153,6 +153,13 @@ mod tests {
     }
 
     #[test]
+    fn the_table_names_this_check_for_the_resolvers_of_the_host() {
+        use ployz_core::host::{Done, HostPart, table::TABLE};
+        let row = TABLE.iter().find(|row| row.part == HostPart::Resolvers).unwrap();
+        assert_eq!(row.done, Done::Named(&[CHECK]));
+    }
+
+    #[test]
     fn a_host_without_a_resolver_that_answers_is_named() {
         let silent = || Err("Connection refused".to_owned());
         let none = Seen { unnamed: true, ..seen(&[("127.0.0.1", silent())], said(2)) };

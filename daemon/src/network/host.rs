@@ -1,6 +1,7 @@
 //! Following what the network relies on in the host: looked at again and again, told in the journal when it changes, and
 //! kept for `mesh ready`.
 
+use crate::doctor::footing;
 use crate::network::context::Network;
 use crate::node::host::{self, Scene};
 use ployz_core::wire::v1::doctor::{Check, Level};
@@ -16,7 +17,12 @@ pub async fn run(mesh: Arc<Network>) {
             let (spec, machines) = (mesh.spec(), mesh.peers.borrow().machines.clone());
             let data_dir = &mesh.shared.around.config.data_dir;
             let scene = Scene { spec: &spec, live: &outcome.live, machines: &machines, data_dir };
-            take_in(&mesh, host::look(&scene).await);
+            let mut checks = host::look(&scene).await;
+            if let Some(tunnel) = outcome.live.wireguard.present() {
+                let (own, at_start) = (mesh.network().machine.endpoints, mesh.shared.around.underlay_mtu);
+                checks.extend(footing(tunnel.mtu, &own, spec.wireguard.listen_port, at_start).await);
+            }
+            take_in(&mesh, checks);
         }
         // A change of links, routes or rules leads to a reconciliation, and so back here at once.
         let _ = tokio::time::timeout(EVERY, reconciled.changed()).await;
