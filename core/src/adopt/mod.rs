@@ -8,9 +8,11 @@ pub mod decide;
 pub mod identity;
 pub mod plan;
 pub mod sidecar;
+pub mod trigger;
 
 pub use decide::decide;
 pub use plan::{Component, Plan, Step};
+pub use trigger::{KernelEvent, Trigger};
 
 use crate::live::NodeLive;
 use crate::spec::NodeSpec;

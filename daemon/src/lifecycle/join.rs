@@ -7,7 +7,7 @@ use crate::network::context::Network;
 use crate::node::reconcile::Outcome;
 use crate::progress::Say;
 use crate::state::{Keys, NetworkFile, Stored};
-use ployz_core::adopt::Component;
+use ployz_core::adopt::{Component, Trigger};
 use ployz_core::config::Origin;
 use ployz_core::mesh::invite::LONGEST_LIFE;
 use ployz_core::wire::v1::api::ErrorCode;
@@ -36,7 +36,7 @@ impl Daemon {
         };
         self.shared.disk.set_active(Some(&network.name))?;
         say("starting the data plane");
-        let begun = self.bring_up(network, keys, "join").await;
+        let begun = self.bring_up(network, keys, Trigger::Join).await;
         let mesh = begun.map_err(|mut failure| {
             // The invite is redeemed and on disk: it goes on from there.
             self.resume_later();

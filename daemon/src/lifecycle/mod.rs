@@ -17,7 +17,7 @@ use crate::node::{spec, teardown};
 use crate::progress::Say;
 use crate::state::{Keys, NetworkFile, Stored};
 use parking_lot::RwLock;
-use ployz_core::adopt::Seen;
+use ployz_core::adopt::{Seen, Trigger};
 use ployz_core::id::NetworkName;
 use ployz_core::wire::v1::api::{ErrorCode, Phase};
 use ployz_host::clock;
@@ -261,7 +261,7 @@ impl Daemon {
         self.shared.disk.put_network(network)?;
         self.shared.disk.set_active(Some(&network.name))?;
         say("bringing up the data plane");
-        self.bring_up(network.clone(), keys, "mesh start").await
+        self.bring_up(network.clone(), keys, Trigger::NetworkStart).await
     }
 
     /// The record of a start that failed: the next ployzd must not go on with it, unless there is something left to take down.
@@ -278,7 +278,7 @@ impl Daemon {
         self: &Arc<Self>,
         network: NetworkFile,
         keys: Keys,
-        trigger: &'static str,
+        trigger: Trigger,
     ) -> Result<Arc<Network>> {
         self.admit(&network, &keys).await?;
         self.no_longer_held();

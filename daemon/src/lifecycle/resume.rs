@@ -4,6 +4,7 @@ use crate::failure::{Failure, Result};
 use crate::lifecycle::Daemon;
 use crate::membership::join;
 use crate::state::Stored;
+use ployz_core::adopt::Trigger;
 use ployz_core::id::NetworkName;
 use ployz_core::wire::v1::api::ErrorCode;
 use std::sync::Arc;
@@ -62,9 +63,9 @@ impl Daemon {
         match network.lifecycle {
             // A stop or a destruction that was cut short: the record said so first, the data plane follows.
             Stored::Stopped | Stored::Leaving => self.finish_stop(&network, &keys).await,
-            Stored::Running => self.bring_up(network, keys, "daemon start").await.map(|_| ()),
+            Stored::Running => self.bring_up(network, keys, Trigger::Startup).await.map(|_| ()),
             Stored::Joining { .. } => {
-                let mesh = self.bring_up(network, keys, "daemon start").await?;
+                let mesh = self.bring_up(network, keys, Trigger::Startup).await?;
                 tokio::spawn(self.clone().finish_join(mesh));
                 Ok(())
             }

@@ -7,6 +7,7 @@ use crate::node::nats::config::is_user_key;
 use crate::state::{Keys, NetworkFile, PeersFile};
 use ed25519_dalek::SigningKey;
 use ployz_core::address::{NodeSubnet, offered};
+use ployz_core::adopt::{Component, Trigger};
 use ployz_core::id::{InviteId, MachineId};
 use ployz_core::key::PrivateKey;
 use ployz_core::mesh::invite::{Next, Refusal};
@@ -404,8 +405,8 @@ async fn take_in(mesh: &Arc<Network>, invite: &InviteRecord) -> Result<()> {
         known == Some(invite) || (known.is_none() && !invite.is_heard(clock::now()))
     })
     .await?;
-    let outcome = mesh.reconcile("invite").await;
-    match outcome.failures.get(&ployz_core::adopt::Component::Wireguard) {
+    let outcome = mesh.reconcile(Trigger::Invite).await;
+    match outcome.failures.get(&Component::Wireguard) {
         None => Ok(()),
         Some(error) => Err(Failure::new(ErrorCode::ComponentHeld, "the tunnel could not take the invite")
             .with(vec![error.clone()])),

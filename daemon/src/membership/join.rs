@@ -13,6 +13,7 @@ use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use ipnet::{IpNet, Ipv6Net};
 use ployz_core::address::{OverlayPrefix, candidates};
+use ployz_core::adopt::Trigger;
 use ployz_core::id::MachineId;
 use ployz_core::mesh::admission::{Promised, Refused};
 use ployz_core::mesh::invite::CONFIRM_GRACE;
@@ -175,13 +176,13 @@ async fn gone_within_looks(shared: &Shared, spec: &NodeSpec) -> bool {
 
 /// Namespace and tunnel only; links, firewall and store come with the membership.
 async fn open_tunnel(shared: &Shared, spec: &NodeSpec) -> Result<()> {
-    let mut outcome = shared.reconciler.run_tunnel("join", spec).await;
+    let mut outcome = shared.reconciler.run_tunnel(Trigger::Join, spec).await;
     for _ in 0..LOOKS {
         if !outcome.is_unsure() {
             break;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        outcome = shared.reconciler.run_tunnel("join", spec).await;
+        outcome = shared.reconciler.run_tunnel(Trigger::Join, spec).await;
     }
     let trouble = outcome.complaints();
     if trouble.is_empty() {

@@ -10,6 +10,7 @@ use crate::node::{sidecars, spec, teardown};
 use crate::state::{Disk, DiskError, Keys, NetworkFile, PeersFile};
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
+use ployz_core::adopt::Trigger;
 use ployz_core::id::MachineId;
 use ployz_core::key::PublicKey;
 use ployz_core::live::NsId;
@@ -102,7 +103,7 @@ pub struct Network {
     learning: Mutex<()>,
     born: Instant,
     running: tokio::sync::Mutex<()>,
-    nudges: mpsc::Sender<&'static str>,
+    nudges: mpsc::Sender<Trigger>,
     pub(super) tasks: TaskTracker,
 }
 
@@ -112,7 +113,7 @@ impl Network {
         shared: Arc<Shared>,
         network: NetworkFile,
         keys: Keys,
-        nudges: mpsc::Sender<&'static str>,
+        nudges: mpsc::Sender<Trigger>,
     ) -> Result<Self, DiskError> {
         let twins = Watch::new(shared.around.config.socket.parent());
         let away = Health { healthy: false, since: Some(clock::now()), error: None };
@@ -173,7 +174,7 @@ impl Network {
 
     /// One run of the adopt path. Runs never overlap, and none begins once the network is being left: the last
     /// outcome stands then.
-    pub async fn reconcile(&self, trigger: &str) -> Arc<Outcome> {
+    pub async fn reconcile(&self, trigger: Trigger) -> Arc<Outcome> {
         let _alone = self.running.lock().await;
         if self.cancel.is_cancelled()
             && let Some(last) = self.outcome.borrow().clone()
@@ -187,7 +188,7 @@ impl Network {
     }
 
     /// Asks for a reconciliation soon; several requests become one.
-    pub fn nudge(&self, why: &'static str) {
+    pub fn nudge(&self, why: Trigger) {
         // A full channel means that runs are already asked for.
         let _ = self.nudges.try_send(why);
     }
@@ -202,7 +203,7 @@ impl Network {
         }
         self.shared.disk.put_peers(&self.network().name, &changed)?;
         self.peers.send_replace(changed);
-        self.nudge("members changed");
+        self.nudge(Trigger::MembersChanged);
         Ok(true)
     }
 

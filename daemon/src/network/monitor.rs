@@ -2,6 +2,7 @@
 
 use crate::network::context::Network;
 use crate::network::listener::until_moved;
+use ployz_core::adopt::Trigger;
 use ployz_netns::watch::Events;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ pub async fn run(mesh: Arc<Network>) {
         match (id, ployz_netns::watch::open(crate::node::environment::NETNS)) {
             (Some(id), Ok(mut events)) => {
                 // What happened before the subscription is for one look.
-                mesh.nudge("watching");
+                mesh.nudge(Trigger::Subscribed);
                 // Cancel-safe: a change that is not passed on is found by the look that follows the next subscription.
                 tokio::select! {
                     () = listen(&mesh, &mut events) => {}
@@ -29,8 +30,8 @@ pub async fn run(mesh: Arc<Network>) {
 
 /// Passes changes on until a socket breaks.
 async fn listen(mesh: &Network, events: &mut Events) {
-    while let Some(what) = events.next().await {
-        mesh.nudge(what);
+    while let Some(event) = events.next().await {
+        mesh.nudge(Trigger::KernelEvent(event));
         // What our own repair causes comes in now, and perhaps somebody else's next change with it: look once more,
         // and ever less often while it does not stop.
         let mut pause = BURST;
@@ -39,7 +40,7 @@ async fn listen(mesh: &Network, events: &mut Events) {
             if !events.drain() {
                 break;
             }
-            mesh.nudge(what);
+            mesh.nudge(Trigger::KernelEvent(event));
             pause = (pause * 2).min(LONGEST);
         }
     }

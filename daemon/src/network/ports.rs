@@ -4,6 +4,7 @@
 use crate::network::asked::{Asked, Ports, snapshot};
 use crate::network::context::Network;
 use crate::node::supervisor::ports::{has_ipv6, taken};
+use ployz_core::adopt::Trigger;
 use ployz_core::wire::v1::subject::CLIENT_PORT;
 use ployz_nats::events::{Feed, Seed, Settings, Snapshot};
 use std::net::{IpAddr, SocketAddr};
@@ -51,7 +52,7 @@ async fn pass_on(mesh: &Network, mut snapshots: watch::Receiver<Arc<Snapshot<Por
                 Err(_) => {
                     mesh.asked.send_replace(asked);
                     pace.passed_on(Instant::now());
-                    mesh.nudge("TCP routes changed");
+                    mesh.nudge(Trigger::TcpRoutesChanged);
                     continue;
                 }
             },
@@ -74,7 +75,7 @@ async fn look_again(mesh: &Network) {
         let tried = wanted.iter().filter(|socket| around.is_system() || !socket.v6_only);
         let mut waiting = tried.filter(|socket| refused.is_some_and(|all| all.contains_key(&socket.purpose)));
         if waiting.any(|socket| taken(socket).is_none()) {
-            mesh.nudge("a port may be free");
+            mesh.nudge(Trigger::PortFreed);
         }
     }
 }

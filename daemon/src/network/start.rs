@@ -5,6 +5,7 @@ use crate::network::context::{Network, Parts, Shared};
 use crate::network::{endpoints, host, listener, monitor, ports, probe, sync};
 use crate::node::reconcile::Outcome;
 use crate::state::{DiskError, Keys, NetworkFile};
+use ployz_core::adopt::Trigger;
 use ployz_core::wire::v1::api::Phase;
 use ployz_nats::events::Feed;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ pub async fn start(
     shared: Arc<Shared>,
     network: NetworkFile,
     mut keys: Keys,
-    trigger: &'static str,
+    trigger: Trigger,
     compose: impl FnOnce(&Arc<Network>) -> Parts,
 ) -> Result<(Arc<Network>, Arc<Outcome>), DiskError> {
     if keys.sidecars.is_none() {
@@ -36,7 +37,7 @@ pub async fn start(
     Ok((mesh, outcome))
 }
 
-fn spawn(mesh: &Arc<Network>, requests: mpsc::Receiver<&'static str>, routes: Feed<Ports>, parts: Parts) {
+fn spawn(mesh: &Arc<Network>, requests: mpsc::Receiver<Trigger>, routes: Feed<Ports>, parts: Parts) {
     // Not cut off in the middle of a run: a step that was begun must not land after a teardown.
     mesh.tasks.spawn(reconcile_on_request(mesh.clone(), requests));
     // It writes to disk at its end, which is waited for.
@@ -50,8 +51,8 @@ fn spawn(mesh: &Arc<Network>, requests: mpsc::Receiver<&'static str>, routes: Fe
     parts.tasks.into_iter().for_each(|task| mesh.task(task));
 }
 
-/// Runs when asked, and looks around by itself: often while something is wrong, rarely while all is well.
-async fn reconcile_on_request(mesh: Arc<Network>, mut requests: mpsc::Receiver<&'static str>) {
+/// Reconciles when asked, and resyncs by itself: often while something is wrong, rarely while all is well.
+async fn reconcile_on_request(mesh: Arc<Network>, mut requests: mpsc::Receiver<Trigger>) {
     let soon = |good: bool| if good { RESYNC_INTERVAL } else { RETRY_DELAY };
     let mut pause = soon(mesh.outcome.borrow().as_ref().is_some_and(|outcome| outcome.is_good()));
     loop {
@@ -63,9 +64,9 @@ async fn reconcile_on_request(mesh: Arc<Network>, mut requests: mpsc::Receiver<&
         let trigger = match request {
             Ok(None) => return,
             Ok(Some(trigger)) => trigger,
-            Err(_) => "look around",
+            Err(_) => Trigger::PeriodicResync,
         };
-        if trigger != "look around" {
+        if trigger.comes_in_bursts() {
             tokio::time::sleep(DEBOUNCE).await;
             while requests.try_recv().is_ok() {}
         }

@@ -5,6 +5,7 @@
 use crate::network::context::{Health, Network};
 use crate::network::routes;
 use futures_util::{Stream, StreamExt};
+use ployz_core::adopt::Trigger;
 use ployz_core::wire::v1::api::Phase;
 use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, SubnetLock};
 use ployz_host::clock;
@@ -224,7 +225,7 @@ fn unhealthy(mesh: &Network, error: String) {
             if health.healthy { Some(clock::now()) } else { health.since.or_else(|| Some(clock::now())) };
         if health.healthy || health.error.as_deref() != Some(&error) {
             tracing::warn!("store: {error}");
-            mesh.nudge("store is away");
+            mesh.nudge(Trigger::StoreAway);
         }
         *health = Health { healthy: false, since, error: Some(error) };
         true

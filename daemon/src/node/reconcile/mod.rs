@@ -4,7 +4,7 @@ mod apply;
 mod inspect;
 
 use crate::node::supervisor::Supervisor;
-use ployz_core::adopt::{self, Component, Plan, Seen, Verdict};
+use ployz_core::adopt::{self, Component, Plan, Seen, Trigger, Verdict};
 use ployz_core::live::{NodeLive, SidecarLive};
 use ployz_core::spec::NodeSpec;
 use ployz_core::wire::v1::api::{ComponentStatus, ExplainRun};
@@ -95,7 +95,7 @@ impl Reconciler {
     }
 
     /// One run. An all-adopt plan writes nothing.
-    pub async fn run(&self, trigger: &str, spec: &NodeSpec) -> Outcome {
+    pub async fn run(&self, trigger: Trigger, spec: &NodeSpec) -> Outcome {
         let started = Instant::now();
         let live = self.inspect(spec).await;
         let mut plan = adopt::plan(spec, &live);
@@ -118,7 +118,7 @@ impl Reconciler {
     }
 
     /// A run for the namespace and the tunnel alone (a join's first step).
-    pub async fn run_tunnel(&self, trigger: &str, spec: &NodeSpec) -> Outcome {
+    pub async fn run_tunnel(&self, trigger: Trigger, spec: &NodeSpec) -> Outcome {
         const PARTS: [Component; 3] = [Component::Netns, Component::Tunnel, Component::Wireguard];
         let started = Instant::now();
         let live = self.inspect(spec).await;
@@ -172,7 +172,7 @@ impl Reconciler {
         lock(&self.in_vain).retain(|component, why| left(*component, why));
     }
 
-    fn remember(&self, trigger: &str, started: Instant, outcome: &Outcome) {
+    fn remember(&self, trigger: Trigger, started: Instant, outcome: &Outcome) {
         let took = started.elapsed();
         let components = statuses(outcome);
         let lines: Vec<String> = outcome.plan.steps.iter().map(ToString::to_string).collect();
@@ -182,7 +182,7 @@ impl Reconciler {
         // finding the same as before is not.
         let mut history = lock(&self.history);
         let same = history.back().map_or(silent, |last| last.lines == lines);
-        let told = !outcome.plan.is_silent() || !same || trigger == "daemon start";
+        let told = !outcome.plan.is_silent() || !same || trigger == Trigger::Startup;
         for line in lines.iter().filter(|_| told) {
             tracing::info!(target: "plan", "{line}");
         }
@@ -194,7 +194,7 @@ impl Reconciler {
         }
         let run = ExplainRun {
             at: ployz_host::clock::now(),
-            trigger: trigger.to_owned(),
+            trigger: trigger.to_string(),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             lines,
             components,
