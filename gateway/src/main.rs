@@ -174,7 +174,7 @@ async fn reload(certificates: Arc<Certificates>, mut files: Files) {
     while hangup.recv().await.is_some() {
         let (named, otherwise) = files.read();
         certificates.set(named, otherwise);
-        tracing::info!("{certificates:?} read again");
+        tracing::info!("read again: {certificates}");
     }
 }
 

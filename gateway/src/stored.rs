@@ -147,7 +147,7 @@ impl Following {
         }
         *held = whole.clone();
         self.serve(held);
-        tracing::info!("{:?}", self.certificates);
+        tracing::info!("{}", self.certificates);
         let Some(path) = self.path.clone() else { return };
         let (network, copy) = (self.network.clone(), held.clone());
         let saved = tokio::task::spawn_blocking(move || kept::save(&path, &network, &copy)).await;

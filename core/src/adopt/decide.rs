@@ -33,8 +33,7 @@ pub fn decide<T>(seen: &Seen<T>, present: impl FnOnce(&T) -> Verdict) -> Verdict
     match seen {
         Seen::Absent => Verdict::Create,
         Seen::Present(live) => present(live),
-        Seen::Foreign(owner) => Verdict::Hold(format!("not ours: {owner}")),
-        Seen::Unknown(why) => Verdict::Hold(format!("cannot inspect: {why}")),
+        Seen::Foreign(_) | Seen::Unknown(_) => Verdict::Hold(seen.standing()),
     }
 }
 
@@ -345,7 +344,7 @@ fn route_text((side, route): &(crate::spec::Side, crate::spec::RouteSpec)) -> St
         crate::spec::RouteVia::Gateway(device, hop) => format!("via {hop} dev {device}"),
     };
     let source = route.source.map_or_else(String::new, |source| format!(" src {source}"));
-    format!("{side:?}:{} {via}{source}", route.to)
+    format!("{side}:{} {via}{source}", route.to)
 }
 
 /// The firewall: always set in place, one transaction a table.

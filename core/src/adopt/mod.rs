@@ -77,6 +77,16 @@ impl<T> Seen<T> {
             _ => None,
         }
     }
+
+    /// Where it stands, in words that an operator reads; what is there is not described.
+    pub fn standing(&self) -> String {
+        match self {
+            Self::Absent => "it is not there".into(),
+            Self::Present(_) => "it is there".into(),
+            Self::Foreign(owner) => format!("not ours: {owner}"),
+            Self::Unknown(why) => format!("cannot inspect: {why}"),
+        }
+    }
 }
 
 impl Drift {

@@ -67,6 +67,22 @@ pub enum Side {
     Netns,
 }
 
+impl Side {
+    /// `host` or `netns`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Netns => "netns",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// One wanted route. All of ours carry protocol [`ROUTE_PROTOCOL`], which is how they are told from others'.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteSpec {

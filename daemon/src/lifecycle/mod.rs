@@ -13,6 +13,7 @@ use crate::failure::{Failure, Result};
 use crate::image::context::Images;
 use crate::network::context::{Network, Parts, Shared};
 use crate::network::start::start;
+use crate::node::reconcile::StartFailure;
 use crate::node::{spec, teardown};
 use crate::progress::Say;
 use crate::state::{Keys, NetworkFile, Stored};
@@ -232,9 +233,11 @@ impl Daemon {
         network.machine.endpoints = self.endpoints(&network.id, network.plan.cluster_cidr).await?;
         let begun = self.begin(&network, keys, say).await;
         let mesh = begun.map_err(|failure| self.not_started(network.clone(), failure, true))?;
-        let complaints = until_sure(&mesh).await;
+        let broken = until_sure(&mesh).await;
         let network = mesh.network();
-        let failed = if complaints.is_empty() {
+        let failed = if let Some(broken) = broken {
+            Some(Failure::new(broken.code(), "the data plane did not come up").with(broken.complaints()))
+        } else {
             say("waiting for the store");
             match (network.is_founder(), self.until_usable(&mesh).await) {
                 (_, Ok(())) => None,
@@ -242,10 +245,6 @@ impl Daemon {
                 (false, Err(_)) => None,
                 (true, Err(failure)) => Some(failure),
             }
-        } else {
-            let held = complaints.iter().any(|line| line.contains(" is held: "));
-            let code = if held { ErrorCode::ComponentHeld } else { ErrorCode::NetworkStartFailed };
-            Some(Failure::new(code, "the data plane did not come up").with(complaints))
         };
         let Some(failure) = failed else { return Ok(network) };
         let left = self.take_down(&mesh).await;
@@ -351,12 +350,12 @@ pub async fn workloads(mesh: &Network) -> Option<usize> {
 }
 
 /// What is wrong, as soon as that is known: an inspection that timed out is made again before anything is given up.
-async fn until_sure(mesh: &Network) -> Vec<String> {
+async fn until_sure(mesh: &Network) -> Option<StartFailure> {
     let mut outcome = mesh.outcome.subscribe();
     let known = outcome.wait_for(|outcome| outcome.as_ref().is_some_and(|outcome| !outcome.is_unsure()));
     // Cancel-safe: the watch keeps its value.
     let _ = tokio::time::timeout(SURE, known).await;
-    mesh.outcome.borrow().as_ref().map(|outcome| outcome.complaints()).unwrap_or_default()
+    mesh.outcome.borrow().as_ref().and_then(|outcome| outcome.start_failure())
 }
 
 /// How long a start waits for parts that could not be inspected.

@@ -36,7 +36,8 @@ async fn refresh(mesh: &Arc<Network>) -> Result<(), Box<dyn std::error::Error + 
         return Ok(());
     }
     if endpoints != before {
-        tracing::info!("endpoints: {before:?} -> {endpoints:?}");
+        let words = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        tracing::info!("endpoints: {} -> {}", words(&before), words(&endpoints));
         mesh.change_network(|network| network.machine.endpoints = endpoints.clone())?;
     }
     // A publication that failed is repeated until the store says the same.

@@ -69,7 +69,7 @@ async fn stop_sidecar(
     match seen {
         Seen::Absent => Ok(()),
         Seen::Present(live) if is_ours(live) => {
-            reconciler.supervisor().stop_sidecar(&name).await.map_err(|error| error.to_string())
+            reconciler.supervisor().stop_sidecar(&name).await.map_err(|error| ployz_core::text::chain(&error))
         }
         Seen::Present(_) | Seen::Foreign(_) => {
             tracing::info!("unit {name} is not ours: left alone");
@@ -83,7 +83,7 @@ async fn stop(reconciler: &Reconciler, name: UnitName, seen: &Seen<UnitLive>) ->
     match seen {
         Seen::Absent => Ok(()),
         Seen::Present(unit) if unit.fingerprint.is_some() => {
-            reconciler.supervisor().stop(&name).await.map_err(|error| error.to_string())
+            reconciler.supervisor().stop(&name).await.map_err(|error| ployz_core::text::chain(&error))
         }
         Seen::Present(_) | Seen::Foreign(_) => {
             tracing::info!("unit {name} is not ours: left alone");

@@ -27,7 +27,7 @@ pub(super) async fn plan(
                 let work = component(supervisor, spec, live, step.component, &step.verdict);
                 match tokio::time::timeout(STEP, work).await {
                     Ok(result) => result,
-                    Err(_) => Err(format!("no end within {}s", STEP.as_secs())),
+                    Err(_) => Err(format!("timed out after {}s", STEP.as_secs())),
                 }
             }
         };
@@ -81,12 +81,12 @@ async fn component(
 async fn leave_old_namespace(supervisor: &Supervisor, live: &NodeLive) -> Result<(), String> {
     for (name, found) in [(UnitName::GATEWAY, &live.gateway), (UnitName::DNS, &live.dns)] {
         if found.present().is_some_and(sidecar::is_ours) {
-            supervisor.stop_sidecar(&name).await.map_err(|error| error.to_string())?;
+            supervisor.stop_sidecar(&name).await.map_err(words)?;
         }
     }
     match live.nats.present() {
         Some(nats) if nats.unit.fingerprint.is_some() => {
-            supervisor.stop(&UnitName::NATS).await.map_err(|error| error.to_string())
+            supervisor.stop(&UnitName::NATS).await.map_err(words)
         }
         _ => Ok(()),
     }
@@ -103,7 +103,7 @@ async fn tunnel(
     if matches!(verdict, Verdict::Recreate(_)) {
         // Changing over to the kernel: the device of the userspace process ends with it.
         if let (None, Seen::Present(_)) = (&spec.tunnel, &live.tunnel) {
-            supervisor.stop(&UnitName::WIREGUARD).await.map_err(|error| error.to_string())?;
+            supervisor.stop(&UnitName::WIREGUARD).await.map_err(words)?;
         }
         if kernel {
             wireguard::remove(&spec.wireguard.name, file).await.map_err(words)?;
@@ -122,7 +122,7 @@ async fn tunnel(
                 Err(error) => return Err(words(error)),
             },
             _ if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
-            other => return Err(format!("the device did not appear: {other:?}")),
+            other => return Err(format!("the device did not appear: {}", other.standing())),
         }
     }
 }
@@ -135,7 +135,7 @@ async fn store(
 ) -> Result<(), String> {
     config::install(spec).map_err(words)?;
     if matches!(verdict, Verdict::Converge(_)) {
-        supervisor.reload(&spec.unit).await.map_err(|error| error.to_string())?;
+        supervisor.reload(&spec.unit).await.map_err(words)?;
     } else {
         put_unit(supervisor, &spec.unit, matches!(verdict, Verdict::Recreate(_))).await?;
     }
@@ -148,7 +148,7 @@ async fn store(
                 let loaded = live.loaded.unwrap_or_else(|| "nothing".into());
                 return Err(format!("it answers with settings {loaded}, not {}", spec.revision));
             }
-            other => return Err(format!("it did not come up: {other:?}")),
+            other => return Err(format!("it did not come up: {}", other.standing())),
         }
     }
 }
@@ -166,14 +166,14 @@ async fn sidecar(
         other => other.clone(),
     };
     let what = sidecar::replace(spec, live.present(), netns);
-    supervisor.put_sidecar(spec, what).await.map_err(|error| error.to_string())
+    supervisor.put_sidecar(spec, what).await.map_err(words)
 }
 
 async fn put_unit(supervisor: &Supervisor, unit: &UnitSpec, anew: bool) -> Result<(), String> {
     if anew {
-        supervisor.stop(&unit.name).await.map_err(|error| error.to_string())?;
+        supervisor.stop(&unit.name).await.map_err(words)?;
     }
-    supervisor.start(unit).await.map_err(|error| error.to_string())
+    supervisor.start(unit).await.map_err(words)
 }
 
 fn words(error: impl std::error::Error) -> String {

@@ -2,12 +2,14 @@
 
 mod apply;
 mod inspect;
+#[cfg(test)]
+mod tests;
 
 use crate::node::supervisor::Supervisor;
 use ployz_core::adopt::{self, Component, Plan, Seen, Trigger, Verdict};
 use ployz_core::live::{NodeLive, SidecarLive};
 use ployz_core::spec::NodeSpec;
-use ployz_core::wire::v1::api::{ComponentStatus, ExplainRun};
+use ployz_core::wire::v1::api::{ComponentStatus, ErrorCode, ExplainRun};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -36,6 +38,32 @@ pub struct Outcome {
     pub failures: BTreeMap<Component, String>,
 }
 
+/// Why a start whose data plane did not come up is given up; each with one line a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartFailure {
+    /// A component is held, and so not touched: the operator has to act.
+    Held(Vec<String>),
+    /// Every component could be worked on, and one failed.
+    Failed(Vec<String>),
+}
+
+impl StartFailure {
+    /// Its code for an operator.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Held(_) => ErrorCode::ComponentHeld,
+            Self::Failed(_) => ErrorCode::NetworkStartFailed,
+        }
+    }
+
+    /// The lines.
+    pub fn complaints(self) -> Vec<String> {
+        match self {
+            Self::Held(lines) | Self::Failed(lines) => lines,
+        }
+    }
+}
+
 impl Outcome {
     /// Whether every component is as it should be.
     pub fn is_good(&self) -> bool {
@@ -47,6 +75,19 @@ impl Outcome {
     /// look finds it.
     pub fn is_unsure(&self) -> bool {
         !self.is_good() && self.live.has_unknown()
+    }
+
+    /// Why a start that ended like this is given up; `None` when everything is as it should be.
+    pub fn start_failure(&self) -> Option<StartFailure> {
+        let lines = self.complaints();
+        let held = self.plan.steps.iter().any(|step| {
+            matches!(step.verdict, Verdict::Hold(_)) && !self.failures.contains_key(&step.component)
+        });
+        match (lines.is_empty(), held) {
+            (true, _) => None,
+            (false, true) => Some(StartFailure::Held(lines)),
+            (false, false) => Some(StartFailure::Failed(lines)),
+        }
     }
 
     /// One line a component that is not as it should be.

@@ -1,26 +1,16 @@
 //! Who runs the sidecars. Two hands with one contract: systemd's transient units, or detached processes where
 //! there is no systemd. Neither needs ployzd to go on living.
 
+mod error;
 pub mod ports;
 pub mod process;
 pub mod systemd;
 
+pub use error::{UnitCause, UnitError};
 use ployz_core::adopt::Seen;
 use ployz_core::adopt::sidecar::Replace;
 use ployz_core::live::{SidecarLive, UnitLive};
 use ployz_core::spec::{SidecarSpec, UnitName, UnitSpec};
-
-/// A failed operation on a unit.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} {unit}: {detail}")]
-pub struct UnitError {
-    /// What was being done.
-    pub operation: &'static str,
-    /// To which unit.
-    pub unit: UnitName,
-    /// The supervisor's own words.
-    pub detail: String,
-}
 
 /// The supervisor in use.
 #[derive(Clone)]

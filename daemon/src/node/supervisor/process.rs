@@ -3,7 +3,7 @@
 
 mod sidecar;
 
-use crate::node::supervisor::UnitError;
+use crate::node::supervisor::{UnitCause, UnitError};
 use crate::state::make_dir;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -49,9 +49,9 @@ impl Processes {
     /// Starts a unit with variables that are no part of its identity.
     async fn start_with(&self, spec: &UnitSpec, more: Vec<(&'static str, String)>) -> Result<(), UnitError> {
         let (hands, unit) = (self.clone(), spec.clone());
-        let fail = |detail: String| UnitError { operation: "start", unit: spec.name.clone(), detail };
+        let fail = |cause| UnitError::new("start", &spec.name, cause);
         let started = tokio::task::spawn_blocking(move || hands.spawn(&unit, more)).await;
-        started.map_err(|error| fail(error.to_string()))?.map_err(fail)?;
+        started.map_err(|error| fail(UnitCause::Other(error.to_string())))?.map_err(fail)?;
         let deadline = Instant::now() + START;
         while Instant::now() < deadline {
             if let Seen::Present(_) = self.inspect(&spec.name).await {
@@ -59,39 +59,43 @@ impl Processes {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Err(fail(format!("it ended at once; see {}", self.log(&spec.name).display())))
+        let log = self.log(&spec.name);
+        Err(fail(UnitCause::Other(format!("it ended at once; see {}", log.display()))))
     }
 
     pub(super) async fn stop(&self, name: &UnitName) -> Result<(), UnitError> {
-        let fail = |detail: String| UnitError { operation: "stop", unit: name.clone(), detail };
+        let fail = |cause| UnitError::new("stop", name, cause);
         let deadline = Instant::now() + STOP;
         let mut signal = Signal::SIGTERM;
         loop {
             let live = match self.inspect(name).await {
                 Seen::Absent => return Ok(()),
                 Seen::Present(live) => live,
-                Seen::Foreign(why) | Seen::Unknown(why) => return Err(fail(why)),
+                seen @ (Seen::Foreign(_) | Seen::Unknown(_)) => {
+                    return Err(fail(UnitCause::Standing(seen.standing())));
+                }
             };
             let _ = kill(Pid::from_raw(live.pid.cast_signed()), signal);
             if Instant::now() > deadline {
                 signal = Signal::SIGKILL;
             }
             if Instant::now() > deadline + Duration::from_secs(5) {
-                return Err(fail(format!("process {} does not end", live.pid)));
+                return Err(fail(UnitCause::Other(format!("process {} does not end", live.pid))));
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 
     pub(super) async fn reload(&self, spec: &UnitSpec) -> Result<(), UnitError> {
-        let fail = |detail: String| UnitError { operation: "reload", unit: spec.name.clone(), detail };
+        let fail = |cause| UnitError::new("reload", &spec.name, cause);
         let signal = spec.reload_signal.and_then(|number| Signal::try_from(number).ok());
         match (self.inspect(&spec.name).await, signal) {
             (Seen::Present(live), Some(signal)) => {
-                kill(Pid::from_raw(live.pid.cast_signed()), signal).map_err(|errno| fail(errno.to_string()))
+                let sent = kill(Pid::from_raw(live.pid.cast_signed()), signal);
+                sent.map_err(|errno| fail(UnitCause::Io(errno.into())))
             }
-            (_, None) => Err(fail("it has no reload signal".into())),
-            (seen, _) => Err(fail(format!("it is {seen:?}"))),
+            (_, None) => Err(fail(UnitCause::Other("it has no reload signal".into()))),
+            (seen, _) => Err(fail(UnitCause::Standing(seen.standing()))),
         }
     }
 
@@ -111,12 +115,11 @@ impl Processes {
         Ok(None)
     }
 
-    fn spawn(&self, spec: &UnitSpec, more: Vec<(&'static str, String)>) -> Result<(), String> {
+    fn spawn(&self, spec: &UnitSpec, more: Vec<(&'static str, String)>) -> Result<(), UnitCause> {
         let log = self.log(&spec.name);
-        make_dir(log.parent().unwrap_or(&self.instance), 0o700).map_err(|error| error.to_string())?;
-        let out =
-            OpenOptions::new().create(true).append(true).open(&log).map_err(|error| error.to_string())?;
-        let err = out.try_clone().map_err(|error| error.to_string())?;
+        make_dir(log.parent().unwrap_or(&self.instance), 0o700)?;
+        let out = OpenOptions::new().create(true).append(true).open(&log)?;
+        let err = out.try_clone()?;
         let run = move || {
             // `setsid --fork`: a session of its own and init as its parent, so neither our end nor a closed
             // terminal reaches it.
@@ -137,15 +140,13 @@ impl Processes {
                 .status()
         };
         let status = match &spec.netns {
-            Some(netns) => {
-                ployz_netns::namespace::inside(netns, run).map_err(|e| ployz_core::text::chain(&e))?
-            }
+            Some(netns) => ployz_netns::namespace::inside(netns, run)?,
             None => run(),
         };
         match status {
             Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(format!("setsid ended with {status}")),
-            Err(error) => Err(format!("cannot run setsid: {error}")),
+            Ok(status) => Err(UnitCause::Other(format!("setsid ended with {status}"))),
+            Err(error) => Err(UnitCause::Other(format!("cannot run setsid: {error}"))),
         }
     }
 
@@ -282,7 +283,7 @@ mod tests {
     async fn a_program_that_cannot_be_run_is_an_error_that_names_its_log() {
         let hands = hands("ends");
         let broken = UnitSpec { exec: vec!["/nonexistent/program".into()], ..spec(0) };
-        let error = hands.0.start(&broken).await.unwrap_err().to_string();
+        let error = ployz_core::text::chain(&hands.0.start(&broken).await.unwrap_err());
         assert!(error.contains("cannot start ployz-nats") && error.contains("ployz-nats.log"), "{error}");
     }
 }

@@ -5,7 +5,7 @@
 
 mod sidecar;
 
-use crate::node::supervisor::UnitError;
+use crate::node::supervisor::{UnitCause, UnitError};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use ployz_core::adopt::Seen;
@@ -84,7 +84,7 @@ impl Systemd {
         let manager = ManagerProxy::new(&bus).await?;
         let path = match manager.get_unit(file(name)).await {
             Ok(path) => path,
-            Err(error) if is_named(&error, "org.freedesktop.systemd1.NoSuchUnit") => return Ok(Seen::Absent),
+            Err(error) if is_named(&error, NO_SUCH_UNIT) => return Ok(Seen::Absent),
             Err(error) => return Err(error),
         };
         let unit = properties_of(&bus, &path, "org.freedesktop.systemd1.Unit").await?;
@@ -112,7 +112,7 @@ impl Systemd {
             manager.stop_unit(file(name), "replace".into()).await
         };
         match self.run_job("stop", name, STOP, job).await {
-            Err(error) if error.detail.contains("NoSuchUnit") => return Ok(()),
+            Err(UnitError { cause: UnitCause::NoSuchUnit, .. }) => return Ok(()),
             other => other?,
         }
         // A failed unit stays loaded until it is reset; `CollectMode` unloads it then.
@@ -143,8 +143,8 @@ impl Systemd {
         F: Future<Output = zbus_systemd::zbus::Result<OwnedObjectPath>>,
     {
         let ended = self.run_jobs(operation, name, limit, |manager| vec![start(manager)]).await?;
-        let fail = |detail: String| UnitError { operation, unit: name.clone(), detail };
-        ended.into_iter().try_for_each(|result| result.map_err(fail))
+        let fail = |cause| UnitError::new(operation, name, cause);
+        ended.into_iter().try_for_each(|result: Result<(), UnitCause>| result.map_err(fail))
     }
 
     /// Starts jobs in one breath, so that the manager knows all of them before it begins with the first, and waits for
@@ -155,21 +155,20 @@ impl Systemd {
         name: &UnitName,
         limit: Duration,
         start: impl FnOnce(ManagerProxy<'static>) -> Vec<F>,
-    ) -> Result<Vec<Result<(), String>>, UnitError>
+    ) -> Result<Vec<Result<(), UnitCause>>, UnitError>
     where
         F: Future<Output = zbus_systemd::zbus::Result<OwnedObjectPath>>,
     {
-        let fail = |detail: String| UnitError { operation, unit: name.clone(), detail };
         let work = async {
-            let bus = self.bus().await.map_err(|error| fail(error.to_string()))?;
-            let manager = ManagerProxy::new(&bus).await.map_err(|error| fail(error.to_string()))?;
+            let bus = self.bus().await?;
+            let manager = ManagerProxy::new(&bus).await?;
             match manager.subscribe().await {
                 Err(error) if !is_named(&error, "org.freedesktop.systemd1.AlreadySubscribed") => {
-                    return Err(fail(error.to_string()));
+                    return Err(error.into());
                 }
                 _ => {}
             }
-            let mut ended = manager.receive_job_removed().await.map_err(|error| fail(error.to_string()))?;
+            let mut ended = manager.receive_job_removed().await?;
             let mut asking = pin!(join_all(start(manager.clone())));
             let mut jobs: Option<Vec<_>> = None;
             let mut results: HashMap<String, String> = HashMap::new();
@@ -183,7 +182,7 @@ impl Systemd {
                 tokio::select! {
                     asked = &mut asking, if jobs.is_none() => jobs = Some(asked),
                     signal = ended.next() => {
-                        let Some(signal) = signal else { return Err(fail("the bus connection ended".into())) };
+                        let Some(signal) = signal else { return Err(UnitCause::Other("the bus connection ended".into())) };
                         if let Ok(arguments) = signal.args() {
                             results.insert(arguments.job.to_string(), arguments.result);
                         }
@@ -191,10 +190,8 @@ impl Systemd {
                 }
             }
         };
-        match tokio::time::timeout(limit, work).await {
-            Ok(result) => result,
-            Err(_) => Err(fail(format!("no end within {}s", limit.as_secs()))),
-        }
+        let ended = tokio::time::timeout(limit, work).await.unwrap_or(Err(UnitCause::TimedOut(limit)));
+        ended.map_err(|cause| UnitError::new(operation, name, cause))
     }
 }
 
@@ -203,12 +200,12 @@ fn ends(
     jobs: &[zbus_systemd::zbus::Result<OwnedObjectPath>],
     results: &HashMap<String, String>,
     name: &UnitName,
-) -> Option<Vec<Result<(), String>>> {
+) -> Option<Vec<Result<(), UnitCause>>> {
     let end = |job: &zbus_systemd::zbus::Result<OwnedObjectPath>| match job {
-        Err(error) => Some(Err(error.to_string())),
+        Err(error) => Some(Err(error.clone().into())),
         Ok(job) => results.get(job.as_str()).map(|result| match result.as_str() {
             "done" => Ok(()),
-            other => Err(format!("the job ended with {other:?}; see journalctl -u {name}")),
+            other => Err(UnitCause::Job { result: other.to_owned(), unit: name.clone() }),
         }),
     };
     jobs.iter().map(end).collect()
@@ -344,6 +341,12 @@ fn is_named(error: &zbus_systemd::zbus::Error, name: &str) -> bool {
     matches!(error, zbus_systemd::zbus::Error::MethodError(found, ..) if found.as_str() == name)
 }
 
+impl From<zbus_systemd::zbus::Error> for UnitCause {
+    fn from(error: zbus_systemd::zbus::Error) -> Self {
+        if is_named(&error, NO_SUCH_UNIT) { Self::NoSuchUnit } else { Self::Bus(Box::new(error)) }
+    }
+}
+
 fn capability_mask(names: &[&str]) -> u64 {
     CAPABILITIES.iter().filter(|(name, _)| names.contains(name)).map(|(_, bit)| 1u64 << bit).sum()
 }
@@ -362,6 +365,28 @@ fn capability_names(mask: u64) -> String {
 /// The capabilities our units use, with their numbers (linux/capability.h), in alphabetical order.
 const CAPABILITIES: [(&str, u32); 4] =
     [("CAP_DAC_OVERRIDE", 1), ("CAP_NET_ADMIN", 12), ("CAP_NET_BIND_SERVICE", 10), ("CAP_SYS_ADMIN", 21)];
+/// How the manager names the error of a unit that is not loaded (org.freedesktop.systemd1(5)).
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 const INSPECT: Duration = Duration::from_secs(2);
 const START: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zbus_systemd::zbus::names::OwnedErrorName;
+    use zbus_systemd::zbus::{Error, Message};
+
+    fn answered(name: &str) -> Error {
+        let call = Message::method_call("/", "GetUnit").build(&()).unwrap();
+        let name = OwnedErrorName::try_from(name).unwrap();
+        Error::MethodError(name, Some("NoSuchUnit: x.service not loaded.".into()), call)
+    }
+
+    #[test]
+    fn a_unit_that_is_not_loaded_is_a_cause_of_its_own() {
+        assert!(matches!(UnitCause::from(answered(NO_SUCH_UNIT)), UnitCause::NoSuchUnit));
+        let other = answered("org.freedesktop.systemd1.TransactionIsDestructive");
+        assert!(matches!(UnitCause::from(other), UnitCause::Bus(_)), "words are not looked at");
+    }
+}

@@ -8,9 +8,10 @@
 //! those that are not named as the service (`ployz-gateway-.socket.d`).
 
 use crate::node::supervisor::systemd::{
-    Properties, START, STOP, Systemd, file, get, is_named, list, properties, properties_of, state, text,
+    NO_SUCH_UNIT, Properties, START, STOP, Systemd, file, get, is_named, list, properties, properties_of,
+    state, text,
 };
-use crate::node::supervisor::{UnitError, ports};
+use crate::node::supervisor::{UnitCause, UnitError, ports};
 use crate::state::replace;
 use ployz_core::adopt::Seen;
 use ployz_core::adopt::identity::Identity;
@@ -55,9 +56,8 @@ impl Systemd {
         if what == Replace::All {
             self.stop_sidecar(name).await?;
         }
-        let fail = |detail: String| UnitError { operation: "start", unit: name.clone(), detail };
         let written = replace(&spec.settings, settings_text(&spec.unit).as_bytes(), 0o600);
-        written.map_err(|error| fail(ployz_core::text::chain(&error)))?;
+        written.map_err(|error| UnitError::new("start", name, error))?;
         match what {
             Replace::Process => {
                 self.run_job("restart", name, START, |manager| restart(manager, name.clone())).await
@@ -69,8 +69,7 @@ impl Systemd {
 
     /// Stops sockets and service, and what still drains of earlier ones: it would keep its namespace alive.
     pub(in crate::node::supervisor) async fn stop_sidecar(&self, name: &UnitName) -> Result<(), UnitError> {
-        let fail = |detail: String| UnitError { operation: "stop", unit: name.clone(), detail };
-        let bus = |error: zbus_systemd::zbus::Error| fail(error.to_string());
+        let bus = |error: zbus_systemd::zbus::Error| UnitError::new("stop", name, error);
         let manager = ManagerProxy::new(&self.bus().await.map_err(bus)?).await.map_err(bus)?;
         for (unit, _) in sockets_of(&manager, name).await.map_err(bus)? {
             self.stop_file(name, unit).await?;
@@ -88,12 +87,12 @@ impl Systemd {
                 Err(_) => {}
             }
             match manager.get_unit(file(name)).await {
-                Err(error) if is_named(&error, "org.freedesktop.systemd1.NoSuchUnit") => return Ok(()),
+                Err(error) if is_named(&error, NO_SUCH_UNIT) => return Ok(()),
                 Err(error) => return Err(bus(error)),
                 Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
-        Err(fail(format!("it is still there after {}s", STOP.as_secs())))
+        Err(UnitError::new("stop", name, UnitCause::TimedOut(STOP)))
     }
 
     async fn stop_file(&self, name: &UnitName, unit: String) -> Result<(), UnitError> {
@@ -102,7 +101,7 @@ impl Systemd {
             async move { manager.stop_unit(unit, "replace".into()).await }
         };
         match self.run_job("stop", name, STOP, job).await {
-            Err(error) if error.detail.contains("NoSuchUnit") => return Ok(()),
+            Err(UnitError { cause: UnitCause::NoSuchUnit, .. }) => return Ok(()),
             other => other?,
         }
         if let Ok(bus) = self.bus().await

@@ -7,7 +7,7 @@
 
 use crate::node::supervisor::systemd::sidecar::{restart, socket, start};
 use crate::node::supervisor::systemd::{START, Systemd};
-use crate::node::supervisor::{UnitError, ports};
+use crate::node::supervisor::{UnitCause, UnitError, ports};
 use futures_util::future::BoxFuture;
 use ployz_core::adopt::Seen;
 use ployz_core::adopt::sidecar::superfluous;
@@ -29,14 +29,13 @@ type Asking = BoxFuture<'static, BusResult<OwnedObjectPath>>;
 impl Systemd {
     /// Starts or restarts the service with the sockets that its routes ask for, as far as they can be had.
     pub(super) async fn put_routes(&self, spec: &SidecarSpec, mut begin: Begin) -> Result<(), UnitError> {
-        let fail =
-            |detail: String| UnitError { operation: "open sockets of", unit: spec.unit.name.clone(), detail };
+        let fail = |cause| UnitError::new("open sockets of", &spec.unit.name, cause);
         let mut told: BTreeMap<String, String> = BTreeMap::new();
         for attempt in 0..TRIES {
-            let live = match self.find_sidecar(spec).await.map_err(|error| fail(error.to_string()))? {
+            let live = match self.find_sidecar(spec).await.map_err(|error| fail(error.into()))? {
                 Seen::Present(live) => live,
                 Seen::Absent if begin == Begin::Start => nothing(spec),
-                other => return Err(fail(format!("it is {other:?}"))),
+                other => return Err(fail(UnitCause::Standing(other.standing()))),
             };
             let close = superfluous(spec, &live);
             let open = self.to_open(spec, &live, &told).await;
@@ -100,9 +99,11 @@ impl Systemd {
         let (name, operation) = (&spec.unit.name, begin.word());
         let mut ends = self.run_jobs(operation, name, START, jobs).await?.into_iter();
         let begun = ends.next().unwrap_or(Ok(()));
-        begun.map_err(|detail| UnitError { operation, unit: name.clone(), detail })?;
+        begun.map_err(|cause| UnitError::new(operation, name, cause))?;
         let opened = ends.skip(close.len()).zip(open);
-        Ok(opened.filter_map(|(end, socket)| Some((socket.purpose.clone(), end.err()?))).collect())
+        Ok(opened
+            .filter_map(|(end, socket)| Some((socket.purpose.clone(), ployz_core::text::chain(&end.err()?))))
+            .collect())
     }
 }
 
