@@ -7,11 +7,13 @@ pub mod container;
 pub mod decide;
 pub mod identity;
 pub mod plan;
+pub mod recreate_guard;
 pub mod sidecar;
 pub mod trigger;
 
 pub use decide::decide;
 pub use plan::{Component, Plan, Step};
+pub use recreate_guard::RecreateGuard;
 pub use trigger::{KernelEvent, Trigger};
 
 use crate::live::NodeLive;

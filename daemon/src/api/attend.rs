@@ -179,9 +179,8 @@ fn ended(status: &DeployStatus, committed: bool) -> Envelope {
     if committed {
         return Envelope::ok(format!("namespace {namespace}: deploy {id} is committed"), None);
     }
-    let known =
-        |code: &&ErrorCode| status.failure.as_ref().is_some_and(|failure| failure.code == code.as_str());
-    let code = ErrorCode::ALL.iter().find(known).copied().unwrap_or(ErrorCode::DeployFailed);
+    let code = status.failure.as_ref().and_then(|failure| failure.code.parse().ok());
+    let code = code.unwrap_or(ErrorCode::DeployFailed);
     let why = status.failure.iter().map(ToString::to_string).collect();
     Envelope::error(code, format!("deploy {id} failed and was undone"), why)
 }

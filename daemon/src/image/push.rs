@@ -114,8 +114,7 @@ fn judge(report: ImagePushReport) -> Result<ImagePushReport> {
     }
     let codes: BTreeSet<&str> = failures.iter().map(|failure| failure.code.as_str()).collect();
     let only = codes.first().filter(|_| codes.len() == 1);
-    let code = only.and_then(|code| ErrorCode::ALL.iter().find(|known| known.as_str() == *code));
-    let code = code.copied().unwrap_or(ErrorCode::ImagePushFailed);
+    let code = only.and_then(|code| code.parse().ok()).unwrap_or(ErrorCode::ImagePushFailed);
     let who: Vec<&str> =
         report.machines.iter().filter(|row| row.failure.is_some()).map(|row| row.machine.as_str()).collect();
     let causes = failures.iter().map(|failure| format!("{failure} [{}]", failure.code)).collect();

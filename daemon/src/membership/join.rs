@@ -17,6 +17,7 @@ use ployz_core::adopt::Trigger;
 use ployz_core::id::MachineId;
 use ployz_core::mesh::admission::{Promised, Refused};
 use ployz_core::mesh::invite::CONFIRM_GRACE;
+use ployz_core::mesh::join::{AfterFailure, after_failure};
 use ployz_core::spec::link::WG_DEVICE;
 use ployz_core::spec::wireguard::tunnel_mtu;
 use ployz_core::spec::{NodeSpec, PeerSpec, WireguardSpec};
@@ -93,12 +94,9 @@ pub async fn confirm(mesh: &Network) -> Result<NetworkFile> {
     Ok(mesh.change_network(|network| network.lifecycle = Stored::Running)?)
 }
 
-/// Whether a failed step is final, so that the join must be undone. After a request that was sent and not answered
-/// the machine may have been let in, and must come back with the same keys.
+/// Whether a failed step is final, so that the join must be undone.
 pub fn is_final(failure: &Failure) -> bool {
-    let passes =
-        matches!(failure.code, ErrorCode::StoreUnavailable | ErrorCode::IoError | ErrorCode::DiskFull);
-    !failure.unknown && !passes
+    after_failure(failure.code, failure.unknown) == AfterFailure::Undo
 }
 
 /// The machine's keys for this invite: those of an earlier attempt with the same token if there are any.
@@ -334,8 +332,7 @@ fn parse<T: DeserializeOwned>(status: StatusCode, body: &Bytes) -> Result<T> {
     let envelope: Envelope = serde_json::from_slice(body).map_err(|_| {
         Failure::new(ErrorCode::InvalidRequest, format!("the issuer answered {status} without saying why"))
     })?;
-    let code = ErrorCode::ALL.iter().find(|code| code.as_str() == envelope.code).copied();
-    let code = code.unwrap_or(ErrorCode::IoError);
+    let code = envelope.code.parse().unwrap_or(ErrorCode::IoError);
     // What these are to be mended at is not this machine.
     let there = matches!(code, ErrorCode::IoError | ErrorCode::DiskFull);
     let hint = there.then(|| format!("on the issuing machine: {}", code.hint()));

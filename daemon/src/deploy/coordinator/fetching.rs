@@ -218,10 +218,9 @@ fn line(progress: &PullProgress) -> String {
 /// The failure that tells most, with all of them as causes.
 pub(super) fn worst(what: &str, mut failures: Vec<DeployFailure>) -> Failure {
     failures.sort_by_key(|failure| std::cmp::Reverse(registry::weight(&failure.code)));
-    let code =
-        failures.first().and_then(|failure| ErrorCode::ALL.iter().find(|code| code.as_str() == failure.code));
+    let code = failures.first().and_then(|failure| failure.code.parse().ok());
     let causes = failures.iter().map(|failure| format!("{failure} [{}]", failure.code)).collect();
-    Failure::new(code.copied().unwrap_or(ErrorCode::ImagePullFailed), what).with(causes)
+    Failure::new(code.unwrap_or(ErrorCode::ImagePullFailed), what).with(causes)
 }
 
 const TELL: Duration = Duration::from_secs(1);

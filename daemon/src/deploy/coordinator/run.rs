@@ -53,8 +53,7 @@ pub(super) fn refused(failures: &[DeployFailure], message: &str) -> Failure {
 }
 
 fn code_of(failure: &DeployFailure) -> ErrorCode {
-    let known = ErrorCode::ALL.iter().find(|code| code.as_str() == failure.code);
-    known.copied().unwrap_or(ErrorCode::DeployFailed)
+    failure.code.parse().unwrap_or(ErrorCode::DeployFailed)
 }
 
 pub(super) fn report(

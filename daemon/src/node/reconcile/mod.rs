@@ -6,11 +6,11 @@ mod inspect;
 mod tests;
 
 use crate::node::supervisor::Supervisor;
-use ployz_core::adopt::{self, Component, Plan, Seen, Trigger, Verdict};
+use ployz_core::adopt::{self, Component, Plan, RecreateGuard, Seen, Trigger, Verdict};
 use ployz_core::live::{NodeLive, SidecarLive};
 use ployz_core::spec::NodeSpec;
 use ployz_core::wire::v1::api::{ComponentStatus, ErrorCode, ExplainRun};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
@@ -19,8 +19,7 @@ use tokio::sync::watch;
 #[derive(Clone)]
 pub struct Reconciler {
     supervisor: Supervisor,
-    /// Recreations that left the same drift: tried once, then held until the reason reads otherwise.
-    in_vain: Arc<Mutex<BTreeMap<Component, String>>>,
+    guard: Arc<Mutex<RecreateGuard>>,
     history: Arc<Mutex<VecDeque<ExplainRun>>>,
     /// Counts the namespaces that were given up: whoever holds a socket in one lets go of it, because a socket keeps
     /// the old namespace alive, and with it the old tunnel's UDP port.
@@ -112,7 +111,7 @@ impl Outcome {
 impl Reconciler {
     /// With this supervisor.
     pub fn new(supervisor: Supervisor) -> Self {
-        Self { supervisor, in_vain: Arc::default(), history: Arc::default(), given_up: watch::Sender::new(0) }
+        Self { supervisor, guard: Arc::default(), history: Arc::default(), given_up: watch::Sender::new(0) }
     }
 
     /// The supervisor.
@@ -137,10 +136,20 @@ impl Reconciler {
 
     /// One run. An all-adopt plan writes nothing.
     pub async fn run(&self, trigger: Trigger, spec: &NodeSpec) -> Outcome {
+        self.run_parts(trigger, spec, &Component::ALL).await
+    }
+
+    /// A run for the namespace and the tunnel alone (a join's first step).
+    pub async fn run_tunnel(&self, trigger: Trigger, spec: &NodeSpec) -> Outcome {
+        self.run_parts(trigger, spec, &[Component::Netns, Component::Tunnel, Component::Wireguard]).await
+    }
+
+    async fn run_parts(&self, trigger: Trigger, spec: &NodeSpec, parts: &[Component]) -> Outcome {
         let started = Instant::now();
         let live = self.inspect(spec).await;
         let mut plan = adopt::plan(spec, &live);
-        self.hold_in_vain(&mut plan);
+        plan.steps.retain(|step| parts.contains(&step.component));
+        lock(&self.guard).hold(&mut plan);
         let outcome = if plan.is_silent() {
             Outcome { plan, live, failures: BTreeMap::new() }
         } else {
@@ -148,27 +157,13 @@ impl Reconciler {
                 self.given_up.send_modify(|count| *count += 1);
             }
             let mut failures = apply::plan(&self.supervisor, spec, &plan, &live).await;
-            self.note_in_vain(&plan, &failures);
+            let failed: BTreeSet<Component> = failures.keys().copied().collect();
             let live = self.inspect(spec).await;
-            verify(spec, &plan, &live, &mut failures);
-            self.note_left(&adopt::plan(spec, &live));
+            let again = adopt::plan(spec, &live);
+            lock(&self.guard).note(&plan, |component| failed.contains(&component), &again);
+            verify(&plan, &again, &mut failures);
             Outcome { plan, live, failures }
         };
-        self.remember(trigger, started, &outcome);
-        outcome
-    }
-
-    /// A run for the namespace and the tunnel alone (a join's first step).
-    pub async fn run_tunnel(&self, trigger: Trigger, spec: &NodeSpec) -> Outcome {
-        const PARTS: [Component; 3] = [Component::Netns, Component::Tunnel, Component::Wireguard];
-        let started = Instant::now();
-        let live = self.inspect(spec).await;
-        let mut plan = adopt::plan(spec, &live);
-        plan.steps.retain(|step| PARTS.contains(&step.component));
-        let mut failures = apply::plan(&self.supervisor, spec, &plan, &live).await;
-        let live = self.inspect(spec).await;
-        verify(spec, &plan, &live, &mut failures);
-        let outcome = Outcome { plan, live, failures };
         self.remember(trigger, started, &outcome);
         outcome
     }
@@ -181,36 +176,6 @@ impl Reconciler {
     /// Forgets the runs of a network that is gone.
     pub fn forget(&self) {
         lock(&self.history).clear();
-    }
-
-    fn hold_in_vain(&self, plan: &mut Plan) {
-        let in_vain = lock(&self.in_vain);
-        for step in &mut plan.steps {
-            let why = step.verdict.why();
-            if matches!(step.verdict, Verdict::Recreate(_)) && in_vain.get(&step.component) == Some(&why) {
-                step.verdict = Verdict::Hold(format!("was recreated and is not different: {why}"));
-            }
-        }
-    }
-
-    /// Remembers the recreations that were carried out; a step that failed or was not tried says nothing.
-    fn note_in_vain(&self, done: &Plan, failures: &BTreeMap<Component, String>) {
-        let mut in_vain = lock(&self.in_vain);
-        for step in done.steps.iter().filter(|step| !matches!(step.verdict, Verdict::Hold(_))) {
-            in_vain.remove(&step.component);
-            if matches!(step.verdict, Verdict::Recreate(_)) && !failures.contains_key(&step.component) {
-                in_vain.insert(step.component, step.verdict.why());
-            }
-        }
-    }
-
-    /// Forgets those that helped: what is still to be recreated for the same reason was done in vain.
-    fn note_left(&self, again: &Plan) {
-        let left = |component, why: &String| {
-            let verdict = again.verdict(component);
-            verdict.is_some_and(|verdict| matches!(verdict, Verdict::Recreate(_)) && verdict.why() == *why)
-        };
-        lock(&self.in_vain).retain(|component, why| left(*component, why));
     }
 
     fn remember(&self, trigger: Trigger, started: Instant, outcome: &Outcome) {
@@ -256,8 +221,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Whatever was to be written must be right now.
-fn verify(spec: &NodeSpec, plan: &Plan, live: &NodeLive, failures: &mut BTreeMap<Component, String>) {
-    let again = adopt::plan(spec, live);
+fn verify(plan: &Plan, again: &Plan, failures: &mut BTreeMap<Component, String>) {
     for step in plan.steps.iter().filter(|step| step.verdict.writes()) {
         match again.verdict(step.component) {
             Some(Verdict::Adopt) | None => {
