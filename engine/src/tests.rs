@@ -581,7 +581,7 @@ async fn what_would_be_another_call_is_not_asked() {
 fn the_host_table_names_the_events_that_the_network_is_looked_at_after() {
     use ployz_core::host::{HostPart, table::TABLE};
     let row = TABLE.iter().find(|row| row.part == HostPart::DockerNetwork).unwrap();
-    for event in crate::workload::docker::NETWORK_EVENTS {
+    for event in crate::docker::NETWORK_EVENTS {
         assert!(row.noticed.contains(&format!("`{event}`")), "{event}: {}", row.noticed);
     }
 }

@@ -4,8 +4,8 @@ use crate::error::{Context, Error, Result};
 use crate::namespace;
 use ployz_core::adopt::Seen;
 use ployz_core::live::{FirewallLive, TableLive};
-use ployz_core::spec::FirewallSpec;
 use ployz_core::spec::firewall::{TABLE, Table};
+use ployz_core::spec::{FirewallSpec, Side};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -28,12 +28,12 @@ pub async fn inspect(netns: &Path) -> Seen<FirewallLive> {
     }
 }
 
-/// Replaces both tables, each in one transaction.
-pub async fn apply(spec: &FirewallSpec, netns: &Path) -> Result<()> {
+/// Replaces the table of one side in one transaction.
+pub async fn load(spec: &FirewallSpec, side: Side, netns: &Path) -> Result<()> {
     let (netns, host, inside) = (netns.to_owned(), spec.host.script(), spec.netns.script());
-    blocking(move || {
-        run_script(&host)?;
-        namespace::inside(&netns, || run_script(&inside))?
+    blocking(move || match side {
+        Side::Host => run_script(&host),
+        Side::Netns => namespace::inside(&netns, || run_script(&inside))?,
     })
     .await
 }

@@ -1,8 +1,9 @@
 //! The Linux hands of Ployz: network namespace, links, routes, firewall, WireGuard.
 //!
-//! Each module finds (`inspect`), makes (`apply`, `create`, `converge`) and removes one kind of thing. Nothing here
+//! Each module finds (`inspect`), makes and removes one kind of thing; each write is one operation of a plan. Nothing here
 //! decides: that is `ployz_core::adopt`.
 
+pub mod edit;
 pub mod error;
 pub mod firewall;
 pub mod host;

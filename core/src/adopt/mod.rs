@@ -5,13 +5,17 @@
 
 pub mod container;
 pub mod decide;
+pub mod device;
 pub mod identity;
+pub mod op;
+mod ops;
 pub mod plan;
 pub mod recreate_guard;
 pub mod sidecar;
 pub mod trigger;
 
 pub use decide::decide;
+pub use op::{Op, PlannedOp};
 pub use plan::{Component, Plan, Step};
 pub use recreate_guard::RecreateGuard;
 pub use trigger::{KernelEvent, Trigger};

@@ -2,7 +2,7 @@
 //! then on until its reason reads otherwise or it was found well. Without it a field that can never be read back as wanted
 //! would restart a healthy process with every resync.
 
-use crate::adopt::{Component, Plan, Verdict};
+use crate::adopt::{Cause, Component, Plan, Verdict};
 use std::collections::BTreeMap;
 
 /// The reasons for which components were recreated without effect.
@@ -16,11 +16,24 @@ impl RecreateGuard {
     /// cannot be inspected is not, because that says nothing.
     pub fn hold(&mut self, plan: &mut Plan) {
         self.without_effect.retain(|component, _| plan.verdict(*component) != Some(&Verdict::Adopt));
+        let mut held = Vec::new();
         for step in &mut plan.steps {
-            if let Some(why) = recreated(&step.verdict)
+            // What is only made because its parent is made anew stays with a parent that stays.
+            let parent = match &step.verdict {
+                Verdict::Recreate(Cause::Parent(parent)) => {
+                    Some(parent).filter(|parent| held.contains(*parent))
+                }
+                Verdict::Create => step.component.parents().iter().find(|parent| held.contains(*parent)),
+                _ => None,
+            };
+            if let Some(parent) = parent {
+                step.hold(format!("{parent} is held"));
+                held.push(step.component);
+            } else if let Some(why) = recreated(&step.verdict)
                 && self.without_effect.get(&step.component) == Some(&why)
             {
-                step.verdict = Verdict::Hold(format!("was recreated and is not different: {why}"));
+                step.hold(format!("was recreated and is not different: {why}"));
+                held.push(step.component);
             }
         }
     }
@@ -48,7 +61,7 @@ fn recreated(verdict: &Verdict) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adopt::{Cause, Drift, Step};
+    use crate::adopt::{Drift, Step};
 
     fn plan(verdict: Verdict) -> Plan {
         Plan { steps: vec![Step::new(Component::Nats, verdict)] }
@@ -84,6 +97,21 @@ mod tests {
         guard.hold(&mut held);
         let why = held.steps[0].verdict.why();
         assert_eq!(why, "was recreated and is not different: user: root -> ployz-nats");
+    }
+
+    /// Else it would be made anew without its parent, over and over.
+    #[test]
+    fn what_lives_in_a_held_component_is_held_too() {
+        let netns = || Verdict::Recreate(Cause::Drift(vec![Drift::new("network", "a", "b")]));
+        let child = || Verdict::Recreate(Cause::Parent(Component::Netns));
+        let node = || Plan {
+            steps: vec![Step::new(Component::Netns, netns()), Step::new(Component::Nats, child())],
+        };
+        let mut guard = RecreateGuard::default();
+        guard.note(&node(), |_| false, &node());
+        let mut again = node();
+        guard.hold(&mut again);
+        assert_eq!(again.verdict(Component::Nats), Some(&Verdict::Hold("netns is held".into())));
     }
 
     #[test]

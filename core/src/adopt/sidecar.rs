@@ -90,6 +90,13 @@ pub fn superfluous(spec: &SidecarSpec, live: &SidecarLive) -> Vec<String> {
     ours.filter(|(name, found)| goes(name, found)).map(|(name, _)| name.clone()).collect()
 }
 
+/// The units of sockets that routes ask for and that do not listen, as far as they can be had.
+pub fn missing(spec: &SidecarSpec, live: &SidecarLive) -> Vec<String> {
+    let closed = |name: &str| live.sockets.get(name).is_none_or(|found| found.state == ActiveState::Inactive);
+    let missing = spec.routes.wanted.iter().filter(|want| closed(&want.name));
+    missing.filter(|want| !live.refused.contains_key(&want.purpose)).map(|want| want.name.clone()).collect()
+}
+
 /// Whether everything of it that is there carries our mark.
 pub fn is_ours(live: &SidecarLive) -> bool {
     live.unit.as_ref().is_none_or(|unit| unit.fingerprint.is_some())

@@ -183,6 +183,16 @@ impl Mac {
     }
 }
 
+impl fmt::Display for RouteSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.via {
+            RouteVia::Device(device) => write!(f, "{} dev {device}", self.to)?,
+            RouteVia::Gateway(device, hop) => write!(f, "{} via {hop} dev {device}", self.to)?,
+        }
+        self.source.iter().try_for_each(|source| write!(f, " src {source}"))
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;

@@ -50,6 +50,7 @@ proptest! {
         let plan = plan(&spec, &live);
         let component = Component::ALL[which];
         prop_assert!(held(&plan, component), "{plan}");
+        prop_assert!(plan.operations().all(|planned| planned.component != component), "{}", plan);
         if component == Component::Netns {
             prop_assert!(plan.is_silent(), "{plan}");
         }
@@ -64,5 +65,6 @@ proptest! {
         spec.link.mtu = mtu;
         let plan = plan(&spec, &live(&spec));
         prop_assert!(plan.is_all_adopt() && plan.is_silent(), "{plan}");
+        prop_assert_eq!(plan.operations().count(), 0);
     }
 }

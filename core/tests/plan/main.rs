@@ -17,7 +17,7 @@ mod node;
 mod routes;
 
 use node::{NS, live, network, peer_key, spec};
-use ployz_core::adopt::{Seen, plan};
+use ployz_core::adopt::{Plan, Seen, plan};
 use ployz_core::id::NetworkId;
 use ployz_core::live::*;
 use ployz_core::spec::netns::owner_alias;
@@ -30,7 +30,16 @@ fn drifted(backend: TunnelBackend, change: impl FnOnce(&mut NodeSpec, &mut NodeL
     let mut spec = spec(backend);
     let mut live = live(&spec);
     change(&mut spec, &mut live);
-    plan(&spec, &live).to_string()
+    text(&plan(&spec, &live))
+}
+
+/// The plan as an operator reads it, and the operations of it.
+fn text(plan: &Plan) -> String {
+    for step in &plan.steps {
+        assert_eq!(step.verdict.writes(), !step.ops.is_empty(), "{step}");
+    }
+    let operations: String = plan.operations().map(|planned| format!("  {planned}\n")).collect();
+    format!("{plan}{operations}")
 }
 
 fn golden(name: &str, got: &str) {

@@ -12,6 +12,7 @@ use crate::membership::issue;
 use crate::network::context::Network;
 use crate::network::ready;
 use crate::node::environment::NETNS;
+use crate::node::reconcile::Reconciler;
 use crate::progress::Say;
 use crate::state::{NetworkFile, Stored};
 use ployz_core::adopt::Component;
@@ -19,7 +20,7 @@ use ployz_core::id::NetworkName;
 use ployz_core::spec::link::WG_DEVICE;
 use ployz_core::wire::v1::api::{
     Asked, ComponentStatus, ControlPlaneStatus, Envelope, ErrorCode, Explain, MeshStatus, NetworkSummary,
-    Payload, PeerStatus, Phase, Request, Status,
+    Payload, PeerStatus, Phase, Request, RunningOperation, Status,
 };
 use ployz_core::wire::v1::api_deploy::{DeployReport, DeployState};
 use ployz_core::wire::v1::image::ImagePushReport;
@@ -289,7 +290,10 @@ async fn mesh_status(daemon: &Daemon, name: &NetworkName) -> Result<Envelope> {
                 if matches!(file.lifecycle, Stored::Joining { .. }) { "joining" } else { "stopped" };
             let known = daemon.shared.disk.peers(name)?.machines;
             let peers = known.iter().filter(|machine| machine.id != file.machine.id).map(last_known);
-            MeshStatus { peers: peers.collect(), ..file_status(&file, lifecycle) }
+            // Until a start has reconciled once the network does not count as running.
+            let active = daemon.shared.disk.active()?.as_ref() == Some(name);
+            let running = active.then(|| slow_operation(&daemon.shared.reconciler)).flatten();
+            MeshStatus { peers: peers.collect(), running, ..file_status(&file, lifecycle) }
         }
     };
     Ok(Envelope::ok(format!("network {name} is {}", status.lifecycle), Some(Payload::MeshStatus(status))))
@@ -322,7 +326,13 @@ pub async fn running_status(mesh: &Network) -> MeshStatus {
             reachable: path.reachable(now),
         }
     });
-    MeshStatus { peers: peers.collect(), ..file_status(&file, &mesh.phase.borrow().to_string()) }
+    let running = slow_operation(&mesh.shared.reconciler);
+    MeshStatus { peers: peers.collect(), running, ..file_status(&file, &mesh.phase.borrow().to_string()) }
+}
+
+fn slow_operation(reconciler: &Reconciler) -> Option<RunningOperation> {
+    let running = reconciler.running().borrow().clone();
+    running.filter(|operation| operation.is_slow(clock::now()))
 }
 
 /// A member of a network that does not run here, as the disk has it.
@@ -351,6 +361,7 @@ fn file_status(file: &NetworkFile, lifecycle: &str) -> MeshStatus {
         service_ip: IpAddr::V4(file.subnet().service()),
         cluster_cidr: file.plan.cluster_cidr.to_string(),
         peers: Vec::new(),
+        running: None,
     }
 }
 

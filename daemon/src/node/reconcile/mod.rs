@@ -2,6 +2,7 @@
 
 mod apply;
 mod inspect;
+mod running;
 #[cfg(test)]
 mod tests;
 
@@ -9,7 +10,7 @@ use crate::node::supervisor::Supervisor;
 use ployz_core::adopt::{self, Component, Plan, RecreateGuard, Seen, Trigger, Verdict};
 use ployz_core::live::{NodeLive, SidecarLive};
 use ployz_core::spec::NodeSpec;
-use ployz_core::wire::v1::api::{ComponentStatus, ErrorCode, ExplainRun};
+use ployz_core::wire::v1::api::{ComponentStatus, ErrorCode, ExplainRun, RunningOperation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -24,6 +25,7 @@ pub struct Reconciler {
     /// Counts the namespaces that were given up: whoever holds a socket in one lets go of it, because a socket keeps
     /// the old namespace alive, and with it the old tunnel's UDP port.
     given_up: watch::Sender<u64>,
+    running: running::Running,
 }
 
 /// How one run ended.
@@ -111,7 +113,13 @@ impl Outcome {
 impl Reconciler {
     /// With this supervisor.
     pub fn new(supervisor: Supervisor) -> Self {
-        Self { supervisor, guard: Arc::default(), history: Arc::default(), given_up: watch::Sender::new(0) }
+        Self {
+            supervisor,
+            guard: Arc::default(),
+            history: Arc::default(),
+            given_up: watch::Sender::new(0),
+            running: watch::Sender::new(None),
+        }
     }
 
     /// The supervisor.
@@ -122,6 +130,11 @@ impl Reconciler {
     /// Changes when a namespace is about to be made in the place of the one before.
     pub fn given_up(&self) -> watch::Receiver<u64> {
         self.given_up.subscribe()
+    }
+
+    /// The operation that a run is carrying out; `None` while nothing is written.
+    pub fn running(&self) -> watch::Receiver<Option<RunningOperation>> {
+        self.running.subscribe()
     }
 
     /// What is there, all parts inspected at once. A part that did not answer in time is looked at once more: one
@@ -156,7 +169,9 @@ impl Reconciler {
             if plan.verdict(Component::Netns).is_some_and(Verdict::writes) {
                 self.given_up.send_modify(|count| *count += 1);
             }
-            let mut failures = apply::plan(&self.supervisor, spec, &plan, &live).await;
+            let progress = running::Progress::new(&self.running);
+            let mut failures = apply::plan(&self.supervisor, spec, &plan, &progress).await;
+            drop(progress);
             let failed: BTreeSet<Component> = failures.keys().copied().collect();
             let live = self.inspect(spec).await;
             let again = adopt::plan(spec, &live);
@@ -182,6 +197,7 @@ impl Reconciler {
         let took = started.elapsed();
         let components = statuses(outcome);
         let lines: Vec<String> = outcome.plan.steps.iter().map(ToString::to_string).collect();
+        let operations: Vec<String> = outcome.plan.operations().map(ToString::to_string).collect();
         let silent = outcome.plan.is_all_adopt();
         let adopted = outcome.plan.count("adopt");
         // News is what was written, what reads otherwise than the last time, and a daemon's start. Looking around and
@@ -191,6 +207,9 @@ impl Reconciler {
         let told = !outcome.plan.is_silent() || !same || trigger == Trigger::Startup;
         for line in lines.iter().filter(|_| told) {
             tracing::info!(target: "plan", "{line}");
+        }
+        for operation in &operations {
+            tracing::info!(target: "plan", "{operation}");
         }
         for (component, error) in &outcome.failures {
             tracing::error!(target: "plan", "{component} failed: {error}");
@@ -203,6 +222,7 @@ impl Reconciler {
             trigger: trigger.to_string(),
             took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             lines,
+            operations,
             components,
         };
         // Runs that found the same and did nothing must not push out those that did something.

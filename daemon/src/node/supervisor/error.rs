@@ -41,13 +41,13 @@ pub enum UnitCause {
     Standing(String),
     /// A file of the unit.
     #[error(transparent)]
-    File(#[from] crate::state::DiskError),
+    File(Box<crate::state::DiskError>),
     /// A system call.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// Its namespace.
     #[error(transparent)]
-    Netns(#[from] ployz_netns::Error),
+    Netns(Box<ployz_netns::Error>),
     /// Anything else, as a sentence.
     #[error("{0}")]
     Other(String),
@@ -57,6 +57,18 @@ impl UnitError {
     /// Of this operation on this unit.
     pub fn new(operation: &'static str, unit: &UnitName, cause: impl Into<UnitCause>) -> Self {
         Self { operation, unit: unit.clone(), cause: cause.into() }
+    }
+}
+
+impl From<crate::state::DiskError> for UnitCause {
+    fn from(error: crate::state::DiskError) -> Self {
+        Self::File(Box::new(error))
+    }
+}
+
+impl From<ployz_netns::Error> for UnitCause {
+    fn from(error: ployz_netns::Error) -> Self {
+        Self::Netns(Box::new(error))
     }
 }
 

@@ -1,9 +1,10 @@
 //! The least change that makes a device right. Never replace-all: that would cost sessions and counters.
 
+use crate::key::{PrivateKey, PublicKey};
+use crate::live::WireguardLive;
+use crate::spec::WireguardSpec;
 use ipnet::IpNet;
-use ployz_core::key::{PrivateKey, PublicKey};
-use ployz_core::live::WireguardLive;
-use ployz_core::spec::WireguardSpec;
+use std::fmt;
 use std::net::SocketAddr;
 
 /// A change of a device's configuration.
@@ -79,8 +80,53 @@ impl DeviceChange {
         Self { peers: vec![peer], ..Self::default() }
     }
 
+    /// The fields of the device that it changes.
+    pub fn fields(&self) -> Vec<&'static str> {
+        let fields = [
+            ("public_key", self.private_key.is_some()),
+            ("listen_port", self.listen_port.is_some()),
+            ("peers", !self.peers.is_empty()),
+        ];
+        fields.into_iter().filter(|(_, changes)| *changes).map(|(field, _)| field).collect()
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.private_key.is_none() && self.listen_port.is_none() && self.peers.is_empty()
     }
 }
+
+/// Keys are compared by their public halves.
+impl PartialEq for DeviceChange {
+    fn eq(&self, other: &Self) -> bool {
+        let public = |change: &Self| change.private_key.as_ref().map(PrivateKey::public);
+        public(self) == public(other) && self.listen_port == other.listen_port && self.peers == other.peers
+    }
+}
+
+impl Eq for DeviceChange {}
+
+/// Without the private key, as for an operator.
+impl fmt::Debug for DeviceChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for DeviceChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        words.extend(self.private_key.as_ref().map(|key| format!("key {}...", key.public().short())));
+        words.extend(self.listen_port.map(|port| format!("port {port}")));
+        words.extend(self.peers.iter().take(SHOWN).map(|peer| match peer {
+            PeerChange::Set { key, .. } => format!("set peer {}...", key.short()),
+            PeerChange::Remove(key) => format!("remove peer {}...", key.short()),
+        }));
+        let more = self.peers.len().saturating_sub(SHOWN);
+        words.extend((more > 0).then(|| format!("and {more} more peers")));
+        f.write_str(&words.join(", "))
+    }
+}
+
+/// How many peers a line names.
+const SHOWN: usize = 8;
