@@ -15,6 +15,7 @@ macro_rules! present {
 mod held;
 mod node;
 mod routes;
+mod world;
 
 use node::{NS, live, network, peer_key, spec};
 use ployz_core::adopt::{Plan, Seen, plan};
@@ -30,7 +31,18 @@ fn drifted(backend: TunnelBackend, change: impl FnOnce(&mut NodeSpec, &mut NodeL
     let mut spec = spec(backend);
     let mut live = live(&spec);
     change(&mut spec, &mut live);
-    text(&plan(&spec, &live))
+    let planned = plan(&spec, &live);
+    leads_to_adoption(&spec, live, &planned);
+    text(&planned)
+}
+
+/// Carried out on a node in memory, the operations leave nothing to do, except for what is held.
+fn leads_to_adoption(spec: &NodeSpec, mut live: NodeLive, planned: &Plan) {
+    world::settle(spec, &mut live);
+    planned.operations().for_each(|planned| world::apply(&planned.op, spec, &mut live));
+    let left = plan(spec, &live);
+    assert!(left.is_silent(), "planned:\n{planned}left:\n{left}");
+    assert!(planned.count("hold") > 0 || left.is_all_adopt(), "planned:\n{planned}left:\n{left}");
 }
 
 /// The plan as an operator reads it, and the operations of it.

@@ -255,7 +255,9 @@ async fn explain(daemon: &Daemon, component: Option<Component>, only_containers:
     if let Some(component) = component {
         for run in &mut runs {
             run.components.retain(|status: &ComponentStatus| status.component == component);
-            run.lines.retain(|line| line.split_whitespace().next() == Some(component.as_str()));
+            let is_of = |line: &String| line.split_whitespace().next() == Some(component.as_str());
+            run.lines.retain(is_of);
+            run.operations.retain(is_of);
         }
         runs.retain(|run| !run.components.is_empty());
     }
