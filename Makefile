@@ -17,7 +17,7 @@ build: setup ## build everything (release)
 
 demo: ## a three-node mesh on this machine and a service on it: kill every ployzd, both go on, adopted, clean up
 	@scripts/setup.sh demo
-	cargo build --profile $(if $(filter dev,$(PROFILE)),dev,$(PROFILE)) -p ployzd -p ployzctl -p ployz-netns -p ployz-gateway -p ployz-dns --bins
+	cargo build --profile $(if $(filter dev,$(PROFILE)),dev,$(PROFILE)) -p ployzd -p ployzctl -p ployz-wireguard -p ployz-gateway -p ployz-dns --bins
 	PLOYZ_PROFILE=$(PROFILE) scripts/demo.sh
 
 deb: setup ## dist/ployz_<version>_amd64.deb

@@ -14,7 +14,7 @@ if [ "$(cargo deb --version 2>/dev/null)" != "$cargo_deb" ] &&
     cargo install cargo-deb --version "$cargo_deb" --locked
 fi
 packaging/fetch-nats.sh
-cargo build --profile "$profile" -p ployzd -p ployzctl -p ployz-netns -p ployz-gateway -p ployz-dns --bins
+cargo build --profile "$profile" -p ployzd -p ployzctl -p ployz-wireguard -p ployz-gateway -p ployz-dns --bins
 
 # Everything that is not a program of this workspace, in one place, as the asset lists in cli/Cargo.toml name it.
 rm -rf "$stage"

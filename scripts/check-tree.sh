@@ -13,7 +13,7 @@ if git grep -nE '\b(todo|unimplemented)!\(|#\[ignore\]' -- '*.rs'; then complain
 for crate in aws-lc-sys openssl-sys; do
     if cargo tree --workspace -i "$crate" >/dev/null 2>&1; then complain "$crate is in the dependency tree"; fi
 done
-# core stays pure; cli and netns do without the store's client; daemon, gateway and dns meet only in core.
+# core stays pure; each fast-moving library has one crate that knows it; daemon, gateway and dns meet only in core, host and nats.
 forbid() { # $1: crate, $2...: dependencies it must not have
     local crate=$1; shift
     for name; do
@@ -21,9 +21,30 @@ forbid() { # $1: crate, $2...: dependencies it must not have
     done
 }
 forbid ployz-core tokio nix async-nats rtnetlink zbus hyper
-forbid ployz-netns async-nats zbus axum
+forbid ployz-host async-nats zbus axum tokio
+forbid ployz-nats bollard rtnetlink zbus axum ployz-netns ployz-engine
+forbid ployz-engine async-nats rtnetlink zbus ployz-netns ployz-nats
+forbid ployz-netns async-nats zbus axum boringtun ployz-host
+forbid ployz-wireguard async-nats zbus axum rtnetlink ployz-netns
+forbid ployz-gateway ployz-netns ployz-engine hickory-server ployz-dns
+forbid ployz-dns ployz-netns ployz-engine pingora ployz-gateway
 forbid ployzctl async-nats ployz-netns nix rtnetlink zbus
-scripts/check-words.sh || complain "words that docs/glossary.md replaces"
+owns() { # $1: library, $2...: the crates whose manifest may name it
+    local library=$1; shift
+    local allowed=" $* "
+    while read -r manifest; do
+        local crate=${manifest%%/*}
+        [[ $allowed == *" $crate "* ]] || complain "$manifest names $library, which only $* may"
+    done < <(for m in */Cargo.toml; do
+        sed '/^\[dev-dependencies\]/,$d' "$m" | grep -qE "^$library( |\.)" && echo "$m"; done)
+}
+owns async-nats nats tests
+owns bollard engine
+owns boringtun wireguard
+owns pingora gateway
+owns hickory-server dns
+# The rooms inside the daemon, and import cycles there.
+scripts/check-modules.py || fail=1
 if command -v shellcheck >/dev/null; then
     git ls-files '*.sh' .ci/run 'packaging/deb/p*inst' 'packaging/deb/p*rm' | xargs -r shellcheck -S warning || fail=1
 fi

@@ -11,8 +11,7 @@ words='whoever|nobody|somebody|anew|in vain|told|mend|mends|mended|mending|look 
 
 # Files that may use one, each with its reason.
 allowed=(
-    core/src/adopt/                # "made anew": scenarios and the golden drift table compare it; goes with the plan of operations
-    daemon/src/mesh/mod.rs         # "look around": a trigger that code compares; goes when triggers are an enum
+    core/src/adopt/    # "made anew", "look around": scenarios and the golden drift table compare these reasons
 )
 
 {

@@ -1,5 +1,7 @@
-//! Texts as they come in: the byte order mark that some editors put first, and types whose text is checked once, when it
-//! is parsed.
+//! Texts: the byte order mark that some editors put first, types whose text is checked once, when it is parsed, and the one
+//! printer of errors with their causes.
+
+use std::error::Error;
 
 /// The text without a byte order mark at its beginning (RFC 3629 section 6). Editors on Windows write one, and no parser of
 /// ours knows it.
@@ -16,6 +18,17 @@ pub fn pem(text: &str) -> String {
 pub fn utf16(bytes: &[u8]) -> Option<&'static str> {
     let marked = bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]);
     marked.then_some("is UTF-16: save it as UTF-8")
+}
+
+/// The error and its causes, outermost first.
+pub fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+/// An error with its causes in one line, joined by `: `. Messages of ours do not repeat their cause.
+pub fn chain(error: &dyn Error) -> String {
+    let causes = error.source().into_iter().flat_map(causes);
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Declares a type around a text, with what every such type has. `$parse` gives the text as it is kept, or the error.

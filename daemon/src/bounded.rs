@@ -4,6 +4,7 @@
 //!
 //! What is over a limit is closed at once and without a word: to answer would cost what is being kept.
 
+use crate::descriptors;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
@@ -17,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,18 +42,18 @@ pub struct Limits {
 }
 
 /// The connections that are open, by source.
-#[derive(Default)]
-struct Open(Mutex<HashMap<IpAddr, usize>>);
+pub struct Open<S: Eq + Hash>(Mutex<HashMap<S, usize>>);
 
 /// One of them; dropped, it is closed.
-struct Place {
-    open: Arc<Open>,
-    source: IpAddr,
+pub struct Place<S: Eq + Hash> {
+    open: Arc<Open<S>>,
+    source: S,
 }
 
 /// Serves one request a connection, for ever. Dropped, it drops its connections.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
     let open = Arc::new(Open::default());
+    let limits = Limits { connections: descriptors::share(limits.connections), ..limits };
     let mut connections = JoinSet::new();
     loop {
         // Cancel-safe: a connection is either taken or still in the listener's queue.
@@ -61,7 +63,9 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
         };
         match accepted {
             Ok((stream, from)) => {
-                let Some(place) = Open::enter(&open, from.ip(), limits) else { continue };
+                let Some(place) = Open::enter(&open, from.ip(), limits.connections, limits.per_source) else {
+                    continue;
+                };
                 connections.spawn(connection(stream, from, router.clone(), limits, place));
             }
             // Out of descriptors, most often.
@@ -73,7 +77,13 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
     }
 }
 
-async fn connection(stream: TcpStream, from: SocketAddr, router: Router, limits: Limits, place: Place) {
+async fn connection(
+    stream: TcpStream,
+    from: SocketAddr,
+    router: Router,
+    limits: Limits,
+    place: Place<IpAddr>,
+) {
     let _place = place;
     let service = service_fn(move |request| {
         let router = router.clone();
@@ -92,28 +102,51 @@ async fn connection(stream: TcpStream, from: SocketAddr, router: Router, limits:
     }
 }
 
-/// The whole request is read before anything is done for it.
 async fn answer(router: Router, request: Request<Incoming>, from: SocketAddr, limits: Limits) -> Response {
-    let (mut parts, body) = request.into_parts();
-    let body = match timeout(limits.reading, Limited::new(body, limits.body).collect()).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE.into_response(),
-        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
-    };
-    parts.extensions.insert(ConnectInfo(from));
-    let request = Request::from_parts(parts, Body::from(body));
+    match whole(request, limits.reading, limits.body).await {
+        Ok(mut request) => {
+            request.extensions_mut().insert(ConnectInfo(from));
+            routed(router, request).await
+        }
+        Err(status) => status.into_response(),
+    }
+}
+
+/// The whole request is read before anything is done for it: in this time, and of so many bytes at most.
+pub async fn whole(
+    request: Request<Incoming>,
+    time: Duration,
+    size: usize,
+) -> Result<Request<Body>, StatusCode> {
+    let (parts, body) = request.into_parts();
+    match timeout(time, Limited::new(body, size).collect()).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(parts, Body::from(body.to_bytes()))),
+        Ok(Err(_)) => Err(StatusCode::PAYLOAD_TOO_LARGE),
+        Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
+    }
+}
+
+/// What the router answers.
+pub async fn routed(router: Router, request: Request<Body>) -> Response {
     match TowerToHyperService::new(router).call(request).await {
         Ok(response) => response,
         Err(never) => match never {},
     }
 }
 
-impl Open {
-    fn enter(open: &Arc<Self>, source: IpAddr, limits: Limits) -> Option<Place> {
+impl<S: Eq + Hash> Default for Open<S> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<S: Eq + Hash + Copy> Open<S> {
+    /// A place for one more, when fewer than `most` are open and fewer than `per_source` of this source.
+    pub fn enter(open: &Arc<Self>, source: S, most: usize, per_source: usize) -> Option<Place<S>> {
         let mut by_source = open.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all: usize = by_source.values().sum();
         let own = by_source.get(&source).copied().unwrap_or(0);
-        if all >= limits.connections || own >= limits.per_source {
+        if all >= most || own >= per_source {
             return None;
         }
         by_source.insert(source, own + 1);
@@ -121,7 +154,7 @@ impl Open {
     }
 }
 
-impl Drop for Place {
+impl<S: Eq + Hash> Drop for Place<S> {
     fn drop(&mut self) {
         let mut by_source = self.open.0.lock().unwrap_or_else(PoisonError::into_inner);
         match by_source.get_mut(&self.source) {
@@ -228,8 +261,8 @@ mod tests {
     #[test]
     fn places_are_counted_by_source_and_in_all() {
         let open = Arc::new(Open::default());
-        let enter = |n: u8| Open::enter(&open, IpAddr::from([10, 0, 0, n]), LIMITS);
-        let mut held: Vec<Place> = (0..4).map(|_| enter(1).unwrap()).collect();
+        let enter = |n: u8| Open::enter(&open, n, 6, 4);
+        let mut held: Vec<Place<u8>> = (0..4).map(|_| enter(1).unwrap()).collect();
         assert!(enter(1).is_none(), "four of one source");
         held.extend([enter(2).unwrap(), enter(3).unwrap()]);
         assert!(enter(4).is_none(), "six in all");

@@ -1,62 +1,41 @@
 //! Certificates of services in the store: checked before they are written, listed without their keys, removed.
 //!
-//! Who can read the bucket is said in decision 0011. Every write is a compare-and-set, so that a retry after an unknown
-//! outcome is safe.
+//! Who can read the bucket is said in decision 0011.
 
-use crate::clock;
 use crate::failure::{Failure, Result};
-use crate::membership::store::{Store, StoreError, Stored, away, create, ensure_bucket, get, keys, update};
-use crate::mesh::Mesh;
-use crate::nats::config::DOMAIN;
-use async_nats::Client;
-use async_nats::jetstream::{self, kv};
+use crate::network::context::Network;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::certificate::{
     BadChain, CertificateFacts, CertificateImport, CertificateRecord, CertificateRow, MOST_BYTES,
     only_certificates, store_key,
 };
-use ployz_core::wire::v1::subject::CERTIFICATES;
+use ployz_host::clock;
+use ployz_nats::bucket::StoreError;
+use ployz_nats::certificates::Certificates;
+use ployz_nats::store::Store;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-/// What the founder makes.
-pub async fn ensure(client: &Client) -> std::result::Result<(), StoreError> {
-    ensure_bucket(&jetstream::with_domain(client.clone(), DOMAIN), CERTIFICATES).await
-}
-
 /// Checks and stores a certificate, in the place of the one with the same first name.
-pub async fn import(mesh: &Mesh, import: CertificateImport) -> Result<CertificateRow> {
+pub async fn import(mesh: &Network, import: CertificateImport) -> Result<CertificateRow> {
     let (facts, record) = checked(import, &mesh.network().machine.id, clock::now())?;
-    let bucket = open(mesh).await?;
-    let key = store_key(facts.name());
-    for _ in 0..TRIES {
-        let written = match current(&bucket, &key).await? {
-            None => create(&bucket, &key, &record).await,
-            Some(revision) => update(&bucket, &key, &record, revision).await,
-        };
-        match written {
-            Err(StoreError::Conflict(_)) => continue,
-            Err(error) => return Err(error.into()),
-            Ok(_) => {
-                tracing::info!(name = facts.name(), fingerprint = facts.fingerprint, "certificate imported");
-                return Ok(row(facts, &record));
-            }
-        }
-    }
-    Err(StoreError::Conflict(format!("the certificate of {}", facts.name())).into())
+    let named = |error| conflict(error, facts.name());
+    open(mesh).await?.put(&store_key(facts.name()), &record).await.map_err(named)?;
+    tracing::info!(name = facts.name(), fingerprint = facts.fingerprint, "certificate imported");
+    Ok(row(facts, &record))
 }
 
 /// All of them, by name. One that cannot be read is named in the log and left out.
-pub async fn list(mesh: &Mesh) -> Result<Vec<CertificateRow>> {
+pub async fn list(mesh: &Network) -> Result<Vec<CertificateRow>> {
     let bucket = open(mesh).await?;
     let mut rows = Vec::new();
-    for key in keys(&bucket).await? {
-        match get::<CertificateRecord>(&bucket, &key).await {
-            Ok(Some(Stored { value, .. })) => match CertificateFacts::of_pem(&value.chain) {
-                Ok(facts) => rows.push(row(facts, &value)),
+    for key in bucket.keys().await? {
+        match bucket.get(&key).await {
+            Ok(Some(record)) => match CertificateFacts::of_pem(&record.chain) {
+                Ok(facts) => rows.push(row(facts, &record)),
                 Err(error) => tracing::warn!("the certificate {key} in the store: {error}"),
             },
             Ok(None) => {}
@@ -69,41 +48,38 @@ pub async fn list(mesh: &Mesh) -> Result<Vec<CertificateRow>> {
 }
 
 /// Takes the certificate with this first name out; its old values leave the disk when the store compacts its files.
-pub async fn remove(mesh: &Mesh, name: &str) -> Result<()> {
+pub async fn remove(mesh: &Network, name: &str) -> Result<()> {
     let bucket = open(mesh).await?;
-    let key = store_key(name);
     let missing = || {
         Failure::new(ErrorCode::CertificateNotFound, format!("there is no certificate {name} in the store"))
     };
     if !ployz_core::wire::v1::certificate::is_name(name) {
         return Err(missing());
     }
-    let Some(revision) = current(&bucket, &key).await? else { return Err(missing()) };
-    let removed = bucket.delete_expect_revision(&key, Some(revision)).await;
-    removed.map_err(|error| match error.kind() {
-        // One that was imported meanwhile is not what was meant.
-        kv::DeleteErrorKind::WrongLastRevision => StoreError::Conflict(format!("the certificate of {name}")),
-        _ => away("remove a certificate", error),
-    })?;
+    // One that was imported meanwhile is not what was meant.
+    let removed = bucket.delete(&store_key(name)).await.map_err(|error| conflict(error, name))?;
+    if !removed {
+        return Err(missing());
+    }
     tracing::info!(name, "certificate removed");
     Ok(())
 }
 
-async fn open(mesh: &Mesh) -> Result<kv::Store> {
+/// A conflict names the certificate and not its key.
+fn conflict(error: StoreError, name: &str) -> StoreError {
+    match error {
+        StoreError::Conflict(_) => StoreError::Conflict(format!("the certificate of {name}")),
+        other => other,
+    }
+}
+
+async fn open(mesh: &Network) -> Result<Certificates> {
     let store: Option<Store> = mesh.store.borrow().clone();
     let store = store.ok_or_else(|| StoreError::Away {
         operation: "use the certificates",
         detail: "this machine is not connected to it".into(),
     })?;
-    let js = jetstream::with_domain(store.client().clone(), DOMAIN);
-    let opened = js.get_key_value(CERTIFICATES).await;
-    opened.map_err(|error| away("open the certificates", error).into())
-}
-
-/// The revision of what is there, readable or not.
-async fn current(bucket: &kv::Store, key: &str) -> Result<Option<u64>> {
-    let entry = bucket.entry(key).await.map_err(|error| away("read", error))?;
-    Ok(entry.filter(|entry| entry.operation == kv::Operation::Put).map(|entry| entry.revision))
+    Ok(Certificates::open(&store).await?)
 }
 
 fn row(facts: CertificateFacts, record: &CertificateRecord) -> CertificateRow {
@@ -158,8 +134,6 @@ fn fits(chain: &str, key: &str) -> Result<()> {
         )),
     }
 }
-
-const TRIES: usize = 5;
 
 #[cfg(test)]
 mod tests {

@@ -32,12 +32,8 @@ impl Failure {
 
     /// With the chain of an error as causes.
     pub fn because(code: ErrorCode, message: impl Into<String>, error: &dyn std::error::Error) -> Self {
-        let mut causes = vec![error.to_string()];
-        let mut cause = error.source();
-        while let Some(inner) = cause {
-            causes.push(inner.to_string());
-            cause = inner.source();
-        }
+        let inner = std::iter::successors(error.source(), |cause| cause.source());
+        let causes = std::iter::once(error.to_string()).chain(inner.map(ToString::to_string)).collect();
         Self { causes, ..Self::new(code, message) }
     }
 
@@ -58,7 +54,7 @@ impl Failure {
 
 /// The code of a failure with files: a full disk has one of its own.
 pub fn io_code(error: &(dyn std::error::Error + 'static)) -> ErrorCode {
-    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    let mut causes = ployz_core::text::causes(error);
     let full = causes.any(|error| {
         let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
         matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
@@ -66,14 +62,14 @@ pub fn io_code(error: &(dyn std::error::Error + 'static)) -> ErrorCode {
     if full { ErrorCode::DiskFull } else { ErrorCode::IoError }
 }
 
-impl From<crate::disk::DiskError> for Failure {
-    fn from(error: crate::disk::DiskError) -> Self {
+impl From<crate::state::DiskError> for Failure {
+    fn from(error: crate::state::DiskError) -> Self {
         Self::because(io_code(&error), "the state on disk cannot be used", &error)
     }
 }
 
-impl From<crate::membership::store::StoreError> for Failure {
-    fn from(error: crate::membership::store::StoreError) -> Self {
+impl From<ployz_nats::bucket::StoreError> for Failure {
+    fn from(error: ployz_nats::bucket::StoreError) -> Self {
         Self::because(ErrorCode::StoreUnavailable, "the store cannot be used", &error)
     }
 }
@@ -81,8 +77,8 @@ impl From<crate::membership::store::StoreError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deploy::local::LocalError;
-    use crate::disk::DiskError;
+    use crate::deploy::agent::instances::LocalError;
+    use crate::state::DiskError;
     use nix::errno::Errno;
 
     #[test]

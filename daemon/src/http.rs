@@ -1,10 +1,11 @@
 //! One HTTP/1.1 exchange with JSON bodies over a stream that is already connected.
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use std::time::SystemTime;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A failed exchange.
@@ -53,5 +54,51 @@ where
     Ok((status, body.map_err(|error| HttpError::Body(error.to_string()))?.to_bytes()))
 }
 
+/// The time that the server of a membership listener has, from its answer's `Date` (RFC 9110 section 6.6.1): every answer has one,
+/// also that to a path it does not know.
+pub async fn date<S>(stream: S) -> Option<SystemTime>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+    let driver = tokio::spawn(connection);
+    let request = Request::head("/v1/observed").header("host", "ployz").body(Empty::<Bytes>::new());
+    let answer = sender.send_request(request.expect("constant headers are valid")).await;
+    driver.abort();
+    httpdate::parse_http_date(answer.ok()?.headers().get("date")?.to_str().ok()?).ok()
+}
+
 /// A thousand members are about half a megabyte.
 const MAX_ANSWER: usize = 32 * 1024 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn answered(answer: &'static str) -> Option<SystemTime> {
+        let (near, mut far) = tokio::io::duplex(4096);
+        let server = tokio::spawn(async move {
+            let mut request = [0; 1024];
+            far.read(&mut request).await.unwrap();
+            far.write_all(answer.as_bytes()).await.unwrap();
+            far
+        });
+        let date = date(near).await;
+        server.await.unwrap();
+        date
+    }
+
+    #[tokio::test]
+    async fn the_date_of_any_answer_is_read() {
+        let at = |seconds| Some(UNIX_EPOCH + Duration::from_secs(seconds));
+        let found = answered("HTTP/1.1 404 Not Found\r\nDATE: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n").await;
+        assert_eq!(found, at(784_111_777));
+        for odd in ["Sun, 06 Nox 1994 08:49:37 GMT", "Sun, 06 Nov 1994 18446744073709551615:49:37 GMT", ""] {
+            let answer = format!("HTTP/1.1 200 OK\r\ndate: {odd}\r\ncontent-length: 0\r\n\r\n");
+            assert_eq!(answered(answer.leak()).await, None, "{odd}");
+        }
+        assert_eq!(answered("SSH-2.0-x\r\n").await, None);
+    }
+}

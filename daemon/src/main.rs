@@ -2,46 +2,36 @@
 //!
 //! It is disposable: when it ends, however it ends, the data plane goes on.
 
+mod api;
 mod args;
 mod bounded;
 mod certificates;
-mod clock;
-mod daemon;
+mod compose;
 mod deploy;
-mod disk;
+mod descriptors;
 mod doctor;
 mod failure;
-mod host;
 mod http;
 mod image;
+mod keys;
+mod lifecycle;
 mod membership;
-mod mesh;
-mod metrics;
-mod nats;
+mod network;
+mod node;
+mod progress;
 mod pull;
-mod random;
 mod reach;
-mod reconcile;
-mod rpc;
-mod supervisor;
+mod state;
 mod transfer;
-mod workload;
 
 use anyhow::Context;
 use args::{Args, Verb};
 use clap::Parser;
-use daemon::Daemon;
-use disk::Disk;
-use mesh::Shared;
-use mesh::desired::Surroundings;
-use reconcile::Reconciler;
-use std::path::PathBuf;
+use lifecycle::Daemon;
+use state::Disk;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use supervisor::Supervisor;
-use supervisor::process::Processes;
-use supervisor::systemd::Systemd;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -81,31 +71,26 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> anyhow::Result<()> {
-    ployz_routing::journal::init("info,async_nats=warn");
+    ployz_host::journal::init("info,async_nats=warn");
+    descriptors::raise();
     let disk = Disk::open(&config.data_dir)?;
     if let Err(error) = disk.sweep() {
         // What is left lying is no reason to have no daemon.
-        tracing::error!("{}", ployz_netns::chain(&error));
+        tracing::error!("{}", ployz_core::text::chain(&error));
     }
-    let supervisor = supervisor(mode, &config.data_dir);
     let seen = ployz_netns::underlay::observe().await.context("cannot read this machine's addresses")?;
-    let around = surroundings(mode, config, &seen);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), mode = supervisor.service_mode(), "ployzd starting");
-    let socket = around.config.socket.clone();
+    let shared = compose::shared(mode, config, disk, &seen);
+    let mode = shared.reconciler.supervisor().service_mode();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), mode, "ployzd starting");
+    let socket = shared.around.config.socket.clone();
     let listener =
-        rpc::server::listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
-    let shared = Arc::new(Shared {
-        around,
-        disk,
-        reconciler: Reconciler::new(supervisor),
-        identities: Default::default(),
-    });
-    let daemon = Daemon::new(shared);
+        api::server::listen(&socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+    let daemon = Daemon::new(Arc::new(shared), compose::rooms);
     let shutdown = tokio_util::sync::CancellationToken::new();
     let until = shutdown.clone().cancelled_owned();
-    let serving = tokio::spawn(rpc::server::serve(listener, daemon.clone(), until));
+    let serving = tokio::spawn(api::server::serve(listener, daemon.clone(), until));
     if let Some(at) = daemon.shared.around.config.daemon_metrics_listen_addr {
-        tokio::spawn(metrics::serve(at, daemon.clone()));
+        tokio::spawn(api::metrics::serve(at, daemon.clone()));
     }
     daemon.resume().await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -120,7 +105,10 @@ async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> any
 }
 
 fn look_around(args: &Args, mode: args::ServiceMode) -> ExitCode {
-    let config = args.configuration().map(|(config, _)| config);
+    let (config, refused) = match args.configuration() {
+        Ok((config, _)) => (config, None),
+        Err(error) => (args.without_file(), Some(error)),
+    };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -128,39 +116,13 @@ fn look_around(args: &Args, mode: args::ServiceMode) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let found = runtime.block_on(doctor::alone(args, mode, config));
+    let found = runtime.block_on(async {
+        let seen = ployz_netns::underlay::observe().await.unwrap_or_default();
+        let disk = Disk::at(&config.data_dir);
+        doctor::alone(&compose::shared(mode, config, disk, &seen), refused).await
+    });
     println!("{}", serde_json::to_string(&found).expect("an envelope is plain data"));
     ExitCode::SUCCESS
-}
-
-fn surroundings(
-    mode: args::ServiceMode,
-    config: ployz_core::config::Config,
-    seen: &[ployz_core::address::Observed],
-) -> Surroundings {
-    let offered = ployz_core::address::candidates(seen, &[], config.wireguard_listen_port, |_| false);
-    Surroundings {
-        libexec: libexec(),
-        nats_user: is_system(mode).then(|| NATS_USER.to_owned()),
-        underlay_mtu: ployz_netns::underlay::smallest_mtu(seen, &offered),
-        config,
-    }
-}
-
-fn is_system(mode: args::ServiceMode) -> bool {
-    match mode {
-        args::ServiceMode::System => true,
-        args::ServiceMode::User => false,
-        args::ServiceMode::Auto => Systemd::is_init(),
-    }
-}
-
-fn supervisor(mode: args::ServiceMode, data_dir: &std::path::Path) -> Supervisor {
-    if is_system(mode) {
-        Supervisor::Systemd(Systemd::default())
-    } else {
-        Supervisor::Process(Processes::new(data_dir))
-    }
 }
 
 async fn stopped() -> anyhow::Result<()> {
@@ -170,18 +132,3 @@ async fn stopped() -> anyhow::Result<()> {
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     Ok(())
 }
-
-/// Where `nats-server` and `ployz-wireguard` are: `PLOYZ_LIBEXEC_DIR`, the package's directory, or beside us.
-fn libexec() -> PathBuf {
-    if let Some(dir) = std::env::var_os("PLOYZ_LIBEXEC_DIR") {
-        return PathBuf::from(dir);
-    }
-    let packaged = PathBuf::from("/usr/lib/ployz");
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.to_owned()));
-    match beside {
-        Some(dir) if !packaged.join("nats-server").exists() => dir,
-        _ => packaged,
-    }
-}
-
-const NATS_USER: &str = "ployz-nats";

@@ -12,7 +12,7 @@ use ployz_dns::realm::Realm;
 use ployz_dns::serve::{self, Server};
 use ployz_dns::sockets::Sockets;
 use ployz_dns::zone::Zone;
-use ployz_routing::{Snapshot, View};
+use ployz_nats::events::{Snapshot, View};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Instant;

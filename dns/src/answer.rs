@@ -16,7 +16,7 @@ use hickory_server::server::Request;
 use hickory_server::zone_handler::MessageResponseBuilder;
 use ployz_core::id::MachineId;
 use ployz_core::routing::Freshness;
-use ployz_routing::Snapshot;
+use ployz_nats::events::Snapshot;
 use std::iter::empty;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -13,7 +13,7 @@ use ployz_dns::serve::{self, Server};
 use ployz_dns::settings::Settings;
 use ployz_dns::sockets::Sockets;
 use ployz_dns::zone::Zone;
-use ployz_routing::Feed;
+use ployz_nats::events::Feed;
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let settings = Settings::parse();
-    ployz_routing::journal::init("info,async_nats=warn");
+    ployz_host::journal::init("info,async_nats=warn");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let done = runtime.context("cannot start the runtime").and_then(|runtime| {
         let done = runtime.block_on(run(settings));
@@ -100,11 +100,11 @@ async fn drain(loops: TaskTracker, tasks: TaskTracker, within: Duration) {
     }
 }
 
-fn feed_settings(settings: &Settings) -> anyhow::Result<ployz_routing::Settings> {
+fn feed_settings(settings: &Settings) -> anyhow::Result<ployz_nats::events::Settings> {
     let path = &settings.nats_seed_file;
     let seed = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read the NATS user's seed from {}", path.display()))?;
-    Ok(ployz_routing::Settings {
+    Ok(ployz_nats::events::Settings {
         server: settings.nats,
         seed: seed.trim().to_owned().into(),
         network: settings.network.clone(),

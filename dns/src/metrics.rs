@@ -8,7 +8,7 @@ use crate::zone::Zone;
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
-use ployz_routing::{FeedStats, Metric, Snapshot, Stats};
+use ployz_nats::events::{FeedStats, Metric, Snapshot, Stats};
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

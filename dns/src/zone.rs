@@ -6,7 +6,7 @@
 use hickory_server::proto::rr::{LowerName, Name};
 use ployz_core::id::{InstanceId, MachineId, Namespace};
 use ployz_core::routing::{InstanceRoute, ServiceRef, ServiceRoute, State};
-use ployz_routing::View;
+use ployz_nats::events::View;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

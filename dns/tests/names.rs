@@ -9,7 +9,7 @@ use hickory_server::proto::op::{Message, ResponseCode};
 use hickory_server::proto::rr::{DNSClass, RData, RecordType};
 use ployz_core::routing::{Freshness, State};
 use ployz_dns::zone::Zone;
-use ployz_routing::{Snapshot, View};
+use ployz_nats::events::{Snapshot, View};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

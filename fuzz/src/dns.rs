@@ -9,7 +9,7 @@ use ployz_dns::forward::Entry;
 use ployz_dns::realm::Realm;
 use ployz_dns::wire::{self, flag};
 use ployz_dns::zone::Zone;
-use ployz_routing::{Snapshot, View};
+use ployz_nats::events::{Snapshot, View};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 use ployz_core::routing::{HttpRoute, ServiceRef, ServiceRoute, State};
 use ployz_gateway::host::{Host, routed_path};
 use ployz_gateway::table::Table;
-use ployz_routing::View;
+use ployz_nats::events::View;
 
 /// Lines: the host of a request, its path, and the routes, each a host and a path.
 pub fn route(data: &[u8]) {

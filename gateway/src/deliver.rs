@@ -2,11 +2,13 @@
 //! in a way that allows it.
 
 use crate::backend::Backend;
+use crate::downstream::conn;
 use crate::forward;
 use crate::metrics::Counters;
 use crate::proxy::{Gateway, silence};
 use crate::request::Ctx;
 use crate::served::MOST_TRIES;
+use crate::target;
 use crate::upstream::{Asked, Exchange, Outcome, outgoing};
 use pingora::proxy::Session;
 use pingora::{Error, ErrorSource, ErrorType, Result};
@@ -34,7 +36,8 @@ impl Gateway {
         if again && has_body {
             session.as_downstream_mut().enable_retry_buffering();
         }
-        let asked = Asked { head: &head, length, silence: silence(ctx) };
+        let target = conn(session).and_then(|conn| target::verbatim(conn.named(), head.raw_path()));
+        let asked = Asked { head: &head, target, length, silence: silence(ctx) };
         loop {
             let backend = self.choose(ctx)?;
             let error = match self.attempt(session, ctx, &backend, &asked).await {

@@ -6,6 +6,7 @@
 //! be read in two ways ([`crate::incoming`]).
 
 use crate::incoming::{Watch, Wrong};
+use crate::target::{self, Named};
 use crate::upstream::Body;
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
@@ -18,8 +19,10 @@ use pingora::protocols::{
     UniqueID,
 };
 use pingora::proxy::Session;
+use std::borrow::Cow;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -71,6 +74,8 @@ pub struct Conn {
     /// The strict reading of what the client sends.
     watch: Mutex<Watch>,
     malformed: AtomicBool,
+    /// What the request line said, where Pingora sees it spelled otherwise.
+    named: Mutex<Option<Named>>,
 }
 
 /// Where a connection stands.
@@ -111,6 +116,8 @@ pub struct Downstream<S> {
     limits: HeadLimits,
     deadline: Option<Pin<Box<Sleep>>>,
     gathered: BytesMut,
+    /// A request line that is not over yet.
+    line: Vec<u8>,
     /// Read, and spelled as Pingora takes it, and not yet asked for.
     spelled: BytesMut,
 }
@@ -121,6 +128,7 @@ impl Conn {
         self.head_bytes.store(0, Ordering::Relaxed);
         self.gather(true);
         self.put(Stage::Head);
+        *self.named.lock() = None;
         self.watch.lock().next().is_ok()
     }
 
@@ -132,6 +140,11 @@ impl Conn {
     /// What the client sends from here on is no HTTP/1.
     pub fn let_through(&self) {
         self.watch.lock().let_through();
+    }
+
+    /// What the line of the request that is served said, where it was spelled otherwise for Pingora.
+    pub fn named(&self) -> Option<Named> {
+        self.named.lock().clone()
     }
 
     /// Whether the client sent what could be read in two ways.
@@ -213,6 +226,7 @@ impl<S: Transport> Downstream<S> {
             limits,
             deadline,
             gathered: BytesMut::new(),
+            line: Vec::new(),
             spelled: BytesMut::new(),
         }
     }
@@ -232,25 +246,32 @@ impl<S: Transport> Downstream<S> {
         }
     }
 
-    /// A target with characters that Pingora's parser of URIs refuses and other servers take is spelled with escapes (RFC
-    /// 3986 section 2.1); nothing when there are none.
-    fn spell(&self, bytes: &[u8]) -> Option<Vec<u8>> {
-        let mut begun = self.conn.watch.lock().in_target()?;
-        let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
-        if !bytes[..end].iter().any(|byte| ODD.contains(byte)) {
-            return None;
+    /// Gathers a request line and spells it as Pingora takes it ([`target::respell`]); `begins` where one may begin.
+    fn spell(&mut self, bytes: &[u8], begins: bool) -> Spelled {
+        if self.line.is_empty() && !begins {
+            return Spelled::AsIs;
         }
-        let mut spelled = Vec::with_capacity(bytes.len() + 64);
-        for byte in &bytes[..end] {
-            begun |= *byte == b' ';
-            if begun && ODD.contains(byte) {
-                spelled.extend_from_slice(format!("%{byte:02X}").as_bytes());
-            } else {
-                spelled.push(*byte);
+        let whole = if self.line.is_empty() {
+            Cow::Borrowed(bytes)
+        } else {
+            self.line.extend_from_slice(bytes);
+            Cow::Owned(std::mem::take(&mut self.line))
+        };
+        let line = request_line(&whole);
+        // Otherwise all of it is empty lines, which may stand before a request.
+        if line.is_none() && !whole.ends_with(b"\n") {
+            self.line = whole.into_owned();
+            return Spelled::Held;
+        }
+        let respelled = line.and_then(|line| Some((line.clone(), target::respell(&whole[line])?)));
+        match (respelled, whole) {
+            (Some((line, (spelled, named))), whole) => {
+                *self.conn.named.lock() = Some(named);
+                Spelled::Otherwise([&whole[..line.start], &spelled, &whole[line.end..]].concat())
             }
+            (None, Cow::Owned(whole)) => Spelled::Otherwise(whole),
+            (None, Cow::Borrowed(_)) => Spelled::AsIs,
         }
-        spelled.extend_from_slice(&bytes[end..]);
-        Some(spelled)
     }
 
     /// After a read that brought something: is the head within its size?
@@ -344,25 +365,31 @@ impl<S: Transport> AsyncRead for Downstream<S> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        match Pin::new(&mut self.io).poll_read(cx, buf) {
-            Poll::Ready(Ok(())) => {
-                let bytes = buf.filled().len() - before;
-                self.came(cx, bytes)?;
-                if bytes == 0 || self.conn.http2.load(Ordering::Relaxed) {
-                    return Poll::Ready(Ok(()));
-                }
-                if let Some(spelled) = self.spell(&buf.filled()[before..]) {
-                    self.looked_at(cx, &spelled)?;
+        loop {
+            match Pin::new(&mut self.io).poll_read(cx, buf) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return self.waits(cx),
+            }
+            let bytes = buf.filled().len() - before;
+            self.came(cx, bytes)?;
+            if bytes == 0 || self.conn.http2.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+            let begins = self.conn.watch.lock().awaits_target();
+            self.looked_at(cx, &buf.filled()[before..])?;
+            match self.spell(&buf.filled()[before..], begins) {
+                Spelled::AsIs => return Poll::Ready(Ok(())),
+                // No bytes would be the end.
+                Spelled::Held => buf.set_filled(before),
+                Spelled::Otherwise(spelled) => {
                     buf.set_filled(before);
                     let now = spelled.len().min(buf.remaining());
                     buf.put_slice(&spelled[..now]);
                     self.spelled.extend_from_slice(&spelled[now..]);
                     return Poll::Ready(Ok(()));
                 }
-                Poll::Ready(self.looked_at(cx, &buf.filled()[before..]))
             }
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending => self.waits(cx),
         }
     }
 }
@@ -394,6 +421,21 @@ impl<S: Transport> AsyncWrite for Downstream<S> {
         ready!(self.write_gathered(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
+}
+
+/// How bytes that were read are passed on.
+enum Spelled {
+    AsIs,
+    /// Not yet: the request line is not over.
+    Held,
+    Otherwise(Vec<u8>),
+}
+
+/// Where the first line that is not empty stands, with its end, once all of it is there.
+fn request_line(bytes: &[u8]) -> Option<Range<usize>> {
+    let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'))?;
+    let end = bytes[begin..].iter().position(|byte| *byte == b'\n')?;
+    Some(begin..begin + end + 1)
 }
 
 /// What the gateway itself knows of a client's connection; nothing when it is one stream of HTTP/2.
@@ -455,8 +497,6 @@ const PREFACE: u32 = 24;
 const TOO_LARGE: &[u8] =
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 const MALFORMED: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-/// What the `http` crate takes for no part of a target, or not in every part of it.
-const ODD: &[u8] = b"\"<>`";
 const TOO_SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
 
 #[cfg(test)]

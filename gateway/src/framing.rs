@@ -9,7 +9,7 @@ use crate::metrics::Cause;
 use crate::upstream::{Body, digits};
 use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Scheme;
-use http::{Method, Uri, Version};
+use http::{HeaderValue, Method, Uri, Version};
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
@@ -35,8 +35,18 @@ pub fn check(session: &ServerSession) -> Result<Host, Cause> {
     host(head)
 }
 
-/// RFC 9112 section 3.2.2: a target in absolute form, which a server must take, becomes the path that it names; its host is
-/// the one that counts, and must be the one that the `Host` field says.
+/// RFC 9112 section 3.2.2: the authority of a target in absolute form replaces what `Host` says, which chose a proxy at most. The
+/// route is chosen by it and the backend hears it. A `Host` that is none is still refused (section 3.2).
+pub(crate) fn take_authority(head: &mut RequestHeader, authority: &[u8]) -> Result<(), Cause> {
+    if head.headers.get_all(HOST).iter().any(|host| Host::parse(host.as_bytes()).is_err()) {
+        return Err(Cause::BadHost);
+    }
+    let host = HeaderValue::from_bytes(authority).map_err(|_| Cause::BadHost)?;
+    head.insert_header(HOST, host).map_err(|_| Cause::BadHost)
+}
+
+/// A target in absolute form that came in while the request before it was served, so that it was not spelled as a path
+/// ([`crate::target`]), becomes the path that it names; its host must be the one that the `Host` field says.
 pub(crate) fn to_origin_form(head: &mut RequestHeader) -> Result<(), Cause> {
     if head.version == Version::HTTP_2 || matches!(head.raw_path().first(), None | Some(b'/' | b'*')) {
         return Ok(());

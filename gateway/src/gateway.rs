@@ -16,7 +16,7 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use ployz_core::routing::Freshness;
-use ployz_routing::{Snapshot, Stats};
+use ployz_nats::events::{Snapshot, Stats};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -167,7 +167,8 @@ async fn follow(
         let mut now: Vec<u16> = snapshot.view.tcp_ports().filter(|port| !listening(*port)).collect();
         now.sort_unstable();
         if now != deaf && !now.is_empty() {
-            tracing::warn!("no socket for the TCP routes of ports {now:?}");
+            let ports = now.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+            tracing::warn!("no socket for the TCP routes of ports {ports}");
         }
         deaf = now;
         shared.served.store(Arc::new(Served::after(Some(&before), snapshot)));

@@ -122,9 +122,9 @@ impl Watch {
         self.came(&ahead)
     }
 
-    /// Whether the line that names the target is still under way, and its target has begun.
-    pub fn in_target(&self) -> Option<bool> {
-        (matches!(self.at, At::Head) && self.fields == 0).then_some(self.line.spaces > 0)
+    /// Whether the line that names the target has not begun yet.
+    pub fn awaits_target(&self) -> bool {
+        matches!(self.at, At::Head) && self.fields == 0 && self.line.length == 0
     }
 
     /// Where a head ends in these bytes, if it does.

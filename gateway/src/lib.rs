@@ -30,6 +30,7 @@ mod request_id;
 mod served;
 pub mod stored;
 pub mod table;
+mod target;
 mod tcp;
 #[cfg(test)]
 mod testing;

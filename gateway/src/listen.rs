@@ -4,6 +4,7 @@
 //! while one gateway follows another (sd_listen_fds(3)). Their names say what they are for.
 
 use socket2::{Domain, Protocol, SockRef, Socket as Raw, TcpKeepalive, Type};
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::str::FromStr;
@@ -20,6 +21,17 @@ pub enum Kind {
     Metrics,
     /// `tcp-<port>`, and `tcp6-<port>` for IPv6 beside it: the TCP route of that port.
     Tcp(u16),
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http => f.write_str("http"),
+            Self::Https => f.write_str("https"),
+            Self::Metrics => f.write_str("metrics"),
+            Self::Tcp(port) => write!(f, "tcp-{port}"),
+        }
+    }
 }
 
 /// A socket that listens.
@@ -45,7 +57,7 @@ pub enum CannotListen {
         name: String,
     },
     /// It is no listening TCP socket.
-    #[error("socket {number} ({kind:?}) cannot be used")]
+    #[error("socket {number} ({kind}) cannot be used")]
     Inherited {
         /// Which one, from 0.
         number: usize,

@@ -11,7 +11,7 @@ use ployz_gateway::listen::{self, Kind, Socket};
 use ployz_gateway::stored::{self, Following, Stored};
 use ployz_gateway::tls::Certificates;
 use ployz_gateway::{Gateway, Limits, Settings, Table};
-use ployz_routing::{Feed, Seed, Snapshot, Stats};
+use ployz_nats::events::{Feed, Seed, Snapshot, Stats};
 use sd_notify::NotifyState;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // Pingora writes a line for every client that leaves early or sends nonsense; that is counted instead.
-    ployz_routing::journal::init("info,async_nats=warn,pingora_core=off,pingora_proxy=off,pingora=off");
+    ployz_host::journal::init("info,async_nats=warn,pingora_core=off,pingora_proxy=off,pingora=off");
     let given = match Given::read() {
         Ok(given) => given,
         Err(error) => return fail(&error.into(), 2),
@@ -122,8 +122,8 @@ fn settings(given: &Given, certificates: Option<Arc<Certificates>>, feed: Stats)
     }
 }
 
-fn feed_settings(given: &Given) -> anyhow::Result<ployz_routing::Settings> {
-    Ok(ployz_routing::Settings {
+fn feed_settings(given: &Given) -> anyhow::Result<ployz_nats::events::Settings> {
+    Ok(ployz_nats::events::Settings {
         server: needed(given.nats, "PLOYZ_GATEWAY_NATS")?,
         seed: Seed::from(seed(given)?.to_string()),
         network: needed(given.network.clone(), "PLOYZ_GATEWAY_NETWORK")?,
@@ -174,7 +174,7 @@ async fn reload(certificates: Arc<Certificates>, mut files: Files) {
     while hangup.recv().await.is_some() {
         let (named, otherwise) = files.read();
         certificates.set(named, otherwise);
-        tracing::info!("{certificates:?} read again");
+        tracing::info!("read again: {certificates}");
     }
 }
 

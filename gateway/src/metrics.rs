@@ -4,7 +4,7 @@
 //! and code classes are fixed. Nothing a client sends ever becomes a label.
 
 use crate::served::Served;
-use ployz_routing::{FeedStats, Metric};
+use ployz_nats::events::{FeedStats, Metric};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::MetricType;

@@ -75,9 +75,13 @@ impl Gateway {
     /// What stands against serving this request, if anything does.
     fn judge(&self, session: &mut Session, ctx: &mut Ctx) -> Option<Answer> {
         ctx.grpc = is_grpc(session.req_header());
-        let host = match framing::to_origin_form(session.req_header_mut())
-            .and_then(|()| framing::check(session.as_downstream()))
-        {
+        let authority = conn(session).and_then(Conn::named).and_then(|named| named.authority);
+        let head = session.req_header_mut();
+        let named = match authority {
+            Some(authority) => framing::take_authority(head, &authority),
+            None => framing::to_origin_form(head),
+        };
+        let host = match named.and_then(|()| framing::check(session.as_downstream())) {
             Ok(host) => ctx.host.insert(host),
             Err(Cause::HeadTooLarge) => return Some(ctx.refuse(Cause::HeadTooLarge, 431)),
             Err(cause) => return Some(ctx.refuse(cause, 400)),

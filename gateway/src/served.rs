@@ -8,7 +8,7 @@ use crate::host::Host;
 use crate::metrics::Tally;
 use crate::table::{Route, Table};
 use ployz_core::routing::Freshness;
-use ployz_routing::Snapshot;
+use ployz_nats::events::Snapshot;
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -139,7 +139,7 @@ pub const MOST_TRIES: usize = 3;
 mod tests {
     use super::*;
     use ployz_core::routing::State;
-    use ployz_routing::View;
+    use ployz_nats::events::View;
 
     fn served(previous: Option<&Served>, addresses: &[[u8; 4]]) -> Served {
         let view = Arc::new(crate::testing::table("a.org", addresses, 80));

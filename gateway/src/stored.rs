@@ -85,7 +85,7 @@ impl Stored {
             let begun = tokio::time::Instant::now();
             let Err(lost) = Box::pin(following.session(&mut held)).await;
             following.certificates.set_live(false);
-            let text = chain(lost.as_ref());
+            let text = ployz_core::text::chain(lost.as_ref());
             if text != said {
                 tracing::warn!("certificates in the store: {text}; still serving the known ones");
                 said = text;
@@ -147,7 +147,7 @@ impl Following {
         }
         *held = whole.clone();
         self.serve(held);
-        tracing::info!("{:?}", self.certificates);
+        tracing::info!("{}", self.certificates);
         let Some(path) = self.path.clone() else { return };
         let (network, copy) = (self.network.clone(), held.clone());
         let saved = tokio::task::spawn_blocking(move || kept::save(&path, &network, &copy)).await;
@@ -219,11 +219,6 @@ fn change(entry: &Entry) -> Change {
             Err(_) => Change::Unreadable(entry.key.clone()),
         },
     }
-}
-
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 const REQUEST: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@
 
 use crate::host::{Host, routed_path};
 use ployz_core::routing::{HttpRoute, ServiceRef, State};
-use ployz_routing::View;
+use ployz_nats::events::View;
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::ops::Range;

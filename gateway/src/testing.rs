@@ -3,7 +3,7 @@
 use crate::table::Table;
 use ployz_core::id::{DeployId, InstanceId, MachineId};
 use ployz_core::routing::{HttpRoute, InstanceRoute, ServiceRef, ServiceRoute, State};
-use ployz_routing::View;
+use ployz_nats::events::View;
 use std::net::Ipv4Addr;
 
 /// The table of one service with one route for `/` of a host.

@@ -208,11 +208,18 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
+/// rustls wants one; it must not print keys.
 impl std::fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::fmt::Display for Certificates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let count = |names: &Names| names.exact.len() + names.below.len();
         let (stored, files) = (count(&self.stored.load()), count(&self.files.load()));
-        write!(f, "Certificates({stored} names of the store, {files} of files)")
+        write!(f, "certificates: {stored} names of the store, {files} of files")
     }
 }
 

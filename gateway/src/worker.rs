@@ -129,7 +129,7 @@ impl Worker {
         for (kind, listener) in listeners {
             match TcpListener::from_std(listener) {
                 Ok(listener) => accepting.push(tokio::spawn(self.clone().accept(kind, listener))),
-                Err(error) => tracing::error!("cannot accept from the socket for {kind:?}: {error}"),
+                Err(error) => tracing::error!("cannot accept from the socket for {kind}: {error}"),
             }
         }
         let pool = self.pool.clone();

@@ -6,7 +6,7 @@ mod common;
 use common::*;
 use ployz_core::routing::{Freshness, State};
 use ployz_gateway::{Cause, Table};
-use ployz_routing::{Snapshot, View};
+use ployz_nats::events::{Snapshot, View};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -12,7 +12,7 @@ use ployz_core::wire::v1::certificate::CertificateRecord;
 use ployz_core::wire::v1::subject::{self, CERTIFICATES, DOMAIN};
 use ployz_gateway::stored::{Following, Stored};
 use ployz_gateway::tls::Certificates;
-use ployz_routing::rights::{self, Rights};
+use ployz_nats::permissions::{self, Rights};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -46,9 +46,9 @@ impl Store {
         std::fs::create_dir_all(&dir).unwrap();
         let machine: MachineId = "n2".parse().unwrap();
         let [founder, daemon, gateway, dns] = [(); 4].map(|()| KeyPair::new_user());
-        let dns_rights = rights::follower(&machine, "dns");
-        let mut gateway_rights = rights::follower(&machine, "gateway");
-        gateway_rights.publish.extend(rights::bucket_reader(CERTIFICATES));
+        let dns_rights = permissions::follower(&machine, "dns");
+        let mut gateway_rights = permissions::follower(&machine, "gateway");
+        gateway_rights.publish.extend(permissions::bucket_reader(CERTIFICATES));
         // The leaf connection must be allowed what the machine's users are.
         let both = Rights {
             publish: [gateway_rights.publish.clone(), dns_rights.publish.clone()].concat(),

@@ -4,8 +4,8 @@ use crate::error::{Context, Error, Result};
 use crate::namespace;
 use ployz_core::adopt::Seen;
 use ployz_core::live::{FirewallLive, TableLive};
-use ployz_core::spec::FirewallSpec;
 use ployz_core::spec::firewall::{TABLE, Table};
+use ployz_core::spec::{FirewallSpec, Side};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -23,17 +23,17 @@ pub async fn inspect(netns: &Path) -> Seen<FirewallLive> {
     match found.await {
         Ok(Ok(live)) if live.host.is_none() && live.netns.is_none() => Seen::Absent,
         Ok(Ok(live)) => Seen::Present(live),
-        Ok(Err(error)) => Seen::Unknown(crate::chain(&error)),
+        Ok(Err(error)) => Seen::Unknown(ployz_core::text::chain(&error)),
         Err(error) => Seen::Unknown(error.to_string()),
     }
 }
 
-/// Replaces both tables, each in one transaction.
-pub async fn apply(spec: &FirewallSpec, netns: &Path) -> Result<()> {
+/// Replaces the table of one side in one transaction.
+pub async fn load(spec: &FirewallSpec, side: Side, netns: &Path) -> Result<()> {
     let (netns, host, inside) = (netns.to_owned(), spec.host.script(), spec.netns.script());
-    blocking(move || {
-        run_script(&host)?;
-        namespace::inside(&netns, || run_script(&inside))?
+    blocking(move || match side {
+        Side::Host => run_script(&host),
+        Side::Netns => namespace::inside(&netns, || run_script(&inside))?,
     })
     .await
 }

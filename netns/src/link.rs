@@ -1,6 +1,6 @@
-//! The links of a node: found whole, set in place, removed only when proven ours.
+//! The links of a node: found whole, removed only when proven ours. What is changed of them is in [`crate::edit`].
 
-use crate::error::{Context, Result};
+use crate::error::Result;
 use crate::namespace;
 use crate::netlink::{Link, Rtnl};
 use crate::sysctl;
@@ -9,10 +9,8 @@ use ployz_core::adopt::Seen;
 use ployz_core::live::{EndLive, LinkLive};
 use ployz_core::spec::link::{HOST_HOP, NETNS_HOP};
 use ployz_core::spec::netns::owned_by_us;
-use ployz_core::spec::{LinkSpec, Mac, Side};
-use std::cmp::Reverse;
+use ployz_core::spec::{LinkSpec, Side};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -21,7 +19,7 @@ pub async fn inspect(spec: &LinkSpec, netns: &Path) -> Seen<LinkLive> {
     match find(spec, netns).await {
         Ok(live) if live == LinkLive::default() => Seen::Absent,
         Ok(live) => Seen::Present(live),
-        Err(error) => Seen::Unknown(crate::chain(&error)),
+        Err(error) => Seen::Unknown(ployz_core::text::chain(&error)),
     }
 }
 
@@ -63,35 +61,6 @@ async fn find(spec: &LinkSpec, netns: &Path) -> Result<LinkLive> {
     Ok(live)
 }
 
-/// Makes reality what the spec says, touching only what differs. Ownership was decided before.
-pub async fn apply(spec: &LinkSpec, netns: &Path) -> Result<()> {
-    let host = Rtnl::here()?;
-    let inside = Rtnl::inside(netns)?;
-    ensure_pair(&host, &inside, &spec.host_end, &spec.netns_end, netns).await?;
-    ensure_pair(&host, &inside, &spec.port_end, &spec.service_end, netns).await?;
-    if host.link(&spec.bridge).await?.is_none() {
-        host.add_bridge(&spec.bridge, spec.bridge_mac).await?;
-    }
-    sysctl::write(&spec.host_sysctls)?;
-    sysctl::write_inside(netns, &spec.netns_sysctls)?;
-    set_mac(&host, &spec.bridge, spec.bridge_mac).await?;
-    set_mac(&inside, &spec.service_end, spec.service_mac).await?;
-    attach(&host, &spec.port_end, &spec.bridge).await?;
-    for (rtnl, name, addresses) in [
-        (&host, &spec.host_end, &spec.host_addresses),
-        (&inside, &spec.netns_end, &spec.netns_addresses),
-        (&host, &spec.bridge, &spec.bridge_addresses),
-        (&host, &spec.port_end, &BTreeSet::new()),
-        (&inside, &spec.service_end, &spec.service_addresses),
-    ] {
-        settle(rtnl, name, &spec.alias(), spec.mtu, addresses).await?;
-    }
-    for (side, rtnl) in [(Side::Host, &host), (Side::Netns, &inside)] {
-        set_routes(spec, side, rtnl).await?;
-    }
-    set_rules(spec, &host).await
-}
-
 /// Removes the veth pairs, the bridge and our rules and routes in the host namespace; each only if it carries our mark.
 pub async fn remove(spec: &LinkSpec) -> Result<()> {
     let host = Rtnl::here()?;
@@ -114,35 +83,6 @@ pub async fn remove(spec: &LinkSpec) -> Result<()> {
     Ok(())
 }
 
-/// Sets mark, MTU, state and addresses of one link; writes only what differs.
-pub(crate) async fn settle(
-    rtnl: &Rtnl,
-    name: &str,
-    alias: &str,
-    mtu: u32,
-    addresses: &BTreeSet<IpNet>,
-) -> Result<()> {
-    let Some(link) = rtnl.link(name).await? else { return Ok(()) };
-    if link.alias.as_deref() != Some(alias) {
-        rtnl.set_alias(link.index, alias).await?;
-    }
-    if link.mtu != mtu {
-        rtnl.set_mtu(link.index, mtu).await?;
-    }
-    if !link.up {
-        rtnl.set_up(link.index).await?;
-    }
-    let found = rtnl.addresses().await?.remove(&link.index).unwrap_or_default();
-    let found: BTreeSet<IpNet> = found.into_iter().filter(is_ours_to_judge).collect();
-    for address in addresses.difference(&found) {
-        rtnl.add_address(link.index, *address).await?;
-    }
-    for address in found.difference(addresses) {
-        rtnl.delete_address(link.index, *address).await?;
-    }
-    Ok(())
-}
-
 /// The kernel gives every link a link-local address of its own; only the two that we chose count.
 pub(crate) fn is_ours_to_judge(address: &IpNet) -> bool {
     match address.addr() {
@@ -156,66 +96,6 @@ fn is_pair(outer: Option<&Link>, inner: Option<&Link>) -> bool {
         (Some(a), Some(b)) => a.peer == Some(b.index) && b.peer == Some(a.index),
         _ => false,
     }
-}
-
-async fn ensure_pair(host: &Rtnl, inside: &Rtnl, outer: &str, inner: &str, netns: &Path) -> Result<()> {
-    let (stale_outer, stale_inner) = (host.link(outer).await?, inside.link(inner).await?);
-    if is_pair(stale_outer.as_ref(), stale_inner.as_ref()) {
-        return Ok(());
-    }
-    if let Some(stale) = stale_outer {
-        host.delete_link(stale.index).await?;
-    }
-    if let Some(stale) = inside.link(inner).await? {
-        inside.delete_link(stale.index).await?;
-    }
-    let file = File::open(netns).doing("open namespace", netns.display().to_string())?;
-    host.add_veth(outer, inner, &file).await
-}
-
-async fn set_mac(rtnl: &Rtnl, name: &str, mac: Mac) -> Result<()> {
-    match rtnl.link(name).await? {
-        Some(link) if link.mac != Some(mac) => rtnl.set_mac(link.index, mac).await,
-        _ => Ok(()),
-    }
-}
-
-async fn attach(host: &Rtnl, port: &str, bridge: &str) -> Result<()> {
-    match (host.link(port).await?, host.link(bridge).await?) {
-        (Some(port), Some(bridge)) if port.controller != Some(bridge.index) => {
-            host.set_controller(port.index, bridge.index).await
-        }
-        _ => Ok(()),
-    }
-}
-
-async fn set_routes(spec: &LinkSpec, side: Side, rtnl: &Rtnl) -> Result<()> {
-    let found = rtnl.our_routes().await?;
-    let mut wanted: Vec<_> =
-        spec.routes.iter().filter(|(at, _)| *at == side).map(|(_, route)| route).collect();
-    // The narrow ones first: the kernel takes a gateway only when there is a route to it.
-    wanted.sort_by_key(|route| Reverse(route.to.prefix_len()));
-    for stale in found.iter().filter(|route| !wanted.contains(&&route.spec)) {
-        rtnl.delete_route(stale).await?;
-    }
-    for route in wanted {
-        if !found.iter().any(|live| live.spec == *route) {
-            rtnl.set_route(route).await?;
-        }
-    }
-    Ok(())
-}
-
-/// New ones before old ones go: in between, packets find one of the two.
-async fn set_rules(spec: &LinkSpec, host: &Rtnl) -> Result<()> {
-    let found = host.our_rules().await?;
-    for rule in spec.rules.iter().filter(|rule| !found.iter().any(|live| live.rule == **rule)) {
-        host.add_rule(rule).await?;
-    }
-    for stale in found.iter().filter(|live| !spec.rules.contains(&live.rule)) {
-        host.delete_rule(stale).await?;
-    }
-    Ok(())
 }
 
 struct View {

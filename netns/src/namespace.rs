@@ -62,12 +62,12 @@ pub async fn inspect(spec: &NetnsSpec) -> Seen<NetnsLive> {
     let found = match id_of(&file) {
         Ok(None) => return Seen::Absent,
         Ok(Some(id)) => id,
-        Err(error) => return Seen::Unknown(crate::chain(&error)),
+        Err(error) => return Seen::Unknown(ployz_core::text::chain(&error)),
     };
     let alias = async { Ok::<_, Error>(Rtnl::inside(&file)?.link("lo").await?.and_then(|lo| lo.alias)) };
     match alias.await {
         Ok(alias) => Seen::Present(NetnsLive { id: found, alias }),
-        Err(error) => Seen::Unknown(crate::chain(&error)),
+        Err(error) => Seen::Unknown(ployz_core::text::chain(&error)),
     }
 }
 

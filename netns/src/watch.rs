@@ -6,6 +6,8 @@
 use crate::error::{Context, Result};
 use crate::namespace;
 use nix::sys::socket::{AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, socket};
+use ployz_core::adopt::KernelEvent;
+use ployz_core::spec::Side;
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use tokio::net::UnixDatagram;
@@ -16,8 +18,7 @@ pub struct Events {
 }
 
 struct Source {
-    name: &'static str,
-    route: bool,
+    event: KernelEvent,
     // A netlink socket is read with the same calls as any datagram socket.
     socket: UnixDatagram,
 }
@@ -26,25 +27,25 @@ struct Source {
 pub fn open(netns: &str) -> Result<Events> {
     let file = namespace::path(netns);
     let mut sources = vec![
-        Source::new("links changed", true, route_socket()?)?,
-        Source::new("firewall changed", false, firewall_socket()?)?,
+        Source::new(KernelEvent::Links(Side::Host), route_socket()?)?,
+        Source::new(KernelEvent::Firewall(Side::Host), firewall_socket()?)?,
     ];
     let (route, firewall) = namespace::inside(&file, || (route_socket(), firewall_socket()))?;
-    sources.push(Source::new("links in the namespace changed", true, route?)?);
-    sources.push(Source::new("firewall in the namespace changed", false, firewall?)?);
+    sources.push(Source::new(KernelEvent::Links(Side::Netns), route?)?);
+    sources.push(Source::new(KernelEvent::Firewall(Side::Netns), firewall?)?);
     Ok(Events { sources })
 }
 
 impl Events {
     /// The next change that matters; `None` when a socket broke.
-    pub async fn next(&mut self) -> Option<&'static str> {
+    pub async fn next(&mut self) -> Option<KernelEvent> {
         loop {
             let waits = self.sources.iter().map(|source| Box::pin(source.socket.readable()));
             let (ready, at, _) = futures_util::future::select_all(waits).await;
             ready.ok()?;
             let source = &self.sources[at];
             if source.read() {
-                return Some(source.name);
+                return Some(source.event);
             }
         }
     }
@@ -56,19 +57,20 @@ impl Events {
 }
 
 impl Source {
-    fn new(name: &'static str, route: bool, socket: OwnedFd) -> Result<Self> {
-        let socket = UnixDatagram::from_std(socket.into()).doing("watch", name)?;
-        Ok(Self { name, route, socket })
+    fn new(event: KernelEvent, socket: OwnedFd) -> Result<Self> {
+        let socket = UnixDatagram::from_std(socket.into()).doing("watch", event.as_str())?;
+        Ok(Self { event, socket })
     }
 
     /// Reads all there is; whether any of it matters.
     fn read(&self) -> bool {
         let mut buffer = [0u8; 32 * 1024];
+        let routine = matches!(self.event, KernelEvent::Links(_));
         let mut matters = false;
         loop {
             match self.socket.try_recv(&mut buffer) {
                 Ok(0) => return matters,
-                Ok(length) => matters |= !self.route || interesting(&buffer[..length]),
+                Ok(length) => matters |= !routine || interesting(&buffer[..length]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return matters,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // Too much at once was lost (ENOBUFS): something did change.

@@ -130,6 +130,7 @@ fn write_explain(explain: &Explain, out: &mut dyn Write) -> io::Result<()> {
         }
         writeln!(out, "{}  {}  ({} ms)", time(run.at), clean(&run.trigger), run.took_ms)?;
         run.lines.iter().try_for_each(|line| writeln!(out, "{}", clean(line)))?;
+        run.operations.iter().try_for_each(|operation| writeln!(out, "  {}", clean(operation)))?;
     }
     match &explain.containers {
         Some(containers) if explain.runs.is_empty() => write_containers(containers, out),
@@ -173,7 +174,11 @@ fn write_mesh(status: &MeshStatus, out: &mut dyn Write) -> io::Result<()> {
         ("subnet", format!("{} of {}", status.subnet, status.cluster_cidr)),
         ("service ip", status.service_ip.to_string()),
     ];
-    labelled(&rows, out)?;
+    let running = status.running.iter().map(|operation| {
+        let (component, what) = (operation.component, clean(&operation.operation));
+        ("running", format!("{component}: {what} (since {})", time(operation.since)))
+    });
+    labelled(&rows.into_iter().chain(running).collect::<Vec<_>>(), out)?;
     writeln!(out)?;
     if status.peers.is_empty() {
         return writeln!(out, "no peers");

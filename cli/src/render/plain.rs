@@ -97,6 +97,7 @@ fn write_explain(explain: &Explain, out: &mut dyn Write) -> io::Result<()> {
     for run in &explain.runs {
         row(&[run.at.to_string(), run.trigger.clone(), run.took_ms.to_string()], out)?;
         run.lines.iter().try_for_each(|line| writeln!(out, "{}", clean(line)))?;
+        run.operations.iter().try_for_each(|operation| writeln!(out, "  {}", clean(operation)))?;
     }
     let Some(containers) = &explain.containers else { return Ok(()) };
     if let Some(why) = &containers.unknown {
@@ -127,6 +128,10 @@ fn write_mesh(status: &MeshStatus, out: &mut dyn Write) -> io::Result<()> {
         ],
         out,
     )?;
+    status.running.iter().try_for_each(|operation| {
+        let (component, since) = (operation.component.to_string(), operation.since.to_string());
+        row(&["running".into(), component, operation.operation.clone(), since], out)
+    })?;
     status.peers.iter().try_for_each(|peer| write_peer(peer, out))
 }
 

@@ -5,7 +5,7 @@ use crate::stage::{golden, once};
 use ployz_core::adopt::Component;
 use ployz_core::wire::v1::api::{
     ComponentStatus, ContainerStatus, ControlPlaneStatus, Envelope, Explain, ExplainContainers, ExplainRun,
-    InviteRow, MeshReady, MeshStatus, NetworkSummary, Payload, PeerStatus, Phase, Status,
+    InviteRow, MeshReady, MeshStatus, NetworkSummary, Payload, PeerStatus, Phase, RunningOperation, Status,
 };
 use ployz_core::wire::v1::record::{
     Lifecycle, MachineMembership, RegionRole, StorageParticipation, Topology,
@@ -170,11 +170,20 @@ fn explain() {
         trigger: trigger.into(),
         took_ms: 42,
         lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+        operations: Vec::new(),
         components: Vec::new(),
     };
+    let mtu = vec!["wireguard  set MTU of netns:wg0 to 1420 (because: mtu)".to_owned()];
     let runs = vec![
         run(NOON, "mesh init", &["netns      create", "wireguard  create"]),
-        run(NOON + 3600, "daemon start", &["netns      adopt", "wireguard  converge  mtu: 1500 -> 1420"]),
+        ExplainRun {
+            operations: mtu,
+            ..run(
+                NOON + 3600,
+                "daemon start",
+                &["netns      adopt", "wireguard  converge  mtu: 1500 -> 1420"],
+            )
+        },
     ];
     session("explain.txt", "explain", explained(runs, None));
     session("explain-empty.txt", "explain nats", explained(Vec::new(), None));
@@ -224,6 +233,7 @@ fn mesh(peers: Vec<PeerStatus>) -> Payload {
         service_ip: "10.101.1.2".parse().unwrap(),
         cluster_cidr: "10.101.0.0/16".into(),
         peers,
+        running: None,
     })
 }
 
@@ -235,6 +245,13 @@ fn mesh_status() {
         mesh(vec![peer("node-2", 2, true), peer("node-3", 3, false)]),
     );
     session("mesh-status-alone.txt", "mesh status", mesh(Vec::new()));
+    let Payload::MeshStatus(status) = mesh(Vec::new()) else { panic!("not a status") };
+    let running = Some(RunningOperation {
+        component: Component::Nats,
+        operation: "wait for the store with settings 16de7f251a5c".into(),
+        since: NOON,
+    });
+    session("mesh-status-busy.txt", "mesh status", Payload::MeshStatus(MeshStatus { running, ..status }));
 }
 
 #[test]

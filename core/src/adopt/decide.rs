@@ -33,8 +33,7 @@ pub fn decide<T>(seen: &Seen<T>, present: impl FnOnce(&T) -> Verdict) -> Verdict
     match seen {
         Seen::Absent => Verdict::Create,
         Seen::Present(live) => present(live),
-        Seen::Foreign(owner) => Verdict::Hold(format!("not ours: {owner}")),
-        Seen::Unknown(why) => Verdict::Hold(format!("cannot inspect: {why}")),
+        Seen::Foreign(_) | Seen::Unknown(_) => Verdict::Hold(seen.standing()),
     }
 }
 
@@ -85,13 +84,14 @@ pub(super) fn node(spec: &NodeSpec, live: &NodeLive) -> Plan {
     {
         let verdict = cascade(in_netns, live, |found| sidecar::verdict(spec, found, in_netns));
         let note = live.present().and_then(|found| sidecar::note(spec, found));
-        steps.push(Step { component, verdict, note });
+        steps.push(Step { note, ..Step::new(component, verdict) });
     }
     for step in steps.iter_mut().filter(|step| step.verdict == Verdict::Adopt) {
         let made_by = made_by(step.component, live).map(identity::made_by_version);
         step.note =
             [made_by, step.note.take()].into_iter().flatten().reduce(|one, other| format!("{one}; {other}"));
     }
+    super::ops::plan(spec, live, &mut steps);
     Plan { steps }
 }
 
@@ -340,12 +340,7 @@ fn end_drift(
 }
 
 fn route_text((side, route): &(crate::spec::Side, crate::spec::RouteSpec)) -> String {
-    let via = match &route.via {
-        crate::spec::RouteVia::Device(device) => format!("dev {device}"),
-        crate::spec::RouteVia::Gateway(device, hop) => format!("via {hop} dev {device}"),
-    };
-    let source = route.source.map_or_else(String::new, |source| format!(" src {source}"));
-    format!("{side:?}:{} {via}{source}", route.to)
+    format!("{side}:{route}")
 }
 
 /// The firewall: always set in place, one transaction a table.
@@ -363,7 +358,7 @@ pub fn firewall(spec: &FirewallSpec, live: &FirewallLive) -> Verdict {
     converge(drift)
 }
 
-fn table_drift(side: &str, want: &Table, have: &TableLive) -> Vec<Drift> {
+pub(super) fn table_drift(side: &str, want: &Table, have: &TableLive) -> Vec<Drift> {
     let mut drift = Vec::new();
     let chains = |chains: &[crate::spec::firewall::Chain]| chains.iter().map(|c| c.name.clone()).collect();
     let (names, live_names): (BTreeSet<String>, BTreeSet<String>) =

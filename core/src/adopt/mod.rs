@@ -5,12 +5,20 @@
 
 pub mod container;
 pub mod decide;
+pub mod device;
 pub mod identity;
+pub mod op;
+mod ops;
 pub mod plan;
+pub mod recreate_guard;
 pub mod sidecar;
+pub mod trigger;
 
 pub use decide::decide;
+pub use op::{Op, PlannedOp};
 pub use plan::{Component, Plan, Step};
+pub use recreate_guard::RecreateGuard;
+pub use trigger::{KernelEvent, Trigger};
 
 use crate::live::NodeLive;
 use crate::spec::NodeSpec;
@@ -73,6 +81,16 @@ impl<T> Seen<T> {
         match self {
             Self::Present(live) => Some(live),
             _ => None,
+        }
+    }
+
+    /// Where it stands, in words that an operator reads; what is there is not described.
+    pub fn standing(&self) -> String {
+        match self {
+            Self::Absent => "it is not there".into(),
+            Self::Present(_) => "it is there".into(),
+            Self::Foreign(owner) => format!("not ours: {owner}"),
+            Self::Unknown(why) => format!("cannot inspect: {why}"),
         }
     }
 }

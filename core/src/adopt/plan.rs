@@ -1,6 +1,6 @@
 //! The plan: one line a component, in the order it is applied. What the log, `status` and `explain` show.
 
-use crate::adopt::Verdict;
+use crate::adopt::{PlannedOp, Verdict};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -35,6 +35,8 @@ pub struct Step {
     pub verdict: Verdict,
     /// What there is to say besides: of something that is adopted all the same, or is not there for reasons of its own.
     pub note: Option<String>,
+    /// What is done for it, in order; empty unless the verdict writes.
+    pub ops: Vec<PlannedOp>,
 }
 
 /// What to do about a whole node.
@@ -57,6 +59,16 @@ impl Component {
         Self::Dns,
     ];
 
+    /// What it lives in or leads through: when one of these failed, it is not tried.
+    pub fn parents(self) -> &'static [Self] {
+        match self {
+            Self::Netns => &[],
+            Self::Tunnel | Self::Firewall | Self::Gateway | Self::Dns => &[Self::Netns],
+            Self::Wireguard => &[Self::Netns, Self::Tunnel],
+            Self::Link | Self::Nats => &[Self::Netns, Self::Wireguard],
+        }
+    }
+
     /// Its name as printed and as `explain` takes it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -75,7 +87,13 @@ impl Component {
 impl Step {
     /// What to do about a component, with nothing more to say.
     pub fn new(component: Component, verdict: Verdict) -> Self {
-        Self { component, verdict, note: None }
+        Self { component, verdict, note: None, ops: Vec::new() }
+    }
+
+    /// Holds it after all: nothing is done.
+    pub fn hold(&mut self, why: String) {
+        self.verdict = Verdict::Hold(why);
+        self.ops.clear();
     }
 }
 
@@ -88,6 +106,11 @@ impl Plan {
     /// Whether nothing would be written.
     pub fn is_silent(&self) -> bool {
         self.steps.iter().all(|step| !step.verdict.writes())
+    }
+
+    /// Every operation, in the order it is carried out.
+    pub fn operations(&self) -> impl Iterator<Item = &PlannedOp> {
+        self.steps.iter().flat_map(|step| &step.ops)
     }
 
     /// Whether everything is adopted.

@@ -90,6 +90,18 @@ pub fn superfluous(spec: &SidecarSpec, live: &SidecarLive) -> Vec<String> {
     ours.filter(|(name, found)| goes(name, found)).map(|(name, _)| name.clone()).collect()
 }
 
+/// The units of sockets that routes ask for and that are opened, as far as they can be had: those that do not listen, and
+/// those that are closed because they are not what is asked for.
+pub fn missing(spec: &SidecarSpec, live: &SidecarLive) -> Vec<String> {
+    let closed = superfluous(spec, live);
+    let listens = |name: &String| {
+        let open = live.sockets.get(name).is_some_and(|found| found.state != ActiveState::Inactive);
+        open && !closed.contains(name)
+    };
+    let wanted = spec.routes.wanted.iter().filter(|want| !live.refused.contains_key(&want.purpose));
+    wanted.map(|want| want.name.clone()).filter(|name| !listens(name)).collect()
+}
+
 /// Whether everything of it that is there carries our mark.
 pub fn is_ours(live: &SidecarLive) -> bool {
     live.unit.as_ref().is_none_or(|unit| unit.fingerprint.is_some())

@@ -162,14 +162,14 @@ pub const TABLE: &[Row] = &[
         part: HostPart::Mtu,
         what: "MTU of the underlay's links",
         changed_by: "the operator, DHCP, another VPN",
-        noticed: "when `doctor` runs",
+        noticed: LOOK,
         done: Done::Reported(&["mtu"]),
     },
     Row {
         part: HostPart::UdpPort,
         what: "the tunnel's UDP port",
         changed_by: "another program that binds it first",
-        noticed: LOOK_AROUND,
+        noticed: LOOK,
         done: Done::Reported(&["udp-port"]),
     },
     Row {
@@ -190,7 +190,7 @@ pub const TABLE: &[Row] = &[
         part: HostPart::GatewayPort,
         what: "the ports that the gateway listens on",
         changed_by: "another web server",
-        noticed: LOOK_AROUND,
+        noticed: "when `doctor` runs",
         done: Done::Reported(&["gateway-port"]),
     },
     Row {
@@ -233,7 +233,7 @@ pub const TABLE: &[Row] = &[
         what: "the host's resolvers for external names",
         changed_by: "DHCP, systemd-resolved, NetworkManager",
         noticed: "`/etc/resolv.conf` is followed",
-        done: Done::Reported(&["dns-names"]),
+        done: Done::Reported(&["dns-upstreams"]),
     },
     Row {
         part: HostPart::Docker,
@@ -246,7 +246,7 @@ pub const TABLE: &[Row] = &[
         part: HostPart::DockerNetwork,
         what: "Docker's network `ployz0`",
         changed_by: "`docker network prune`, `docker system prune`",
-        noticed: "its event stream, at the latest after 30 s",
+        noticed: "its events `destroy`, `remove`, `update` and `disconnect` in Docker's stream, and at the latest after 30 s",
         done: Done::Reported(&["docker-network"]),
     },
     Row {

@@ -56,6 +56,22 @@ pub struct PeerStats {
 }
 
 impl WireguardLive {
+    /// A device as it is right after its creation: nothing is configured.
+    pub fn blank(backend: TunnelBackend) -> Self {
+        Self {
+            index: 0,
+            backend,
+            alias: None,
+            public_key: None,
+            listen_port: 0,
+            mtu: 0,
+            up: false,
+            ipv6: false,
+            addresses: BTreeSet::new(),
+            peers: BTreeMap::new(),
+        }
+    }
+
     /// A device that was never configured: left over from an interrupted creation, safe to claim.
     pub fn is_blank(&self) -> bool {
         self.alias.is_none() && self.public_key.is_none() && self.peers.is_empty()

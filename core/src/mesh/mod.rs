@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod invite;
+pub mod join;
 pub mod path;
 pub mod presence;
 pub mod twin;

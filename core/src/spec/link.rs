@@ -67,6 +67,22 @@ pub enum Side {
     Netns,
 }
 
+impl Side {
+    /// `host` or `netns`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Netns => "netns",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
 /// One wanted route. All of ours carry protocol [`ROUTE_PROTOCOL`], which is how they are told from others'.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RouteSpec {
@@ -164,6 +180,16 @@ impl Mac {
     fn of(address: Ipv4Addr) -> Self {
         let [a, b, c, d] = address.octets();
         Self([0x02, 0x70, a, b, c, d])
+    }
+}
+
+impl fmt::Display for RouteSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.via {
+            RouteVia::Device(device) => write!(f, "{} dev {device}", self.to)?,
+            RouteVia::Gateway(device, hop) => write!(f, "{} via {hop} dev {device}", self.to)?,
+        }
+        self.source.iter().try_for_each(|source| write!(f, " src {source}"))
     }
 }
 

@@ -39,7 +39,41 @@ fn held(plan: &Plan, component: Component) -> bool {
     plan.verdict(component).is_none_or(|verdict| verdict.word() == "hold")
 }
 
+/// One thing that is otherwise than it should be.
+fn disturb(live: &mut NodeLive, which: usize) {
+    let Seen::Present(link) = &mut live.link else { return };
+    let ends = [&mut link.host_end, &mut link.netns_end, &mut link.port_end, &mut link.service_end];
+    match which {
+        0..4 => *ends.into_iter().nth(which).unwrap() = None,
+        4..8 => ends.into_iter().nth(which - 4).unwrap().iter_mut().for_each(|end| {
+            (end.mtu, end.up, end.alias) = (9000, false, None);
+            end.addresses = ["192.0.2.9/24".parse().unwrap()].into();
+        }),
+        8 => link.bridge = None,
+        9 => link.routes.clear(),
+        10 => link.rules.clear(),
+        11 => link.netns_sysctls.values_mut().for_each(|value| *value = "7".into()),
+        12 => {
+            live.netns = Seen::Absent;
+            live.wireguard = Seen::Absent;
+        }
+        13 => live.wireguard = Seen::Absent,
+        14 => live.firewall = Seen::Absent,
+        _ => live.nats = Seen::Absent,
+    }
+}
+
 proptest! {
+    /// Whatever differs in whatever combination: the operations that are planned leave nothing to do.
+    #[test]
+    fn operations_lead_to_adoption(which in proptest::collection::btree_set(0usize..16, 0..6)) {
+        let spec = spec(KERNEL);
+        let mut live = live(&spec);
+        which.into_iter().for_each(|which| disturb(&mut live, which));
+        let planned = plan(&spec, &live);
+        super::leads_to_adoption(&spec, live, &planned);
+    }
+
     /// Unknown is not absent: whatever else is wrong, what could not be inspected is held, and so is all that
     /// lives in it.
     #[test]
@@ -50,6 +84,7 @@ proptest! {
         let plan = plan(&spec, &live);
         let component = Component::ALL[which];
         prop_assert!(held(&plan, component), "{plan}");
+        prop_assert!(plan.operations().all(|planned| planned.component != component), "{}", plan);
         if component == Component::Netns {
             prop_assert!(plan.is_silent(), "{plan}");
         }
@@ -64,5 +99,6 @@ proptest! {
         spec.link.mtu = mtu;
         let plan = plan(&spec, &live(&spec));
         prop_assert!(plan.is_all_adopt() && plan.is_silent(), "{plan}");
+        prop_assert_eq!(plan.operations().count(), 0);
     }
 }

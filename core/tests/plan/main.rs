@@ -15,9 +15,10 @@ macro_rules! present {
 mod held;
 mod node;
 mod routes;
+mod world;
 
 use node::{NS, live, network, peer_key, spec};
-use ployz_core::adopt::{Seen, plan};
+use ployz_core::adopt::{Plan, Seen, plan};
 use ployz_core::id::NetworkId;
 use ployz_core::live::*;
 use ployz_core::spec::netns::owner_alias;
@@ -30,7 +31,27 @@ fn drifted(backend: TunnelBackend, change: impl FnOnce(&mut NodeSpec, &mut NodeL
     let mut spec = spec(backend);
     let mut live = live(&spec);
     change(&mut spec, &mut live);
-    plan(&spec, &live).to_string()
+    let planned = plan(&spec, &live);
+    leads_to_adoption(&spec, live, &planned);
+    text(&planned)
+}
+
+/// Carried out on a node in memory, the operations leave nothing to do, except for what is held.
+fn leads_to_adoption(spec: &NodeSpec, mut live: NodeLive, planned: &Plan) {
+    world::settle(spec, &mut live);
+    planned.operations().for_each(|planned| world::apply(&planned.op, spec, &mut live));
+    let left = plan(spec, &live);
+    assert!(left.is_silent(), "planned:\n{planned}left:\n{left}");
+    assert!(planned.count("hold") > 0 || left.is_all_adopt(), "planned:\n{planned}left:\n{left}");
+}
+
+/// The plan as an operator reads it, and the operations of it.
+fn text(plan: &Plan) -> String {
+    for step in &plan.steps {
+        assert_eq!(step.verdict.writes(), !step.ops.is_empty(), "{step}");
+    }
+    let operations: String = plan.operations().map(|planned| format!("  {planned}\n")).collect();
+    format!("{plan}{operations}")
 }
 
 fn golden(name: &str, got: &str) {

@@ -1,28 +1,9 @@
-//! Deploys: the hands of `ployz_core::deploy`, as participant (every machine) and as coordinator (whoever was asked).
+//! Deploys: the coordinator plans one and carries it out, the agent does this machine's part of every deploy.
 //!
+//! The decisions are `ployz_core::deploy`'s. Both halves talk over the store ([`ployz_nats::rpc`]), on one machine too.
 //! What is next follows from two durable records and nothing else, so a coordinator may die anywhere: the next deploy to
 //! the namespace, or the daemon that was cut off when it starts again, finishes or undoes what it finds.
 
-pub mod announce;
-mod answering;
-mod ask;
-mod carry;
-mod change;
-mod container;
-mod debts;
-mod everywhere;
-mod fetching;
-pub mod follow;
-mod lease;
-pub mod local;
-mod logs;
-pub mod participant;
-#[cfg(test)]
-mod path_tests;
-pub mod prune;
-mod pull;
-pub mod records;
-pub mod run;
-pub mod running;
-pub mod services;
-mod survey;
+pub mod agent;
+pub mod context;
+pub mod coordinator;

@@ -2,7 +2,7 @@
 //!
 //! One request, for a host that nobody has: it needs no route and no backend.
 
-use super::{Ground, limited};
+use super::context::{Ground, limited};
 use ployz_core::wire::v1::doctor::Check;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -1,9 +1,9 @@
 //! Certificates that this machine's gateway shows: those of the store, as it keeps them on disk, and the pair of files.
 
-use super::{Ground, Running};
-use crate::clock;
+use super::context::{Ground, Running};
 use ployz_core::wire::v1::certificate::CertificateFacts;
 use ployz_core::wire::v1::doctor::Check;
+use ployz_host::clock;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,11 +1,11 @@
 //! Docker: whether it is there and answers, its network on the bridge, and what is known to get in its way.
 
-use super::Ground;
-use crate::host;
-use crate::workload::docker::{Docker, SOCKET};
-use crate::workload::network::{self, NetworkSpec};
+use super::context::Ground;
+use crate::node::host;
 use ployz_core::adopt::Verdict;
 use ployz_core::wire::v1::doctor::Check;
+use ployz_engine::docker::{Docker, SOCKET};
+use ployz_engine::network::{self, NetworkSpec};
 use std::path::Path;
 use tokio::net::UnixStream;
 
@@ -14,7 +14,7 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
     match &ground.network {
         None => checks.push(without_network().await),
         Some(running) => match Docker::connect(Path::new(SOCKET), &running.file.id).await {
-            Err(error) => checks.push(judge_away(&ployz_netns::chain(&error), is_installed())),
+            Err(error) => checks.push(judge_away(&ployz_core::text::chain(&error), is_installed())),
             Ok(docker) => {
                 checks.push(judge_version(docker.version()));
                 let wanted = NetworkSpec {
@@ -77,7 +77,7 @@ async fn network_of(docker: &Docker, wanted: &NetworkSpec) -> Check {
                 "remove the containers on it and then `docker network rm ployz0`; ployzd recreates it";
             Check::fail("docker-network", verdict.why(), advice)
         }
-        Err(error) => Check::warn("docker-network", ployz_netns::chain(&error), "run doctor again"),
+        Err(error) => Check::warn("docker-network", ployz_core::text::chain(&error), "run doctor again"),
     }
 }
 

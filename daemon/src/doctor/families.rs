@@ -2,8 +2,8 @@
 //!
 //! A host may have IPv6 switched off, and then has no address of it: its socket is open all the same, and serves once it is on.
 
-use super::{Ground, limited};
-use crate::supervisor::ports::has_ipv6;
+use super::context::{Ground, limited};
+use crate::node::supervisor::ports::has_ipv6;
 use ployz_core::wire::v1::doctor::Check;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

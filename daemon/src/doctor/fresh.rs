@@ -1,27 +1,27 @@
 //! How fresh what is served is, for `status`: the gateway's routes, the DNS server's names, and Docker.
 
 use super::name::{self, TXT};
-use crate::disk::NetworkFile;
-use crate::mesh::Mesh;
-use crate::supervisor::Supervisor;
-use crate::workload::watch::Engine;
+use crate::network::context::Network;
+use crate::node::supervisor::Supervisor;
+use crate::state::NetworkFile;
 use ployz_core::adopt::sidecar;
 use ployz_core::spec::UnitName;
 use ployz_core::spec::container::ZONE;
 use ployz_core::spec::sidecar::is_tcp_purpose;
 use ployz_core::wire::v1::api::ControlPlaneStatus;
+use ployz_engine::watch::Engine;
 use std::net::{IpAddr, SocketAddr};
 
 /// A line each; the gateway's only where there is somebody whom it tells.
-pub async fn rows(mesh: &Mesh) -> Vec<ControlPlaneStatus> {
+pub async fn rows(mesh: &Network, engine: &Engine) -> Vec<ControlPlaneStatus> {
     let file = mesh.network();
     let (gateway, dns) = tokio::join!(gateway(mesh.shared.reconciler.supervisor()), dns(&file));
-    let docker = docker(&mesh.workloads.borrow().engine);
+    let docker = docker(engine);
     gateway.into_iter().chain(tcp(mesh)).chain(ipv6(mesh)).chain([dns, docker]).collect()
 }
 
 /// What keeps the gateway from IPv6 where it serves both families; nothing where it has it, or is not to.
-fn ipv6(mesh: &Mesh) -> Option<ControlPlaneStatus> {
+fn ipv6(mesh: &Network) -> Option<ControlPlaneStatus> {
     let outcome = mesh.outcome.borrow().clone();
     let live = outcome.as_ref().and_then(|outcome| outcome.live.gateway.present())?;
     let error = sidecar::note_of(&mesh.spec().gateway, live, |purpose| !is_tcp_purpose(purpose))?;
@@ -34,7 +34,7 @@ fn ipv6(mesh: &Mesh) -> Option<ControlPlaneStatus> {
 }
 
 /// Whether the gateway of this machine listens wherever TCP routes ask for it; nothing where none does.
-fn tcp(mesh: &Mesh) -> Option<ControlPlaneStatus> {
+fn tcp(mesh: &Network) -> Option<ControlPlaneStatus> {
     let asked = mesh.asked.borrow().clone();
     let gateway = mesh.spec().gateway;
     let outcome = mesh.outcome.borrow().clone();

@@ -1,9 +1,9 @@
 //! What the network relies on in the host, looked at now (docs/host.md).
 
-use super::{Ground, Running};
-use crate::daemon::identity_check;
-use crate::host::{self, Scene};
-use crate::mesh::Shared;
+use super::context::{Ground, Running};
+use crate::network::context::Shared;
+use crate::node::host::{self, Scene};
+use crate::node::identity::check as identity_check;
 use ployz_core::wire::v1::doctor::{Check, Level};
 
 pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {

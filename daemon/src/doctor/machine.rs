@@ -1,8 +1,8 @@
 //! The daemon, its configuration and the programs that run.
 
-use super::Ground;
+use super::context::Ground;
 use crate::args::Args;
-use crate::mesh::Shared;
+use crate::network::context::Shared;
 use clap::Parser;
 use ployz_core::config::BadConfig;
 use ployz_core::wire::v1::doctor::Check;

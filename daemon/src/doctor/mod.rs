@@ -7,6 +7,7 @@
 mod answers;
 mod certificates;
 mod clock_of_peer;
+mod context;
 mod engine;
 mod families;
 pub mod fresh;
@@ -20,43 +21,18 @@ mod store;
 mod tunnel;
 mod upstreams;
 
-use crate::args::{Args, ServiceMode};
-use crate::disk::{Disk, NetworkFile, PeersFile, Stored};
-use crate::mesh::Shared;
-use crate::mesh::desired;
-use crate::mesh::ports::Asked;
-use crate::reconcile::Reconciler;
-use crate::supervisor::ports::has_ipv6;
-use crate::{clock, reach};
-use ployz_core::config::{BadConfig, Config};
-use ployz_core::live::NodeLive;
-use ployz_core::spec::NodeSpec;
+use crate::network::asked::Asked;
+use crate::network::context::Shared;
+use crate::node::spec;
+use crate::node::supervisor::ports::has_ipv6;
+use crate::state::Stored;
+use context::{Ground, Running};
+use ployz_core::config::BadConfig;
+pub use tunnel::footing;
+
 use ployz_core::wire::v1::api::{Envelope, Payload};
 use ployz_core::wire::v1::doctor::{Check, Doctor};
-use std::future::Future;
-use std::net::SocketAddr;
-use std::time::Duration;
-use tokio::net::TcpStream;
-
-/// What the checks stand on.
-struct Ground<'a> {
-    shared: &'a Shared,
-    network: Option<Running>,
-}
-
-/// A network that should be running here.
-struct Running {
-    file: NetworkFile,
-    peers: PeersFile,
-    spec: NodeSpec,
-    live: NodeLive,
-}
-
-impl Ground<'_> {
-    fn config(&self) -> &Config {
-        &self.shared.around.config
-    }
-}
+use ployz_host::clock;
 
 /// For the daemon itself.
 pub async fn examine(shared: &Shared) -> Envelope {
@@ -67,23 +43,10 @@ pub async fn examine(shared: &Shared) -> Envelope {
 }
 
 /// Without a daemon; a configuration that is refused is one of the findings, and the defaults stand in for it.
-pub async fn alone(args: &Args, mode: ServiceMode, config: Result<Config, BadConfig>) -> Envelope {
-    let mut checks = vec![machine::daemon_is_away(config.is_err())];
-    let config = match config {
-        Ok(config) => config,
-        Err(error) => {
-            checks.push(machine::bad_config(&error));
-            args.without_file()
-        }
-    };
-    let seen = ployz_netns::underlay::observe().await.unwrap_or_default();
-    let shared = Shared {
-        disk: Disk::at(&config.data_dir),
-        reconciler: Reconciler::new(crate::supervisor(mode, &config.data_dir)),
-        around: crate::surroundings(mode, config, &seen),
-        identities: Default::default(),
-    };
-    checks.extend(Box::pin(of_ground(&shared)).await);
+pub async fn alone(shared: &Shared, refused: Option<BadConfig>) -> Envelope {
+    let mut checks = vec![machine::daemon_is_away(refused.is_some())];
+    checks.extend(refused.map(|error| machine::bad_config(&error)));
+    checks.extend(Box::pin(of_ground(shared)).await);
     envelope(Doctor { daemon_answers: false, checks })
 }
 
@@ -121,7 +84,7 @@ async fn network(shared: &Shared) -> Result<Option<Running>, Check> {
     let unreadable = |error: &dyn std::error::Error| {
         let advice =
             "as root: the state is readable by root alone; if it is damaged, restore it from a backup";
-        Check::fail("state", ployz_netns::chain(error), advice)
+        Check::fail("state", ployz_core::text::chain(error), advice)
     };
     let disk = &shared.disk;
     let Some(name) = disk.active().map_err(|error| unreadable(&error))? else { return Ok(None) };
@@ -139,7 +102,7 @@ async fn network(shared: &Shared) -> Result<Option<Running>, Check> {
     if !matches!(file.lifecycle, Stored::Running) {
         return Ok(None);
     }
-    let mut spec = desired::node(&shared.around, disk, &file, &keys, &peers, clock::now());
+    let mut spec = spec::node(&shared.around, disk, &file, &keys, &peers, clock::now());
     spec.gateway.routes = Asked::last_known(disk, &file).sockets(&shared.around.config, has_ipv6());
     let live = shared.reconciler.inspect(&spec).await;
     Ok(Some(Running { file, peers, spec, live }))
@@ -148,17 +111,3 @@ async fn network(shared: &Shared) -> Result<Option<Running>, Check> {
 fn envelope(found: Doctor) -> Envelope {
     Envelope::ok(found.summary(), Some(Payload::Doctor(found)))
 }
-
-/// A connection from inside the namespace, with a deadline.
-async fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
-    let netns = ployz_netns::namespace::path(desired::NETNS);
-    limited(reach::connect(&netns, to)).await.unwrap_or_else(|| Err(std::io::ErrorKind::TimedOut.into()))
-}
-
-/// `None` when the deadline passes.
-async fn limited<T>(work: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(LIMIT, work).await.ok()
-}
-
-/// Everything here is on this machine or one round trip away.
-const LIMIT: Duration = Duration::from_secs(2);

@@ -1,6 +1,6 @@
 //! One question to this machine's DNS server over UDP, small enough to be written by hand (RFC 1035 section 4).
 
-use super::limited;
+use super::context::limited;
 use std::net::SocketAddr;
 use tokio::net::UdpSocket;
 

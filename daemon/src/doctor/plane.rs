@@ -1,6 +1,6 @@
 //! Every component as the adopt path sees it now: what the next run would do, without doing it.
 
-use super::Ground;
+use super::context::Ground;
 use ployz_core::adopt::{self, Component, Seen, Verdict};
 use ployz_core::live::{ActiveState, NodeLive, UnitLive};
 use ployz_core::wire::v1::doctor::Check;

@@ -1,9 +1,10 @@
 //! Gateway and DNS: who has the gateway's port, whether it answers, whether an own name resolves, and how fresh both tables are.
 
+use super::context::{Ground, Running};
 use super::name::{self, A, Reply, TXT};
 use super::sockets::Bound;
-use super::{Ground, Running, answers, families, plane, sockets};
-use crate::supervisor::Supervisor;
+use super::{answers, families, plane, sockets};
+use crate::node::supervisor::Supervisor;
 use ployz_core::spec::UnitName;
 use ployz_core::spec::container::ZONE;
 use ployz_core::spec::sidecar::is_tcp_purpose;

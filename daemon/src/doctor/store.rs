@@ -1,8 +1,8 @@
 //! The store: whether this machine's server is healthy, and whether it is connected to the founder's.
 
-use super::{Ground, Running, dial};
+use super::context::{Ground, Running, dial};
 use crate::http;
-use crate::nats::config::MONITOR_PORT;
+use crate::node::nats::config::MONITOR_PORT;
 use hyper::{Method, StatusCode};
 use ployz_core::wire::v1::doctor::Check;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,8 +22,8 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
 async fn ask(path: &str) -> Result<(StatusCode, String), String> {
     let stream = dial(SocketAddr::from((Ipv4Addr::LOCALHOST, MONITOR_PORT))).await;
     let stream = stream.map_err(|error| error.to_string())?;
-    let exchange = super::limited(http::exchange(stream, Method::GET, path, None::<&()>)).await;
-    let (status, body) = exchange.ok_or("timed out")?.map_err(|error| ployz_netns::chain(&error))?;
+    let exchange = super::context::limited(http::exchange(stream, Method::GET, path, None::<&()>)).await;
+    let (status, body) = exchange.ok_or("timed out")?.map_err(|error| ployz_core::text::chain(&error))?;
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 

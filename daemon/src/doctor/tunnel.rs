@@ -1,13 +1,13 @@
 //! The tunnel and what it stands on: WireGuard, its UDP port, the MTU, and every peer with its clock.
 
 use super::clock_of_peer::{self, Asked};
-use super::sockets;
-use super::{Ground, Running};
-use crate::clock;
+use super::context::{Ground, Running};
+use super::sockets::{self, Bound};
 use futures_util::future::join_all;
 use ployz_core::spec::TunnelBackend;
 use ployz_core::spec::wireguard::tunnel_mtu;
 use ployz_core::wire::v1::doctor::Check;
+use ployz_host::clock;
 use std::net::SocketAddr;
 
 pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
@@ -15,7 +15,9 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
     let Some(running) = &ground.network else { return checks };
     checks.push(backend(running));
     checks.push(port(running.spec.wireguard.listen_port));
-    checks.push(mtu(running, ground.shared.around.underlay_mtu).await);
+    let live = running.live.wireguard.present().map(|device| device.mtu);
+    let tunnel = live.unwrap_or(running.spec.wireguard.mtu);
+    checks.push(mtu(&running.file.machine.endpoints, tunnel, ground.shared.around.underlay_mtu).await);
     checks.push(judge_endpoints(&running.file.machine.endpoints));
     checks.extend(peers(running).await);
     checks
@@ -31,15 +33,23 @@ fn backend(running: &Running) -> Check {
     }
 }
 
+/// What a tunnel that is up stands on and others may take away, for a look every few seconds: the processes that have the
+/// port are not looked for, which would be reading all of `/proc`.
+pub async fn footing(tunnel: u32, endpoints: &[SocketAddr], port: u16, at_start: u32) -> [Check; 2] {
+    let bound = Check::ok("udp-port", format!("UDP {port} is bound"));
+    [unbound(port, &sockets::udp(port)).unwrap_or(bound), mtu(endpoints, tunnel, at_start).await]
+}
+
+fn unbound(port: u16, bound: &[Bound]) -> Option<Check> {
+    let advice = "no peer can reach this machine: `ployzctl explain wireguard`";
+    let seen = format!("nothing is listening on UDP {port} in the host namespace");
+    bound.is_empty().then(|| Check::fail("udp-port", seen, advice))
+}
+
 fn port(port: u16) -> Check {
     let bound = sockets::udp(port);
-    if bound.is_empty() {
-        let advice = "no peer can reach this machine: `ployzctl explain wireguard`";
-        return Check::fail(
-            "udp-port",
-            format!("no process is listening on UDP {port} in the host namespace"),
-            advice,
-        );
+    if let Some(check) = unbound(port, &bound) {
+        return check;
     }
     let by = sockets::holders(&bound).into_iter().collect::<Vec<_>>().join(", ");
     let by = if by.is_empty() { "the kernel".to_owned() } else { by };
@@ -47,12 +57,10 @@ fn port(port: u16) -> Check {
 }
 
 /// The underlay's may have changed since ployzd started.
-async fn mtu(running: &Running, at_start: u32) -> Check {
-    let offered = &running.file.machine.endpoints;
+async fn mtu(offered: &[SocketAddr], tunnel: u32, at_start: u32) -> Check {
     let seen = ployz_netns::underlay::observe().await;
     let underlay = seen.map_or(at_start, |seen| ployz_netns::underlay::smallest_mtu(&seen, offered));
-    let live = running.live.wireguard.present().map(|device| device.mtu);
-    judge_mtu(underlay, live.unwrap_or(running.spec.wireguard.mtu))
+    judge_mtu(underlay, tunnel)
 }
 
 fn judge_mtu(underlay: u32, tunnel: u32) -> Check {
@@ -132,6 +140,17 @@ mod tests {
     fn a_tunnel_larger_than_the_underlay_carries_fails() {
         assert_eq!(judge_mtu(1500, tunnel_mtu(1500)).level, Level::Ok);
         assert_eq!(judge_mtu(1400, tunnel_mtu(1500)).level, Level::Fail);
+    }
+
+    #[tokio::test]
+    async fn a_port_that_is_gone_is_named_by_the_look_and_by_doctor_alike() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let number = socket.local_addr().unwrap().port();
+        let look = async || footing(1280, &[], number, 1500).await[0].clone();
+        assert_eq!(look().await.level, Level::Ok);
+        drop(socket);
+        let gone = look().await;
+        assert_eq!((gone.level, &gone), (Level::Fail, &port(number)));
     }
 
     #[test]

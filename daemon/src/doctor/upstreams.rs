@@ -3,10 +3,10 @@
 //! Each is asked from the host's namespace, as the host itself asks; then `ployz-dns` is asked, which reaches some of them from the
 //! namespace `ployz` and the others through `ployzd-sockets`. The name is one that cannot exist and that no server has kept.
 
+use super::context::{Ground, Running};
 use super::name::{self, A, Reply};
-use super::{Ground, Running, served};
-use crate::random;
-use crate::supervisor::Supervisor;
+use super::served;
+use crate::node::supervisor::Supervisor;
 use futures_util::future::join_all;
 use ployz_core::resolv::{self, Nameserver};
 use ployz_core::wire::v1::doctor::Check;
@@ -80,7 +80,7 @@ fn address(nameserver: &Nameserver) -> Result<SocketAddr, String> {
 
 /// RFC 6761 section 6.4: it does not exist, and every resolver may say so by itself.
 fn unheard_of() -> String {
-    format!("ployz-{:016x}.invalid", u64::from_ne_bytes(random::bytes()))
+    format!("ployz-{:016x}.invalid", u64::from_ne_bytes(ployz_host::random::bytes()))
 }
 
 fn judge(seen: &Seen) -> Check {
@@ -149,6 +149,13 @@ mod tests {
     fn seen(host: &[(&str, Result<Reply, String>)], dns: Result<Reply, String>) -> Seen {
         let host = host.iter().map(|(text, said)| (text.parse().unwrap(), said.clone())).collect();
         Seen { host, unnamed: false, unreadable: None, dns, by_systemd: true }
+    }
+
+    #[test]
+    fn the_table_names_this_check_for_the_resolvers_of_the_host() {
+        use ployz_core::host::{Done, HostPart, table::TABLE};
+        let row = TABLE.iter().find(|row| row.part == HostPart::Resolvers).unwrap();
+        assert_eq!(row.done, Done::Reported(&[CHECK]));
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Asking a machine about an image over the store. Who has been away for longer than a moment is known at once.
 
-use crate::image::Result;
-use crate::membership::store::Store;
-use crate::mesh::remote;
+use crate::image::context::Result;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::image::{ImageAnswer, ImageCommand};
+use ployz_nats::rpc;
+use ployz_nats::store::Store;
 use std::time::Duration;
 
 /// The answer of a machine; what it refuses and what keeps it from answering are failures that name it.
 pub(super) async fn ask(store: &Store, machine: &MachineId, command: &ImageCommand) -> Result<ImageAnswer> {
-    match remote::answered(store, machine, command.name(), command, PATIENCE).await? {
+    match rpc::answered(store, machine, command.name(), command, PATIENCE).await? {
         ImageAnswer::Failed(failure) => Err(failure.on(machine)),
         answer => Ok(answer),
     }

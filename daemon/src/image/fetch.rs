@@ -1,14 +1,13 @@
 //! The machine that is to have an image: looks, names, fetches. It opens the connection, so a machine decides itself whom
 //! it takes images from: members, by the address in their record.
 
-use crate::image::{Result, failed};
-use crate::membership::store::Store;
-use crate::mesh::{Mesh, desired};
+use crate::image::context::Images;
+use crate::image::context::{Result, failed};
+use crate::network::context::Network;
+use crate::node::environment::NETNS;
 use crate::reach;
 use crate::transfer::frame::{self, Frame};
 use crate::transfer::stream::{self, Broken};
-use crate::workload::docker::{Docker, SOCKET};
-use async_nats::Subject;
 use bytes::Bytes;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
@@ -16,6 +15,8 @@ use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::image::{
     ImageAnswer, ImageCommand, ImageFetch, ImageLook, ImageWanted, Opening, TRANSFER_VERSION,
 };
+use ployz_engine::docker::{Docker, SOCKET};
+use ployz_nats::rpc::{Reply, Request};
 use ployz_netns::namespace;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6};
@@ -29,14 +30,14 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Carries a command out beside whatever else is asked, and answers.
-pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
-    let room = mesh.transfers.asked.clone().try_acquire_owned();
-    let (mesh, client) = (mesh.clone(), store.client().clone());
+pub fn take(images: &Arc<Images>, Request { payload, reply }: Request) {
+    let room = images.transfers.asked.clone().try_acquire_owned();
+    let images = images.clone();
     tokio::spawn(async move {
         let asked = serde_json::from_slice::<ImageCommand>(&payload);
         audit(&reply, &asked);
         let answer = match (asked, &room) {
-            (Ok(command), Ok(_)) => answer(&mesh, command).await.unwrap_or_else(ImageAnswer::Failed),
+            (Ok(command), Ok(_)) => answer(&images, command).await.unwrap_or_else(ImageAnswer::Failed),
             (Ok(_), Err(_)) => {
                 let what = "too many requests to this machine at once";
                 ImageAnswer::Failed(DeployFailure::new(ErrorCode::TransferBusy, what))
@@ -47,16 +48,14 @@ pub fn take(mesh: &Arc<Mesh>, store: &Store, reply: Subject, payload: Bytes) {
             }
         };
         drop(room);
-        let text = serde_json::to_vec(&answer).unwrap_or_default();
-        let _ = client.publish(reply, Bytes::from(text)).await;
-        let _ = client.flush().await;
+        reply.send(&answer).await;
     });
 }
 
 /// What another machine asked for. Where it wants its answer is all that is known of it here: a machine listens only on
 /// inboxes of its own, and one that wants no answer may name another's.
-fn audit(reply: &Subject, asked: &serde_json::Result<ImageCommand>) {
-    let sender = reply.split('.').nth(1).and_then(|name| name.parse::<MachineId>().ok());
+fn audit(reply: &Reply, asked: &serde_json::Result<ImageCommand>) {
+    let sender = reply.machine();
     let answered_to = sender.as_ref().map(MachineId::as_str);
     match asked {
         Ok(command) => {
@@ -68,7 +67,8 @@ fn audit(reply: &Subject, asked: &serde_json::Result<ImageCommand>) {
     }
 }
 
-async fn answer(mesh: &Arc<Mesh>, command: ImageCommand) -> Result<ImageAnswer> {
+async fn answer(images: &Images, command: ImageCommand) -> Result<ImageAnswer> {
+    let mesh = &images.network;
     let network = mesh.network().id;
     if command.wanted().network != network {
         return Err(DeployFailure::new(ErrorCode::InvalidRequest, "this machine is in another network"));
@@ -78,7 +78,7 @@ async fn answer(mesh: &Arc<Mesh>, command: ImageCommand) -> Result<ImageAnswer> 
         ImageCommand::Look(wanted) => look(&docker, &wanted).await.map(ImageAnswer::Looked),
         ImageCommand::Name(wanted) => name(&docker, &wanted).await.map(|()| ImageAnswer::Done),
         ImageCommand::Fetch(asked) => {
-            let permit = mesh.transfers.fetching.clone().try_acquire_owned().map_err(|_| busy())?;
+            let permit = images.transfers.fetching.clone().try_acquire_owned().map_err(|_| busy())?;
             let stream = connect(mesh, &asked).await?;
             tokio::spawn(fetch(mesh.clone(), docker, asked, stream, permit));
             Ok(ImageAnswer::Fetching)
@@ -125,7 +125,7 @@ async fn verify(docker: &Docker, wanted: &ImageWanted) -> Result<()> {
     Err(DeployFailure::new(ErrorCode::ImagePushFailed, what))
 }
 
-async fn connect(mesh: &Mesh, asked: &ImageFetch) -> Result<TcpStream> {
+async fn connect(mesh: &Network, asked: &ImageFetch) -> Result<TcpStream> {
     let unreachable = |why: String| {
         let what = format!("cannot connect to {}: {why}", asked.from);
         DeployFailure::new(ErrorCode::MachineUnreachable, what)
@@ -135,7 +135,7 @@ async fn connect(mesh: &Mesh, asked: &ImageFetch) -> Result<TcpStream> {
     let opening = Opening { version: TRANSFER_VERSION, ticket: asked.ticket.clone() };
     let opening = serde_json::to_vec(&opening).map_err(|error| unreachable(error.to_string()))?;
     let open = async {
-        let mut stream = reach::connect(&namespace::path(desired::NETNS), SocketAddr::V6(at)).await?;
+        let mut stream = reach::connect(&namespace::path(NETNS), SocketAddr::V6(at)).await?;
         frame::write(&mut stream, &Frame::Word(opening.into())).await?;
         Ok::<_, io::Error>(stream)
     };
@@ -146,13 +146,13 @@ async fn connect(mesh: &Mesh, asked: &ImageFetch) -> Result<TcpStream> {
     }
 }
 
-fn address(mesh: &Mesh, machine: &MachineId) -> Option<std::net::Ipv6Addr> {
+fn address(mesh: &Network, machine: &MachineId) -> Option<std::net::Ipv6Addr> {
     let peers = mesh.peers.borrow();
     peers.machines.iter().find(|member| member.id == *machine).map(|member| member.overlay_ip)
 }
 
 async fn fetch(
-    mesh: Arc<Mesh>,
+    mesh: Arc<Network>,
     docker: Docker,
     asked: ImageFetch,
     stream: TcpStream,
@@ -221,7 +221,7 @@ async fn take_in(
 }
 
 fn interrupted(broken: &Broken<io::Error>) -> DeployFailure {
-    DeployFailure::new(ErrorCode::TransferInterrupted, ployz_netns::chain(broken))
+    DeployFailure::new(ErrorCode::TransferInterrupted, ployz_core::text::chain(broken))
 }
 
 const CONNECT: Duration = Duration::from_secs(10);

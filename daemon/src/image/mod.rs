@@ -2,27 +2,9 @@
 //! image is there whole or not at all, so what was cut off is simply done again.
 
 mod ask;
+pub mod context;
 pub mod fetch;
 pub mod push;
-
-use crate::workload::error::DockerError;
-use ployz_core::wire::v1::api::ErrorCode;
-use ployz_core::wire::v1::deploy::DeployFailure;
-
-pub(crate) type Result<T> = std::result::Result<T, DeployFailure>;
-
-/// What an engine's error is called.
-fn failed(error: DockerError) -> DeployFailure {
-    let words = ployz_netns::chain(&error);
-    let code = match &error {
-        DockerError::Unavailable { .. } | DockerError::Late { .. } => ErrorCode::DockerUnavailable,
-        DockerError::Refused { .. } => ErrorCode::InvalidRequest,
-        // Docker has no code of its own for it.
-        _ if words.to_ascii_lowercase().contains("no space left") => ErrorCode::DiskFull,
-        _ => ErrorCode::ImagePushFailed,
-    };
-    DeployFailure::new(code, words)
-}
 
 #[cfg(test)]
 mod tests;

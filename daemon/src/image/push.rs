@@ -1,16 +1,13 @@
 //! The machine whose image it is: asks everybody what they have, and sends it to those who lack it. Each machine fails or
 //! gets it on its own.
 
-use crate::daemon::Say;
 use crate::failure::{Failure, Result};
 use crate::image::ask::ask;
-use crate::image::{self, failed};
-use crate::membership::store::Store;
-use crate::mesh::Mesh;
+use crate::image::context::Images;
+use crate::image::context::{self, failed};
+use crate::network::context::Network;
+use crate::progress::Say;
 use crate::transfer::stream::{self, Broken};
-use crate::workload::docker::{Docker, SOCKET};
-use crate::workload::error::DockerError;
-use crate::workload::images::Found;
 use futures_util::future::join_all;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::{ErrorCode, Payload};
@@ -20,6 +17,10 @@ use ployz_core::wire::v1::image::{
     ImageWanted, tagged,
 };
 use ployz_core::wire::v1::manifest::ImageRef;
+use ployz_engine::docker::{Docker, SOCKET};
+use ployz_engine::error::DockerError;
+use ployz_engine::images::Found;
+use ployz_nats::store::Store;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 
 /// Everything that a push is made of.
 struct Push<'a> {
-    mesh: &'a Mesh,
+    images: &'a Images,
     store: Store,
     docker: Docker,
     wanted: ImageWanted,
@@ -43,8 +44,8 @@ struct Leg<'a> {
 }
 
 /// `image-push-preview`.
-pub async fn preview(mesh: &Mesh, request: &ImagePushRequest) -> Result<ImagePushReport> {
-    let push = Push::begin(mesh, request).await?;
+pub async fn preview(images: &Images, request: &ImagePushRequest) -> Result<ImagePushReport> {
+    let push = Push::begin(images, request).await?;
     let looks = push.to.iter().map(|machine| async {
         let state = push.look(machine).await;
         let mut row = row(machine);
@@ -59,8 +60,8 @@ pub async fn preview(mesh: &Mesh, request: &ImagePushRequest) -> Result<ImagePus
 }
 
 /// `image-push`. Fails when one machine did not get it; the others have it then all the same.
-pub async fn push(mesh: &Mesh, request: &ImagePushRequest, say: Say<'_>) -> Result<ImagePushReport> {
-    let push = Push::begin(mesh, request).await?;
+pub async fn push(images: &Images, request: &ImagePushRequest, say: Say<'_>) -> Result<ImagePushReport> {
+    let push = Push::begin(images, request).await?;
     let legs: Vec<Leg<'_>> = push.to.iter().map(|machine| Leg { machine, sent: Arc::default() }).collect();
     let mut work = std::pin::pin!(join_all(legs.iter().map(|leg| push.give(leg))));
     let mut ticks = tokio::time::interval(TELL);
@@ -69,7 +70,7 @@ pub async fn push(mesh: &Mesh, request: &ImagePushRequest, say: Say<'_>) -> Resu
         tokio::select! {
             rows = &mut work => break rows,
             _ = ticks.tick() => say(&progress(&push.wanted.image, push.size, &legs)),
-            () = mesh.cancel.cancelled() => {
+            () = images.network.cancel.cancelled() => {
                 return Err(Failure::new(ErrorCode::TransferInterrupted, "the network is being stopped here"));
             }
         }
@@ -78,9 +79,14 @@ pub async fn push(mesh: &Mesh, request: &ImagePushRequest, say: Say<'_>) -> Resu
 }
 
 /// Gets an image to one machine, which a deploy does for those that cannot fetch it.
-pub async fn give(mesh: &Mesh, image: &ImageRef, to: &MachineId, sent: Arc<AtomicU64>) -> image::Result<()> {
+pub async fn give(
+    images: &Images,
+    image: &ImageRef,
+    to: &MachineId,
+    sent: Arc<AtomicU64>,
+) -> context::Result<()> {
     let request = ImagePushRequest { image: image.clone(), to: [to.clone()].into() };
-    let push = Push::begin(mesh, &request).await;
+    let push = Push::begin(images, &request).await;
     let push = push.map_err(|failure| DeployFailure::new(failure.code, failure.to_string()))?;
     push.bring(&Leg { machine: to, sent }).await.map(drop)
 }
@@ -108,8 +114,7 @@ fn judge(report: ImagePushReport) -> Result<ImagePushReport> {
     }
     let codes: BTreeSet<&str> = failures.iter().map(|failure| failure.code.as_str()).collect();
     let only = codes.first().filter(|_| codes.len() == 1);
-    let code = only.and_then(|code| ErrorCode::ALL.iter().find(|known| known.as_str() == *code));
-    let code = code.copied().unwrap_or(ErrorCode::ImagePushFailed);
+    let code = only.and_then(|code| code.parse().ok()).unwrap_or(ErrorCode::ImagePushFailed);
     let who: Vec<&str> =
         report.machines.iter().filter(|row| row.failure.is_some()).map(|row| row.machine.as_str()).collect();
     let causes = failures.iter().map(|failure| format!("{failure} [{}]", failure.code)).collect();
@@ -120,7 +125,8 @@ fn judge(report: ImagePushReport) -> Result<ImagePushReport> {
 }
 
 impl<'a> Push<'a> {
-    async fn begin(mesh: &'a Mesh, request: &ImagePushRequest) -> Result<Self> {
+    async fn begin(images: &'a Images, request: &ImagePushRequest) -> Result<Self> {
+        let mesh = &images.network;
         let image = tagged(&request.image).ok_or_else(|| {
             let what = "push an image by a name with a tag: other machines cannot use a digest";
             Failure::new(ErrorCode::InvalidArgument, what)
@@ -142,7 +148,7 @@ impl<'a> Push<'a> {
         let store = mesh.store.borrow().clone();
         let away = || Failure::new(ErrorCode::StoreUnavailable, "the store is not connected");
         let store = store.ok_or_else(away)?;
-        Ok(Self { mesh, store, docker, wanted: ImageWanted { network, image, facts }, size, to })
+        Ok(Self { images, store, docker, wanted: ImageWanted { network, image, facts }, size, to })
     }
 
     fn report(&self, mut machines: Vec<ImagePushRow>) -> ImagePushReport {
@@ -155,7 +161,7 @@ impl<'a> Push<'a> {
         }
     }
 
-    async fn look(&self, machine: &MachineId) -> image::Result<ImageState> {
+    async fn look(&self, machine: &MachineId) -> context::Result<ImageState> {
         match ask(&self.store, machine, &ImageCommand::Look(self.wanted.clone())).await? {
             ImageAnswer::Looked(look) => Ok(look.state(&self.wanted.facts)),
             _ => Err(odd(machine)),
@@ -185,7 +191,7 @@ impl<'a> Push<'a> {
         row
     }
 
-    async fn bring(&self, leg: &Leg<'_>) -> image::Result<ImageState> {
+    async fn bring(&self, leg: &Leg<'_>) -> context::Result<ImageState> {
         match self.look(leg.machine).await? {
             ImageState::Present => Ok(ImageState::Present),
             ImageState::Unnamed => {
@@ -200,14 +206,15 @@ impl<'a> Push<'a> {
     }
 
     /// Asks the machine to come for the image, waits for its connection, sends, and waits for its word.
-    async fn send(&self, leg: &Leg<'_>) -> image::Result<()> {
+    async fn send(&self, leg: &Leg<'_>) -> context::Result<()> {
         let broken = |why: String| DeployFailure::new(ErrorCode::TransferInterrupted, why).on(leg.machine);
-        let _turn = self.mesh.transfers.sending.acquire().await.map_err(|error| broken(error.to_string()))?;
-        let mut ticket = self.mesh.transfers.tickets.issue(leg.machine);
+        let _turn =
+            self.images.transfers.sending.acquire().await.map_err(|error| broken(error.to_string()))?;
+        let mut ticket = self.images.transfers.tickets.issue(leg.machine);
         let fetch = ImageFetch {
             wanted: self.wanted.clone(),
-            from: self.mesh.network().machine.id,
-            port: self.mesh.shared.around.config.zfs_transfer_port,
+            from: self.images.network.network().machine.id,
+            port: self.images.network.shared.around.config.zfs_transfer_port,
             ticket: ticket.text.clone(),
         };
         match ask(&self.store, leg.machine, &ImageCommand::Fetch(fetch)).await? {
@@ -223,7 +230,7 @@ impl<'a> Push<'a> {
         let body = self.docker.save(&self.wanted.image).map_err(failed)?;
         let word = stream::send(reader, writer, body, &leg.sent).await.map_err(|error| match error {
             Broken::Body(error) => failed(error),
-            error => broken(ployz_netns::chain(&error)),
+            error => broken(ployz_core::text::chain(&error)),
         })?;
         match serde_json::from_slice(&word) {
             Ok(ImageAnswer::Done) => Ok(()),
@@ -234,7 +241,7 @@ impl<'a> Push<'a> {
 }
 
 /// The machines asked for, or all members, without this one: it has the image.
-fn receivers(mesh: &Mesh, asked: &BTreeSet<MachineId>) -> Result<Vec<MachineId>> {
+fn receivers(mesh: &Network, asked: &BTreeSet<MachineId>) -> Result<Vec<MachineId>> {
     let own = mesh.network().machine.id;
     let members: BTreeSet<MachineId> =
         mesh.peers.borrow().machines.iter().map(|machine| machine.id.clone()).collect();

@@ -1,14 +1,14 @@
 //! Two engines and a connection between them: whole, broken off, refused.
 
-use super::failed;
+use super::context::failed;
 use super::fetch::{exchange, look, name};
 use crate::transfer::stream::{self, Broken};
-use crate::workload::docker::Docker;
-use crate::workload::fake::{Fake, network};
-use crate::workload::hostile;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use ployz_core::wire::v1::image::{ImageAnswer, ImageCommand, ImageFetch, ImageState, ImageWanted};
+use ployz_engine::docker::Docker;
+use ployz_engine::fake::{Fake, network};
+use ployz_engine::hostile;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;

@@ -2,14 +2,12 @@
 //!
 //! Nobody else may do this: a member's invites are made under the store's compare-and-set from the first moment on.
 
-use crate::clock;
-use crate::disk::{Disk, Keys, NetworkFile};
 use crate::failure::{Failure, Result};
 use crate::membership::issue::{self, Made};
-use crate::membership::store::{Store, StoreError};
-use crate::mesh::Mesh;
+use crate::state::{Disk, Keys, NetworkFile};
 use ployz_core::id::InviteId;
 use ployz_core::wire::v1::api::{ErrorCode, InviteRow};
+use ployz_host::clock;
 use std::net::SocketAddr;
 
 /// A fresh invite. The record is on disk before the token is out.
@@ -50,24 +48,6 @@ pub fn revoke(disk: &Disk, network: &NetworkFile, id: &InviteId) -> Result<()> {
     }
     disk.put_peers(&network.name, &peers)?;
     tracing::info!("audit: invite {id} revoked");
-    Ok(())
-}
-
-/// Puts what waits into the store. Cut short, it is done again: an invite that is there already was put by the time
-/// before.
-pub async fn publish(store: &Store, mesh: &Mesh) -> std::result::Result<(), StoreError> {
-    let drafts = mesh.peers.borrow().drafts.clone();
-    for draft in drafts {
-        if draft.expires_at > clock::now() {
-            match store.create_invite(&draft).await {
-                Ok(_) | Err(StoreError::Conflict(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        if let Err(error) = mesh.learn(|peers| peers.drafts.retain(|other| other.id != draft.id)) {
-            tracing::warn!("{}", ployz_netns::chain(&error));
-        }
-    }
     Ok(())
 }
 

@@ -1,14 +1,13 @@
 //! Letting machines in: invites made, redeemed, confirmed, revoked and lapsed. Each step is one compare-and-set
 //! on the invite; a machine is a member only when its record is there, and that is the last step.
 
-use crate::clock;
-use crate::disk::{Keys, NetworkFile, PeersFile};
 use crate::failure::{Failure, Result};
-use crate::membership::store::{Store, StoreError, Stored};
-use crate::mesh::Mesh;
-use crate::nats::config::is_user_key;
+use crate::network::context::Network;
+use crate::node::nats::config::is_user_key;
+use crate::state::{Keys, NetworkFile, PeersFile};
 use ed25519_dalek::SigningKey;
 use ployz_core::address::{NodeSubnet, offered};
+use ployz_core::adopt::{Component, Trigger};
 use ployz_core::id::{InviteId, MachineId};
 use ployz_core::key::PrivateKey;
 use ployz_core::mesh::invite::{Next, Refusal};
@@ -19,6 +18,9 @@ use ployz_core::wire::v1::record::{
     SubnetLock,
 };
 use ployz_core::wire::v1::token::{Token, verifying_key};
+use ployz_host::clock;
+use ployz_nats::bucket::{StoreError, Stored};
+use ployz_nats::store::Store;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +48,7 @@ impl Made {
 }
 
 /// A fresh invite; its token names these endpoints before the machine's own.
-pub async fn create(mesh: &Arc<Mesh>, ttl_secs: u64, endpoints: &[SocketAddr]) -> Result<Made> {
+pub async fn create(mesh: &Arc<Network>, ttl_secs: u64, endpoints: &[SocketAddr]) -> Result<Made> {
     let store = store(mesh)?;
     let network = mesh.network();
     let (record, token) = draw(&network, &mesh.keys, ttl_secs, endpoints)?;
@@ -69,10 +71,10 @@ pub fn draw(
             "this machine has no address that another machine can dial, so a token would be useless";
         return Err(Failure::new(ErrorCode::NoEndpoint, message));
     }
-    let one_time_key = PrivateKey::from_random(crate::random::bytes());
+    let one_time_key = PrivateKey::from_random(ployz_host::random::bytes());
     let now = clock::now();
     let record = InviteRecord {
-        id: InviteId::from_bytes(crate::random::bytes()),
+        id: InviteId::from_bytes(ployz_host::random::bytes()),
         issuer: network.machine.id.clone(),
         one_time_key: one_time_key.public(),
         created_at: now,
@@ -97,7 +99,7 @@ pub fn draw(
 }
 
 /// All invites, oldest first.
-pub async fn list(mesh: &Mesh) -> Result<Vec<InviteRow>> {
+pub async fn list(mesh: &Network) -> Result<Vec<InviteRow>> {
     let mut invites = store(mesh)?.invite_list().await?;
     invites.sort_by_key(|invite| (invite.created_at, invite.id.clone()));
     let now = clock::now();
@@ -119,7 +121,7 @@ pub fn row(invite: InviteRecord, now: u64) -> InviteRow {
 }
 
 /// Takes an invite back, and what was reserved under it.
-pub async fn revoke(mesh: &Arc<Mesh>, id: &InviteId) -> Result<()> {
+pub async fn revoke(mesh: &Arc<Network>, id: &InviteId) -> Result<()> {
     let store = store(mesh)?;
     loop {
         let stored = find(&store, id).await?;
@@ -137,7 +139,7 @@ pub async fn revoke(mesh: &Arc<Mesh>, id: &InviteId) -> Result<()> {
 }
 
 /// A machine presents a token through the tunnel of the one-time key.
-pub async fn redeem(mesh: &Arc<Mesh>, from: Ipv6Addr, request: RedeemRequest) -> Result<RedeemResponse> {
+pub async fn redeem(mesh: &Arc<Network>, from: Ipv6Addr, request: RedeemRequest) -> Result<RedeemResponse> {
     let store = store(mesh)?;
     for _ in 0..CAS_TRIES {
         let stored = find(&store, &request.invite_id).await?;
@@ -179,7 +181,7 @@ pub async fn redeem(mesh: &Arc<Mesh>, from: Ipv6Addr, request: RedeemRequest) ->
 
 /// The machine runs with its own key: the invite is consumed, which decides it, and its record is made. Whoever asks
 /// again, or the issuer itself, makes a record that is missing after a crash between the two.
-pub async fn confirm(mesh: &Arc<Mesh>, from: Ipv6Addr, request: ConfirmRequest) -> Result<RedeemResponse> {
+pub async fn confirm(mesh: &Arc<Network>, from: Ipv6Addr, request: ConfirmRequest) -> Result<RedeemResponse> {
     let store = store(mesh)?;
     for _ in 0..CAS_TRIES {
         let stored = find(&store, &request.invite_id).await?;
@@ -216,7 +218,7 @@ pub async fn confirm(mesh: &Arc<Mesh>, from: Ipv6Addr, request: ConfirmRequest) 
 }
 
 /// Closes invites whose time has passed, finishes what a crash left half done, and gives back what was reserved.
-pub async fn lapse_loop(mesh: Arc<Mesh>) {
+pub async fn lapse_loop(mesh: Arc<Network>) {
     loop {
         tokio::time::sleep(LAPSE).await;
         let Ok(store) = store(&mesh) else { continue };
@@ -226,7 +228,7 @@ pub async fn lapse_loop(mesh: Arc<Mesh>) {
     }
 }
 
-async fn tidy(mesh: &Arc<Mesh>, store: &Store) -> Result<()> {
+async fn tidy(mesh: &Arc<Network>, store: &Store) -> Result<()> {
     let known = mesh.peers.borrow().clone();
     let now = clock::now();
     let mut closed = false;
@@ -246,7 +248,7 @@ async fn tidy(mesh: &Arc<Mesh>, store: &Store) -> Result<()> {
     if closed { release(store).await } else { Ok(()) }
 }
 
-async fn lapse(mesh: &Arc<Mesh>, store: &Store, id: &InviteId) -> Result<()> {
+async fn lapse(mesh: &Arc<Network>, store: &Store, id: &InviteId) -> Result<()> {
     let stored = find(store, id).await?;
     let Some(state) = stored.value.lapse(clock::now()) else { return Ok(()) };
     let changed = InviteRecord { state, ..stored.value };
@@ -280,7 +282,7 @@ async fn release(store: &Store) -> Result<()> {
 }
 
 /// What a machine says about itself: keys that are keys, and that nobody else has.
-fn check(mesh: &Mesh, request: &RedeemRequest) -> Result<()> {
+fn check(mesh: &Network, request: &RedeemRequest) -> Result<()> {
     let bad = |what: &str| Err(Failure::new(ErrorCode::InvalidToken, format!("the machine's {what}")));
     if !is_user_key(&request.nats_key) {
         return bad("NATS key is not a user's public key");
@@ -297,8 +299,8 @@ fn check(mesh: &Mesh, request: &RedeemRequest) -> Result<()> {
     Ok(())
 }
 
-/// Reserves a node subnet and a name for a machine, each create-only.
-async fn reserve(mesh: &Mesh, store: &Store, request: &RedeemRequest) -> Result<MachineMembership> {
+/// Reserves a slice and a name for a machine, each create-only.
+async fn reserve(mesh: &Network, store: &Store, request: &RedeemRequest) -> Result<MachineMembership> {
     let plan = mesh.network().plan;
     let mut machine = placeholder(mesh, request);
     machine.id = reserve_name(mesh, store, request).await?;
@@ -326,7 +328,7 @@ async fn reserve(mesh: &Mesh, store: &Store, request: &RedeemRequest) -> Result<
 }
 
 /// The name asked for, or one near it when another machine has it or is about to.
-async fn reserve_name(mesh: &Mesh, store: &Store, request: &RedeemRequest) -> Result<MachineId> {
+async fn reserve_name(mesh: &Network, store: &Store, request: &RedeemRequest) -> Result<MachineId> {
     let near = request.name.with_suffix(&ployz_core::id::hex(&request.public_key.as_bytes()[..4]));
     let lock = NameLock { owner: request.public_key, invite: request.invite_id.clone() };
     for name in [request.name.clone(), near] {
@@ -346,7 +348,7 @@ async fn reserve_name(mesh: &Mesh, store: &Store, request: &RedeemRequest) -> Re
     Err(Failure::new(ErrorCode::InvalidArgument, format!("the name {} is taken", request.name)))
 }
 
-fn placeholder(mesh: &Mesh, request: &RedeemRequest) -> MachineMembership {
+fn placeholder(mesh: &Network, request: &RedeemRequest) -> MachineMembership {
     let network = mesh.network();
     let now = clock::now();
     MachineMembership {
@@ -382,7 +384,7 @@ async fn make_member(store: &Store, joiner: &MachineMembership) -> Result<()> {
     }
 }
 
-fn answer(mesh: &Mesh, state: &InviteState) -> Result<RedeemResponse> {
+fn answer(mesh: &Network, state: &InviteState) -> Result<RedeemResponse> {
     let (InviteState::Redeemed { joiner } | InviteState::Consumed { joiner, .. }) = state else {
         return Err(refusal(Refusal::NotRedeemed));
     };
@@ -398,21 +400,21 @@ fn answer(mesh: &Mesh, state: &InviteState) -> Result<RedeemResponse> {
 
 /// Returns when the invite's peers are part of the tunnel. The watch brings the change, as to everybody else: one
 /// writer of what is known, no older news over newer.
-async fn take_in(mesh: &Arc<Mesh>, invite: &InviteRecord) -> Result<()> {
+async fn take_in(mesh: &Arc<Network>, invite: &InviteRecord) -> Result<()> {
     until_known(mesh, |peers| {
         let known = peers.invites.iter().find(|known| known.id == invite.id);
         known == Some(invite) || (known.is_none() && !invite.is_heard(clock::now()))
     })
     .await?;
-    let outcome = mesh.reconcile("invite").await;
-    match outcome.failures.get(&ployz_core::adopt::Component::Wireguard) {
+    let outcome = mesh.reconcile(Trigger::Invite).await;
+    match outcome.failures.get(&Component::Wireguard) {
         None => Ok(()),
         Some(error) => Err(Failure::new(ErrorCode::ComponentHeld, "the tunnel could not take the invite")
             .with(vec![error.clone()])),
     }
 }
 
-async fn until_known(mesh: &Mesh, mut known: impl FnMut(&PeersFile) -> bool) -> Result<()> {
+async fn until_known(mesh: &Network, mut known: impl FnMut(&PeersFile) -> bool) -> Result<()> {
     let mut peers = mesh.peers.subscribe();
     // Cancel-safe: the watch keeps its value.
     if let Ok(Ok(_)) = tokio::time::timeout(PROMPT, peers.wait_for(&mut known)).await {
@@ -444,7 +446,7 @@ fn refusal(refusal: Refusal) -> Failure {
     Failure::new(code, refusal.to_string())
 }
 
-fn store(mesh: &Mesh) -> Result<Store> {
+fn store(mesh: &Network) -> Result<Store> {
     let away = || {
         let health = mesh.sync.borrow().clone();
         Failure::new(ErrorCode::StoreUnavailable, "the store is not connected")
@@ -455,7 +457,7 @@ fn store(mesh: &Mesh) -> Result<Store> {
 
 fn signing_key(keys: &Keys) -> Result<SigningKey> {
     let damaged = || Failure::new(ErrorCode::IoError, "keys.json holds no valid signing key");
-    crate::random::decode_seed(keys.signing_seed.expose())
+    crate::keys::decode_seed(keys.signing_seed.expose())
         .map(|seed| SigningKey::from_bytes(&seed))
         .ok_or_else(damaged)
 }

@@ -2,19 +2,22 @@
 //! confirmation. What the machine needs for the next step is on disk before the step, so a join that is cut short
 //! anywhere is finished or undone by the next start.
 
-use crate::clock;
-use crate::disk::{Founder, Keys, NetworkFile, PeersFile, Stored};
 use crate::failure::{Failure, Result};
-use crate::mesh::desired::{self, NETNS};
-use crate::mesh::{Mesh, Shared, teardown};
-use crate::{http, random, reach};
+use crate::network::context::{Network, Shared};
+use crate::node::environment::NETNS;
+use crate::node::spec;
+use crate::node::teardown;
+use crate::state::{Founder, Keys, NetworkFile, PeersFile, Stored};
+use crate::{http, keys, reach};
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use ipnet::{IpNet, Ipv6Net};
 use ployz_core::address::{OverlayPrefix, candidates};
+use ployz_core::adopt::Trigger;
 use ployz_core::id::MachineId;
 use ployz_core::mesh::admission::{Promised, Refused};
 use ployz_core::mesh::invite::CONFIRM_GRACE;
+use ployz_core::mesh::join::{AfterFailure, after_failure};
 use ployz_core::spec::link::WG_DEVICE;
 use ployz_core::spec::wireguard::tunnel_mtu;
 use ployz_core::spec::{NodeSpec, PeerSpec, WireguardSpec};
@@ -22,6 +25,7 @@ use ployz_core::wire::v1::api::{Envelope, ErrorCode};
 use ployz_core::wire::v1::join::{ConfirmRequest, PORT, RedeemRequest, RedeemResponse};
 use ployz_core::wire::v1::record::Topology;
 use ployz_core::wire::v1::token::Token;
+use ployz_host::clock;
 use ployz_netns::{namespace, underlay, wireguard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -35,11 +39,11 @@ pub async fn redeem(
     shared: &Arc<Shared>,
     token: &Token,
     keys: &Keys,
-    say: crate::daemon::Say<'_>,
+    say: crate::progress::Say<'_>,
 ) -> Result<NetworkFile> {
     let prefix = OverlayPrefix::of(&token.network_id);
     let mut file = placeholder(token, keys)?;
-    file.backend = Some(crate::daemon::backend(&shared.around.config).await);
+    file.backend = Some(crate::node::spec::backend(&shared.around.config, None).await);
     let spec = one_time_spec(shared, token, keys, &file, prefix);
     shared.disk.set_pending(Some(&file))?;
     say("opening the one-time tunnel");
@@ -65,7 +69,7 @@ pub async fn redeem(
 
 /// Tells the issuer that the machine runs with its own key: it is a member then. A failure with
 /// [`ErrorCode::IssuerUnreachable`] or [`ErrorCode::StoreUnavailable`] leaves the outcome unknown: ask again.
-pub async fn confirm(mesh: &Mesh) -> Result<NetworkFile> {
+pub async fn confirm(mesh: &Network) -> Result<NetworkFile> {
     let network = mesh.network();
     let Stored::Joining { invite, issuer, until } = network.lifecycle.clone() else { return Ok(network) };
     let to = SocketAddrV6::new(issuer, PORT, 0, 0);
@@ -90,12 +94,9 @@ pub async fn confirm(mesh: &Mesh) -> Result<NetworkFile> {
     Ok(mesh.change_network(|network| network.lifecycle = Stored::Running)?)
 }
 
-/// Whether a failed step is final, so that the join must be undone. After a request that was sent and not answered
-/// the machine may have been let in, and must come back with the same keys.
+/// Whether a failed step is final, so that the join must be undone.
 pub fn is_final(failure: &Failure) -> bool {
-    let passes =
-        matches!(failure.code, ErrorCode::StoreUnavailable | ErrorCode::IoError | ErrorCode::DiskFull);
-    !failure.unknown && !passes
+    after_failure(failure.code, failure.unknown) == AfterFailure::Undo
 }
 
 /// The machine's keys for this invite: those of an earlier attempt with the same token if there are any.
@@ -104,7 +105,7 @@ pub fn keys_for(shared: &Shared, token: &Token) -> Result<Keys> {
     if let Some(keys) = known.filter(|keys| keys.invite.as_ref() == Some(&token.invite_id)) {
         return Ok(keys);
     }
-    let keys = random::keys(Some(token.invite_id.clone()));
+    let keys = keys::fresh(Some(token.invite_id.clone()));
     shared.disk.put_keys(&token.network_name, &keys)?;
     Ok(keys)
 }
@@ -117,8 +118,7 @@ fn one_time_spec(
     file: &NetworkFile,
     prefix: OverlayPrefix,
 ) -> NodeSpec {
-    let mut spec =
-        desired::node(&shared.around, &shared.disk, file, keys, &PeersFile::default(), clock::now());
+    let mut spec = spec::node(&shared.around, &shared.disk, file, keys, &PeersFile::default(), clock::now());
     let address = prefix.guest(&token.one_time_key.public());
     let issuer = PeerSpec {
         name: token.issuer.clone(),
@@ -149,9 +149,9 @@ pub async fn clear_leftover(shared: &Shared) -> Result<()> {
         shared.disk.set_active(Some(&file.name))?;
     } else {
         tracing::warn!(network = %file.name, "an interrupted join was found: removing its tunnel");
-        let keys = shared.disk.keys(&file.name)?.unwrap_or_else(|| random::keys(None));
+        let keys = shared.disk.keys(&file.name)?.unwrap_or_else(|| keys::fresh(None));
         let spec =
-            desired::node(&shared.around, &shared.disk, &file, &keys, &PeersFile::default(), clock::now());
+            spec::node(&shared.around, &shared.disk, &file, &keys, &PeersFile::default(), clock::now());
         if !gone_within_looks(shared, &spec).await {
             return Ok(()); // tried again by the next start
         }
@@ -174,13 +174,13 @@ async fn gone_within_looks(shared: &Shared, spec: &NodeSpec) -> bool {
 
 /// Namespace and tunnel only; links, firewall and store come with the membership.
 async fn open_tunnel(shared: &Shared, spec: &NodeSpec) -> Result<()> {
-    let mut outcome = shared.reconciler.run_tunnel("join", spec).await;
+    let mut outcome = shared.reconciler.run_tunnel(Trigger::Join, spec).await;
     for _ in 0..LOOKS {
         if !outcome.is_unsure() {
             break;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        outcome = shared.reconciler.run_tunnel("join", spec).await;
+        outcome = shared.reconciler.run_tunnel(Trigger::Join, spec).await;
     }
     let trouble = outcome.complaints();
     if trouble.is_empty() {
@@ -202,11 +202,11 @@ async fn request(shared: &Shared, token: &Token, keys: &Keys) -> Result<RedeemRe
     let damaged = || Failure::new(ErrorCode::IoError, "keys.json is damaged");
     Ok(RedeemRequest {
         invite_id: token.invite_id.clone(),
-        name: crate::daemon::hostname(),
+        name: crate::membership::record::hostname(),
         public_key: keys.wireguard.public(),
-        nats_key: random::nats_key(keys).ok_or_else(damaged)?,
-        verify_key: random::verify_key(keys).ok_or_else(damaged)?,
-        endpoints: crate::daemon::named_first(
+        nats_key: keys::nats_key(keys).ok_or_else(damaged)?,
+        verify_key: keys::verify_key(keys).ok_or_else(damaged)?,
+        endpoints: crate::network::endpoints::named_first(
             config,
             &candidates(&seen, &[], config.wireguard_listen_port, overlay),
         ),
@@ -260,7 +260,8 @@ fn placeholder(token: &Token, keys: &Keys) -> Result<NetworkFile> {
         .plan
         .slice(0)
         .ok_or_else(|| Failure::new(ErrorCode::InvalidToken, "its network has no subnet"))?;
-    let machine = crate::daemon::membership(MachineId::from_hostname("joiner"), keys, prefix, subnet)?;
+    let machine =
+        crate::membership::record::membership(MachineId::from_hostname("joiner"), keys, prefix, subnet)?;
     Ok(NetworkFile {
         version: 1,
         id: token.network_id.clone(),
@@ -317,7 +318,9 @@ async fn once(
     let stream =
         reach::connect(&namespace::path(NETNS), SocketAddr::V6(to)).await.map_err(|e| e.to_string())?;
     *sent = true;
-    http::exchange(stream, Method::POST, path, Some(body)).await.map_err(|error| ployz_netns::chain(&error))
+    http::exchange(stream, Method::POST, path, Some(body))
+        .await
+        .map_err(|error| ployz_core::text::chain(&error))
 }
 
 fn parse<T: DeserializeOwned>(status: StatusCode, body: &Bytes) -> Result<T> {
@@ -329,8 +332,7 @@ fn parse<T: DeserializeOwned>(status: StatusCode, body: &Bytes) -> Result<T> {
     let envelope: Envelope = serde_json::from_slice(body).map_err(|_| {
         Failure::new(ErrorCode::InvalidRequest, format!("the issuer answered {status} without a reason"))
     })?;
-    let code = ErrorCode::ALL.iter().find(|code| code.as_str() == envelope.code).copied();
-    let code = code.unwrap_or(ErrorCode::IoError);
+    let code = envelope.code.parse().unwrap_or(ErrorCode::IoError);
     // What these are to be mended at is not this machine.
     let there = matches!(code, ErrorCode::IoError | ErrorCode::DiskFull);
     let hint = there.then(|| format!("on the issuing machine: {}", code.hint()));

@@ -4,5 +4,5 @@ pub mod dial;
 pub mod draft;
 pub mod issue;
 pub mod join;
+pub mod record;
 pub mod serve;
-pub mod store;

@@ -3,7 +3,8 @@
 
 use crate::failure::Failure;
 use crate::membership::issue;
-use crate::mesh::{Mesh, desired};
+use crate::network::context::Network;
+use crate::node::environment::NETNS;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -17,7 +18,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 /// All routes.
-pub fn router(mesh: Arc<Mesh>) -> Router {
+pub fn router(mesh: Arc<Network>) -> Router {
     Router::new()
         .route("/v1/redeem", post(redeem))
         .route("/v1/confirm", post(confirm))
@@ -26,7 +27,7 @@ pub fn router(mesh: Arc<Mesh>) -> Router {
 }
 
 async fn redeem(
-    State(mesh): State<Arc<Mesh>>,
+    State(mesh): State<Arc<Network>>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     Json(request): Json<RedeemRequest>,
 ) -> Response {
@@ -37,7 +38,7 @@ async fn redeem(
 }
 
 async fn confirm(
-    State(mesh): State<Arc<Mesh>>,
+    State(mesh): State<Arc<Network>>,
     ConnectInfo(from): ConnectInfo<SocketAddr>,
     Json(request): Json<ConfirmRequest>,
 ) -> Response {
@@ -47,10 +48,10 @@ async fn confirm(
     }
 }
 
-async fn observed(State(mesh): State<Arc<Mesh>>, ConnectInfo(from): ConnectInfo<SocketAddr>) -> Response {
+async fn observed(State(mesh): State<Arc<Network>>, ConnectInfo(from): ConnectInfo<SocketAddr>) -> Response {
     let caller = source(from);
     let key = mesh.peers.borrow().machines.iter().find(|m| m.overlay_ip == caller).map(|m| m.public_key);
-    let seen = wireguard::inspect(WG_DEVICE, &namespace::path(desired::NETNS)).await;
+    let seen = wireguard::inspect(WG_DEVICE, &namespace::path(NETNS)).await;
     let endpoint = key.and_then(|key| seen.present()?.peers.get(&key)?.stats.endpoint);
     Json(ObservedResponse { endpoint }).into_response()
 }

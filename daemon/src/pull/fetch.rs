@@ -1,11 +1,9 @@
 //! One image, one machine: asked for, fetched, sent on, named.
 
+use crate::image::context::Images;
 use crate::image::push;
-use crate::mesh::Mesh;
-use crate::pull::login::{self, Login};
-use crate::pull::{Result, failed};
-use crate::workload::docker::Docker;
-use crate::workload::registry::{Held, Progress};
+use crate::pull::context::Pulls;
+use crate::pull::context::{Result, failed};
 use ployz_core::deploy::pull::fits;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
@@ -13,6 +11,9 @@ use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::image::tagged;
 use ployz_core::wire::v1::manifest::ImageRef;
 use ployz_core::wire::v1::pull::PullFound;
+use ployz_engine::docker::Docker;
+use ployz_engine::login::{self, Login};
+use ployz_engine::registry::{Held, Progress};
 use std::sync::atomic::Ordering;
 
 /// What the registry has under a name.
@@ -22,11 +23,16 @@ pub(super) async fn ask(docker: &Docker, image: &ImageRef) -> Result<PullFound> 
 }
 
 /// Fetches an image that is pinned, unless it is there.
-pub(super) async fn fetch(mesh: &Mesh, docker: &Docker, image: &ImageRef, progress: &Progress) -> Result<()> {
+pub(super) async fn fetch(
+    pulls: &Pulls,
+    docker: &Docker,
+    image: &ImageRef,
+    progress: &Progress,
+) -> Result<()> {
     if image.digest().is_none() {
         return Err(DeployFailure::new(ErrorCode::InvalidRequest, format!("{image} is not pinned")));
     }
-    let turn = mesh.pulls.engine.acquire().await;
+    let turn = pulls.engine.acquire().await;
     let _turn = turn.map_err(|error| DeployFailure::new(ErrorCode::TransferBusy, error.to_string()))?;
     if docker.held(image).await.map_err(failed)?.is_some() {
         return Ok(());
@@ -49,7 +55,7 @@ pub(super) async fn fetch(mesh: &Mesh, docker: &Docker, image: &ImageRef, progre
 
 /// Sends an image that is pinned to a machine, under the tag that stands for its digest.
 pub(super) async fn give(
-    mesh: &Mesh,
+    images: &Images,
     docker: &Docker,
     image: &ImageRef,
     to: &MachineId,
@@ -64,7 +70,7 @@ pub(super) async fn give(
     if let Some(found) = docker.find_image(tag.as_str()).await.map_err(failed)? {
         progress.size.store(found.size, Ordering::Relaxed);
     }
-    push::give(mesh, &tag, to, progress.sent.clone()).await
+    push::give(images, &tag, to, progress.sent.clone()).await
 }
 
 /// Lets a name lead to an image that is pinned and there.
@@ -81,6 +87,6 @@ async fn there(docker: &Docker, image: &ImageRef) -> Result<Held> {
 }
 
 async fn login_for(image: &ImageRef) -> Result<Option<Login>> {
-    let unread = |error| DeployFailure::new(ErrorCode::RegistryLoginFailed, ployz_netns::chain(&error));
+    let unread = |error| DeployFailure::new(ErrorCode::RegistryLoginFailed, ployz_core::text::chain(&error));
     login::of(image.registry()).await.map_err(unread)
 }

@@ -1,16 +1,17 @@
 //! What takes long on behalf of a coordinator: begun when it is first asked for, looked at when it is asked for again, and
 //! given up when nothing asks any more. A coordinator that died leaves no pull behind, and two that want the same share it.
 
-use crate::pull::Result;
-use crate::workload::registry::Progress;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::pull::PullAnswer;
+use ployz_engine::registry::Progress;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
+
+type Result<T> = std::result::Result<T, DeployFailure>;
 
 /// By what they do.
 #[derive(Default)]

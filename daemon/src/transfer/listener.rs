@@ -3,9 +3,11 @@
 //! A connection comes from a member, shows its ticket at once and is handed to whoever waits for it. Any other is closed
 //! without a word.
 
-use crate::mesh::listener::until_moved;
-use crate::mesh::{Mesh, desired};
+use crate::network::context::Network;
+use crate::network::listener::until_moved;
+use crate::node::environment::NETNS;
 use crate::reach;
+use crate::transfer::context::Transfers;
 use crate::transfer::frame::{self, Frame};
 use ployz_core::wire::v1::image::{Opening, TRANSFER_VERSION};
 use ployz_netns::namespace;
@@ -16,15 +18,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 /// Listens, for ever.
-pub async fn run(mesh: Arc<Mesh>) {
+pub async fn run(mesh: Arc<Network>, transfers: Arc<Transfers>) {
     let port = mesh.shared.around.config.zfs_transfer_port;
     loop {
         if let Some(id) = mesh.usable_netns() {
             let at = SocketAddrV6::new(mesh.network().machine.overlay_ip, port, 0, 0);
-            match reach::listen(&namespace::path(desired::NETNS), at) {
+            match reach::listen(&namespace::path(NETNS), at) {
                 // Cancel-safe: connections that nobody has taken over are closed, and made again by the other end.
                 Ok(listener) => tokio::select! {
-                    () = serve(&mesh, &listener) => {}
+                    () = serve(&mesh, &transfers, &listener) => {}
                     () = until_moved(&mesh, id) => {}
                 },
                 Err(error) => tracing::debug!("cannot listen on {at}: {error}"),
@@ -34,7 +36,7 @@ pub async fn run(mesh: Arc<Mesh>) {
     }
 }
 
-async fn serve(mesh: &Arc<Mesh>, listener: &TcpListener) {
+async fn serve(mesh: &Arc<Network>, transfers: &Arc<Transfers>, listener: &TcpListener) {
     let mut opening = JoinSet::new();
     loop {
         // Cancel-safe: a connection is either taken or still in the listener's queue.
@@ -50,22 +52,27 @@ async fn serve(mesh: &Arc<Mesh>, listener: &TcpListener) {
                 continue;
             }
         };
-        let Ok(permit) = mesh.transfers.opening.clone().try_acquire_owned() else {
-            mesh.transfers.refuse();
+        let Ok(permit) = transfers.opening.clone().try_acquire_owned() else {
+            transfers.refuse();
             continue;
         };
-        let mesh = mesh.clone();
+        let (mesh, transfers) = (mesh.clone(), transfers.clone());
         opening.spawn(async move {
             let _permit = permit;
-            if let Err(why) = open(&mesh, stream, from).await {
-                mesh.transfers.refuse();
+            if let Err(why) = open(&mesh, &transfers, stream, from).await {
+                transfers.refuse();
                 tracing::info!("a transfer connection from {} is closed: {why}", from.ip());
             }
         });
     }
 }
 
-async fn open(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) -> Result<(), String> {
+async fn open(
+    mesh: &Network,
+    transfers: &Transfers,
+    mut stream: TcpStream,
+    from: SocketAddr,
+) -> Result<(), String> {
     let IpAddr::V6(address) = from.ip() else { return Err("it is not from the overlay".into()) };
     let machines = mesh.peers.borrow().machines.clone();
     let member = machines.into_iter().find(|machine| machine.overlay_ip == address);
@@ -80,7 +87,7 @@ async fn open(mesh: &Mesh, mut stream: TcpStream, from: SocketAddr) -> Result<()
     if shown.version != TRANSFER_VERSION {
         return Err(format!("unsupported version {}", shown.version));
     }
-    let wait = mesh.transfers.tickets.take(&shown.ticket, &member, Instant::now());
+    let wait = transfers.tickets.take(&shown.ticket, &member, Instant::now());
     let wait = wait.ok_or_else(|| format!("{member} sent an invalid ticket"))?;
     wait.send(stream).map_err(|_| "the request for it has ended".to_owned())
 }

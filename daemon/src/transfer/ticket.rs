@@ -1,7 +1,6 @@
 //! Tickets: who shows one gets, once, what it was made for. They live in memory only; a daemon that was restarted honours
 //! none.
 
-use crate::random;
 use ployz_core::id::MachineId;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -37,7 +36,7 @@ struct Open {
 impl Tickets {
     /// A new one, for this machine.
     pub fn issue(&self, machine: &MachineId) -> Ticket {
-        let text = random::bytes::<32>().iter().fold(String::new(), |mut text, byte| {
+        let text = ployz_host::random::bytes::<32>().iter().fold(String::new(), |mut text, byte| {
             let _ = write!(text, "{byte:02x}");
             text
         });

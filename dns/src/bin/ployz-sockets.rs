@@ -9,7 +9,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    ployz_routing::journal::init("info");
+    ployz_host::journal::init("info");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.context("cannot start the runtime").and_then(|runtime| runtime.block_on(run())) {
         Ok(()) => ExitCode::SUCCESS,

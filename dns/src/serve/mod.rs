@@ -12,7 +12,7 @@ use crate::forward::{Entry, Forwarder};
 use crate::metrics::{Metrics, Origin};
 use crate::wire;
 use crate::zone::Zone;
-use ployz_routing::Snapshot;
+use ployz_nats::events::Snapshot;
 use share::{Piece, Shares};
 use std::net::SocketAddr;
 use std::sync::Arc;

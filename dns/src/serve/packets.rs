@@ -9,7 +9,7 @@ use crate::forward::Entry;
 use crate::metrics::Origin;
 use crate::wire;
 use crate::zone::Zone;
-use ployz_routing::Snapshot;
+use ployz_nats::events::Snapshot;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;

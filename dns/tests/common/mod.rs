@@ -13,7 +13,7 @@ use ployz_dns::forward::{Address, Forwarder};
 use ployz_dns::realm::Realm;
 use ployz_dns::serve::{self, Server};
 use ployz_dns::zone::Zone;
-use ployz_routing::{Snapshot, View};
+use ployz_nats::events::{Snapshot, View};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;

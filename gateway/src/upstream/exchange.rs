@@ -27,6 +27,8 @@ use tokio::net::TcpStream;
 pub(crate) struct Asked<'a> {
     /// The head, as it is sent.
     pub head: &'a RequestHeader,
+    /// The target in place of the head's: as the client spelled it.
+    pub target: Option<Bytes>,
     /// How its body is sent.
     pub length: Length,
     /// How long the backend may be silent.
@@ -94,7 +96,7 @@ impl<'a> Exchange<'a> {
         let events = patience::asks_events(&asked.head.headers);
         Self {
             method: asked.head.method.clone(),
-            sending: Sending::new(asked.head, asked.length),
+            sending: Sending::new(asked.head, asked.target.as_deref(), asked.length),
             patience: Patience::new(asked.silence, events),
             session,
             ctx,

@@ -72,11 +72,11 @@ fn name_host(head: &mut RequestHeader) -> Result<()> {
     head.insert_header(HOST, host)
 }
 
-/// The bytes of a request's head.
-pub(crate) fn write(head: &RequestHeader, to: &mut BytesMut) {
+/// The bytes of a request's head, with `target` in place of its own where there is one.
+pub(crate) fn write(head: &RequestHeader, target: Option<&[u8]>, to: &mut BytesMut) {
     to.extend_from_slice(head.method.as_str().as_bytes());
     to.extend_from_slice(b" ");
-    to.extend_from_slice(head.raw_path());
+    to.extend_from_slice(target.unwrap_or(head.raw_path()));
     to.extend_from_slice(b" HTTP/1.1\r\n");
     head.header_to_h1_wire(to);
     to.extend_from_slice(b"\r\n");

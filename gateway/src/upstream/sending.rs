@@ -26,10 +26,10 @@ enum Framing {
 }
 
 impl Sending {
-    /// A request whose head is to be sent.
-    pub fn new(request: &RequestHeader, length: Length) -> Self {
+    /// A request whose head is to be sent, with `target` in place of its own where there is one.
+    pub fn new(request: &RequestHeader, target: Option<&[u8]>, length: Length) -> Self {
         let mut out = BytesMut::with_capacity(1_024);
-        head::write(request, &mut out);
+        head::write(request, target, &mut out);
         let framing = match length {
             Length::Known(length) => Framing::Left(length),
             Length::Chunked => Framing::Chunked,
@@ -112,7 +112,7 @@ mod tests {
     }
 
     fn sent(length: Length, pieces: &[&[u8]]) -> Result<String> {
-        let mut sending = Sending::new(&request(), length);
+        let mut sending = Sending::new(&request(), None, length);
         for piece in pieces {
             sending.body(piece)?;
         }
@@ -132,7 +132,7 @@ mod tests {
     fn a_body_that_is_not_as_long_as_its_length_is_never_completed() {
         assert!(sent(Length::Known(3), &[b"ab"]).is_err());
         assert!(sent(Length::Known(1), &[b"ab"]).is_err());
-        let mut sending = Sending::new(&request(), Length::Known(0));
+        let mut sending = Sending::new(&request(), None, Length::Known(0));
         sending.end().unwrap();
         assert!(sending.body(b"a").is_err());
         assert!(!sending.is_complete());
@@ -143,7 +143,7 @@ mod tests {
     proptest! {
         #[test]
         fn chunks_are_what_a_strict_reader_takes(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..9)) {
-            let mut sending = Sending::new(&request(), Length::Chunked);
+            let mut sending = Sending::new(&request(), None, Length::Chunked);
             let head = sending.pending().len();
             for piece in &pieces {
                 sending.body(piece).unwrap();

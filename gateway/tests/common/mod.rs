@@ -16,7 +16,7 @@ use ployz_core::routing::{Freshness, HttpRoute, InstanceRoute, ServiceRef, Servi
 use ployz_gateway::listen::{Kind, Socket, open};
 use ployz_gateway::tls::Certificates;
 use ployz_gateway::{Gateway, Limits, Settings, Table};
-use ployz_routing::{Snapshot, Stats, View};
+use ployz_nats::events::{Snapshot, Stats, View};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::{self, Write};

@@ -1,16 +1,15 @@
 //! `wg0`, whoever runs it: read whole, changed by the least that makes it right.
 
 pub mod batch;
-pub mod change;
 mod kernel;
 mod uapi;
 
-pub use change::{DeviceChange, PeerChange};
 pub use kernel::supported;
+pub use ployz_core::adopt::device::{DeviceChange, PeerChange};
 pub use uapi::socket_path;
 
 use crate::error::{Context, Error, Result};
-use crate::link::{is_ours_to_judge, settle};
+use crate::link::is_ours_to_judge;
 use crate::namespace;
 use crate::netlink::Rtnl;
 use crate::sysctl;
@@ -37,7 +36,7 @@ pub async fn inspect(name: &str, netns: &Path) -> Seen<WireguardLive> {
         Ok(None) => Seen::Absent,
         Ok(Some(Found::Device(live))) => Seen::Present(live),
         Ok(Some(Found::Other(kind))) => Seen::Foreign(format!("link {name} is of kind {kind}")),
-        Err(error) => Seen::Unknown(crate::chain(&error)),
+        Err(error) => Seen::Unknown(ployz_core::text::chain(&error)),
     }
 }
 
@@ -63,24 +62,6 @@ pub async fn create(spec: &WireguardSpec, netns: &Path) -> Result<()> {
             detail: "the new WireGuard device is not in its namespace".into(),
         }),
     }
-}
-
-/// Makes the device what the spec says, by the least change.
-pub async fn converge(spec: &WireguardSpec, live: &WireguardLive, netns: &Path) -> Result<()> {
-    let inside = Rtnl::inside(netns)?;
-    if live.alias.as_deref() != Some(&spec.alias()) {
-        // The mark comes first: a device that is configured and unmarked would be nobody's.
-        inside.set_alias(live.index, &spec.alias()).await?;
-    }
-    let change = DeviceChange::between(spec, live);
-    if !change.is_empty() {
-        configure(spec.backend, &spec.name, netns, &change).await?;
-    }
-    if !live.ipv6 {
-        // It has no addresses of IPv6 before that, and takes none.
-        sysctl::switch_ipv6_on(netns, &spec.name)?;
-    }
-    settle(&inside, &spec.name, &spec.alias(), spec.mtu, &spec.addresses).await
 }
 
 /// Sends one change.

@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ployz_core::id::{DeployId, MachineId};
 use ployz_core::routing::{HttpRoute, InstanceRoute, Key, ServicePort, ServiceRef, ServiceRoute, Value};
-use ployz_routing::Publisher;
+use ployz_nats::events::Publisher;
 
 use super::Store;
 

@@ -10,7 +10,7 @@ use ployz_core::id::{InstanceId, MachineId};
 use ployz_core::routing::{Key, ServiceRef, Value};
 use ployz_core::wire::v1::deploy::Decision;
 use ployz_core::wire::v1::subject;
-use ployz_routing::Publisher;
+use ployz_nats::events::Publisher;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 

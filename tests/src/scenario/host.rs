@@ -132,7 +132,7 @@ fn step(part: HostPart, node: &Node) -> Step {
         ),
         HostPart::Links => mended("ip link set ployz-veth down", "ployz-veth.up: false -> true", "true"),
         HostPart::Routes => {
-            mended("ip route flush proto 76; ip -6 route flush proto 76", "routes: +Host:", "true")
+            mended("ip route flush proto 76; ip -6 route flush proto 76", "routes: +host:", "true")
         }
         HostPart::Rules => {
             mended("ip rule del pref 75; ip -6 rule del pref 76", "rules: +75: to 10.101.0.0/16", "true")

@@ -272,6 +272,9 @@ pub struct MeshStatus {
     pub cluster_cidr: String,
     /// The other members.
     pub peers: Vec<PeerStatus>,
+    /// The operation of a reconciliation that has been under way for more than a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running: Option<RunningOperation>,
 }
 
 /// One peer as this machine sees it.
@@ -438,8 +441,22 @@ pub struct ExplainRun {
     pub took_ms: u64,
     /// The lines, as in the journal.
     pub lines: Vec<String>,
+    /// The operations that were planned, in order, one line each; empty when nothing was written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<String>,
     /// The same, typed.
     pub components: Vec<ComponentStatus>,
+}
+
+/// What a reconciliation is doing now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningOperation {
+    /// For which component.
+    pub component: Component,
+    /// The operation, as in `explain`.
+    pub operation: String,
+    /// Since when, Unix seconds.
+    pub since: u64,
 }
 
 /// An invite as listed.
@@ -468,6 +485,13 @@ impl Envelope {
     pub fn error(code: ErrorCode, message: impl Into<String>, causes: Vec<String>) -> Self {
         let hint = Some(code.hint().to_owned());
         Self { ok: false, code: code.as_str().into(), message: message.into(), causes, hint, payload: None }
+    }
+}
+
+impl RunningOperation {
+    /// Whether an operator is told of it at `now` (Unix seconds): one of a moment ago will be over before it is read.
+    pub fn is_slow(&self, now: u64) -> bool {
+        now.saturating_sub(self.since) > 1
     }
 }
 

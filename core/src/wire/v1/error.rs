@@ -5,6 +5,7 @@
 
 use crate::wire::v1::api::Request;
 use std::fmt;
+use std::str::FromStr;
 
 macro_rules! error_codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal, $hint:literal;)*) => {
@@ -18,6 +19,12 @@ macro_rules! error_codes {
             pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $text,)* } }
             /// What to do when there is nothing more specific to say.
             pub fn hint(self) -> &'static str { match self { $(Self::$variant => $hint,)* } }
+        }
+        impl FromStr for ErrorCode {
+            type Err = UnknownCode;
+            fn from_str(text: &str) -> Result<Self, UnknownCode> {
+                match text { $($text => Ok(Self::$variant),)* _ => Err(UnknownCode(text.to_owned())) }
+            }
         }
     };
 }
@@ -155,6 +162,11 @@ error_codes! {
     IoError = "IO_ERROR", "`journalctl -u ployzd` has the details";
 }
 
+/// The text of no code that this version knows: the other side is of a newer one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is no error code of this version")]
+pub struct UnknownCode(pub String);
+
 /// What the one who reads a hint has asked for, where that changes what can be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
@@ -243,6 +255,15 @@ impl fmt::Display for ErrorCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_code_is_read_back_and_another_is_refused() {
+        for code in ErrorCode::ALL {
+            assert_eq!(code.as_str().parse(), Ok(*code));
+        }
+        let unknown: Result<ErrorCode, UnknownCode> = "OF_A_NEWER_VERSION".parse();
+        assert_eq!(unknown, Err(UnknownCode("OF_A_NEWER_VERSION".into())));
+    }
 
     #[test]
     fn a_machine_that_joins_is_not_sent_to_what_only_members_can_do() {

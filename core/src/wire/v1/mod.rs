@@ -9,6 +9,7 @@ pub mod error;
 pub mod image;
 pub mod join;
 pub mod manifest;
+pub mod peer;
 pub mod pull;
 pub mod record;
 pub mod subject;

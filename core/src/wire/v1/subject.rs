@@ -26,6 +26,9 @@ pub fn name_lock(machine: &MachineId) -> String {
 /// JetStream domain of the store: without one a leaf's clients do not reach the founder's JetStream (nats-server 2.15.1).
 pub const DOMAIN: &str = "hub";
 
+/// Port of the store's server for clients, on every machine's overlay address.
+pub const CLIENT_PORT: u16 = 4222;
+
 /// Stream of routing events: the last one of every key is kept.
 pub const ROUTING_EVENTS: &str = "routing_events";
 

@@ -18,8 +18,8 @@ pub use image::DOCKER_HUB;
 pub use probe::{HttpCheck, Method, Scheme, Statuses};
 pub use read::{BadManifest, MAX_BYTES, Problem};
 pub use value::{
-    Bytes, Cpus, EnvName, FileMode, FileOwner, HeaderName, HostHeader, HostPattern, ImageDigest, ImageRef,
-    InvalidValue, MountPath, PathPrefix, PortName, Span, VolumeName,
+    Bytes, CheckPath, Cpus, EnvName, FileMode, FileOwner, HeaderName, HostHeader, HostPattern, ImageDigest,
+    ImageRef, InvalidValue, MountPath, PathPrefix, PortName, Span, VolumeName,
 };
 
 use crate::adopt::identity::Identity;

@@ -5,7 +5,7 @@
 use crate::wire::v1::manifest::read::{BadManifest, Item, Table};
 use crate::wire::v1::manifest::tree::Tree;
 use crate::wire::v1::manifest::value::{HeaderName, HostHeader};
-use crate::wire::v1::manifest::{InvalidValue, PathPrefix, words};
+use crate::wire::v1::manifest::{CheckPath, InvalidValue, words};
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,8 +15,8 @@ use std::fmt;
 pub struct HttpCheck {
     /// Port in the container.
     pub port: u16,
-    /// Path.
-    pub path: PathPrefix,
+    /// Path, and a query or none.
+    pub path: CheckPath,
     /// How it is asked.
     #[serde(skip_serializing_if = "Method::is_get")]
     pub method: Method,
@@ -59,7 +59,7 @@ pub struct Statuses(Vec<(u16, u16)>);
 
 impl HttpCheck {
     /// `GET` of a path over plain HTTP, 200 to 399 being yes.
-    pub fn plain(port: u16, path: PathPrefix) -> Self {
+    pub fn plain(port: u16, path: CheckPath) -> Self {
         Self {
             port,
             path,

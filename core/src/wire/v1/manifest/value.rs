@@ -74,6 +74,13 @@ text_value!(
     path_prefix
 );
 text_value!(
+    /// What a readiness check asks for: a path, and a query or none (RFC 3986 section 3.4).
+    CheckPath,
+    "a path, with a query if need be: it begins with / and has no fragment, no empty or dot segment and nothing that must \
+     be escaped",
+    check_path
+);
+text_value!(
     /// Name of an environment variable.
     EnvName,
     "a variable's name: [A-Za-z0-9_.-], not starting with a digit",
@@ -372,8 +379,7 @@ fn is_host_label(label: &str) -> bool {
 }
 
 fn path_prefix(text: &str) -> Option<String> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&b);
-    if text.len() > 1024 || !text.bytes().all(plain) {
+    if text.len() > 1024 || !text.bytes().all(is_path_byte) {
         return None;
     }
     let rest = text.strip_prefix('/')?;
@@ -383,6 +389,20 @@ fn path_prefix(text: &str) -> Option<String> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let segments = rest.split('/').all(|segment| !matches!(segment, "" | "." | ".."));
     segments.then(|| format!("/{rest}"))
+}
+
+/// No byte that ends a request's line or adds one to it is among those taken.
+fn check_path(text: &str) -> Option<String> {
+    if text.len() > 1024 {
+        return None;
+    }
+    let Some((path, query)) = text.split_once('?') else { return path_prefix(text) };
+    let all = query.bytes().all(|b| is_path_byte(b) || b == b'?');
+    all.then(|| path_prefix(path)).flatten().map(|path| format!("{path}?{query}"))
+}
+
+fn is_path_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@%".contains(&b)
 }
 
 fn is_env_name(text: &str) -> bool {

@@ -1,0 +1,137 @@
+//! Follows where deploys stand: takes in how committed services are asked whether they are ready, settles what this
+//! machine owes, and goes on with deploys of this machine that were cut off.
+
+use crate::deploy::agent::pending;
+use crate::deploy::context::Deploys;
+use crate::deploy::coordinator::requests;
+use futures_util::StreamExt;
+use ployz_core::id::Namespace;
+use ployz_core::wire::v1::deploy::{DeployCommit, DeployStatus};
+use ployz_nats::bucket::Change;
+use ployz_nats::deploys::Records;
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// Follows for as long as the network runs here.
+pub async fn run(deploys: Arc<Deploys>) {
+    let mut stores = deploys.network.store.subscribe();
+    loop {
+        let store = stores.borrow_and_update().clone();
+        if let Some(store) = store {
+            // Cancel-safe: a new session reads everything again.
+            tokio::select! {
+                changed = stores.changed() => if changed.is_err() { return } else { continue },
+                ended = follow(&deploys, &store) => if let Err(error) = ended {
+                    tracing::debug!("cannot follow deploys: {error}");
+                },
+            }
+            tokio::time::sleep(AGAIN).await;
+        } else if stores.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn follow(
+    deploys: &Arc<Deploys>,
+    store: &ployz_nats::store::Store,
+) -> Result<(), ployz_nats::bucket::StoreError> {
+    let records = Records::open(store).await?;
+    let mut changes = pin!(records.watch().await?);
+    let mut known: BTreeMap<String, DeployStatus> = BTreeMap::new();
+    let mut look = tokio::time::interval(LOOK);
+    let mut paying = None;
+    loop {
+        // Cancel-safe: streams, intervals and notifications lose nothing when another arm wins.
+        tokio::select! {
+            change = changes.next() => match change {
+                None => return Ok(()),
+                Some(Change::Put(key, status)) => {
+                    if let Err(error) = take_in(deploys, &records, &status).await {
+                        tracing::warn!("cannot read the commit of {key}: {error}");
+                    }
+                    known.insert(key, status);
+                    pay(deploys, &known, &mut paying);
+                }
+                Some(Change::Gone(key)) => drop(known.remove(&key)),
+                Some(Change::Caught) => mend(deploys, &known),
+                Some(Change::Unreadable(_) | Change::Hiccup(_)) => {}
+            },
+            _ = look.tick() => {
+                mend(deploys, &known);
+                pay(deploys, &known, &mut paying);
+            }
+            () = deploys.local.unfinished.notified() => look.reset(),
+        }
+    }
+}
+
+/// What was committed is how instances are asked from now on: readiness may change without a new container.
+async fn take_in(
+    deploys: &Deploys,
+    records: &Records,
+    status: &DeployStatus,
+) -> Result<(), ployz_nats::bucket::StoreError> {
+    // What is not known cannot be changed; the log says so elsewhere.
+    let known = deploys.local.read().unwrap_or_default();
+    if !known.instances.iter().any(|kept| kept.owner.namespace == status.namespace) {
+        return Ok(());
+    }
+    let Some(commit) = records.committed(status).await? else { return Ok(()) };
+    let changed = deploys.local.change(|file| {
+        file.instances.iter_mut().filter(|kept| kept.owner.namespace == commit.namespace).for_each(|kept| {
+            if let Some(service) = committed(&commit, &kept.owner) {
+                kept.service = service.clone();
+            }
+        });
+    });
+    if let Err(error) = changed {
+        tracing::warn!("cannot write the committed services to disk: {}", ployz_core::text::chain(&error));
+    }
+    Ok(())
+}
+
+fn committed<'a>(
+    commit: &'a DeployCommit,
+    owner: &ployz_core::spec::container::ContainerOwner,
+) -> Option<&'a ployz_core::wire::v1::manifest::Service> {
+    let committed = commit.services.get(&owner.service)?;
+    let current = committed.slots.get(&owner.slot).is_some_and(|placed| placed.instance == owner.instance);
+    (current && committed.revision == owner.revision).then_some(&committed.service)
+}
+
+/// Settles what this machine owes, beside everything else; a look that comes meanwhile leaves it to the next.
+fn pay(deploys: &Arc<Deploys>, known: &BTreeMap<String, DeployStatus>, paying: &mut Option<JoinHandle<()>>) {
+    let owing: Vec<DeployStatus> =
+        known.values().filter(|status| !status.debts.is_empty()).cloned().collect();
+    if !owing.is_empty() && paying.as_ref().is_none_or(JoinHandle::is_finished) {
+        *paying = Some(tokio::spawn(pending::pay(deploys.clone(), owing)));
+    }
+}
+
+/// Goes on with what this machine began and nobody brought to its end.
+fn mend(deploys: &Arc<Deploys>, known: &BTreeMap<String, DeployStatus>) {
+    let own = deploys.network.network().machine.id;
+    let cut_off = known.values().filter(|status| !status.phase.is_final() && status.coordinator == own);
+    for status in cut_off {
+        tokio::spawn(mend_one(deploys.clone(), status.namespace.clone()));
+    }
+}
+
+async fn mend_one(deploys: Arc<Deploys>, namespace: Namespace) {
+    let cancel = deploys.network.cancel.clone();
+    // Cancel-safe: as if the daemon had been killed there.
+    let done = tokio::select! {
+        () = cancel.cancelled() => return,
+        done = requests::mend(&deploys, &namespace, &|line| tracing::info!("{line}")) => done,
+    };
+    if let Err(failure) = done {
+        tracing::warn!("namespace {namespace}: {failure}: {}", failure.causes.join("; "));
+    }
+}
+
+const AGAIN: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(10);

@@ -1,0 +1,166 @@
+//! `mesh destroy`: on every machine or on none, and this machine's own part of it.
+
+use crate::deploy::context::Deploys;
+use crate::failure::{Failure, Result, io_code};
+use crate::lifecycle::Daemon;
+use crate::network::context::Network;
+use crate::progress::Say;
+use crate::state::Stored;
+use ployz_core::id::NetworkName;
+use ployz_core::wire::v1::api::ErrorCode;
+use ployz_core::wire::v1::peer::PeerCommand;
+use ployz_core::wire::v1::record::MachineMembership;
+use ployz_nats::rpc;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Daemon {
+    /// `mesh destroy`.
+    pub async fn destroy(&self, name: &NetworkName, local: bool, say: Say<'_>) -> Result<()> {
+        let _alone = self.exclusive.lock().await;
+        let (network, _) = self.load(name)?;
+        let mesh = self.current().filter(|mesh| mesh.network().name == *name);
+        if let (Some(mesh), false) = (&mesh, local) {
+            self.no_workloads(mesh).await?;
+            destroy_peers(mesh, say).await?;
+        } else if !local
+            // The peers of one that is being destroyed already were told, or need not be.
+            && network.lifecycle != Stored::Leaving
+            && self.shared.disk.peers(name)?.machines.iter().any(|m| m.id != network.machine.id)
+        {
+            let message = format!(
+                "network {name} has other members and is not running here, so they cannot be notified"
+            );
+            return Err(Failure::new(ErrorCode::MeshDestroyPeersUnreachable, message));
+        }
+        if let (Some(_), true, Ok(rooms)) = (&mesh, local, self.rooms()) {
+            withdraw(&rooms.deploys).await;
+        }
+        say("removing this machine's part");
+        self.remove_local(name, mesh).await
+    }
+
+    /// A peer destroyed the network.
+    pub async fn leave(&self, mesh: Arc<Network>) {
+        // The answer to the peer must be out before the tunnel is gone.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let _alone = self.exclusive.lock().await;
+        if !self.is_current(&mesh) {
+            return;
+        }
+        let name = mesh.network().name;
+        match self.remove_local(&name, Some(mesh)).await {
+            Ok(()) => tracing::warn!(network = %name, "the network was destroyed"),
+            Err(failure) => tracing::error!("{failure}: {}", failure.causes.join(": ")),
+        }
+    }
+
+    /// Removes a network from this machine. The record says so first and goes last, so that what is cut short is
+    /// finished by the next start, and what failed can be repeated.
+    pub(super) async fn remove_local(&self, name: &NetworkName, mesh: Option<Arc<Network>>) -> Result<()> {
+        match &mesh {
+            Some(mesh) => {
+                match mesh.change_network(|network| network.lifecycle = Stored::Leaving) {
+                    // To destroy makes room, and the peers may have been told already.
+                    Err(error) if io_code(&error) == ErrorCode::DiskFull => {
+                        tracing::warn!(
+                            "cannot record the destroy, continuing: {}",
+                            ployz_core::text::chain(&error)
+                        );
+                    }
+                    other => drop(other?),
+                }
+                let left = self.take_down(mesh).await;
+                if !left.is_empty() {
+                    let message = "some components could not be taken down";
+                    return Err(Failure::new(ErrorCode::NetworkDestroyFailed, message).with(left));
+                }
+                self.shared.disk.set_active(None)?;
+            }
+            None if self.shared.disk.active()?.as_ref() == Some(name) => {
+                let (network, keys) = self.load(name)?;
+                self.finish_stop(&network, &keys).await.map_err(destroy_failed)?;
+            }
+            None => {}
+        }
+        if self.held_reason().is_some_and(|(held, _)| held == *name) {
+            self.no_longer_held();
+        }
+        Ok(self.shared.disk.remove_network(name)?)
+    }
+}
+
+fn destroy_failed(failure: Failure) -> Failure {
+    match failure.code {
+        ErrorCode::NetworkStopFailed => Failure { code: ErrorCode::NetworkDestroyFailed, ..failure },
+        _ => failure,
+    }
+}
+
+/// All peers prepare, then all execute: the founder last, because everybody's commands go through it.
+async fn destroy_peers(mesh: &Arc<Network>, say: Say<'_>) -> Result<()> {
+    let network = mesh.network();
+    let mut peers: Vec<MachineMembership> =
+        mesh.peers.borrow().machines.iter().filter(|peer| peer.id != network.machine.id).cloned().collect();
+    if peers.is_empty() {
+        return Ok(());
+    }
+    peers.sort_by_key(|peer| peer.id == network.founder.id);
+    let away = || {
+        Failure::new(
+            ErrorCode::StoreUnavailable,
+            "the store is not connected, so the peers cannot be notified",
+        )
+    };
+    let store = mesh.store.borrow().clone().ok_or_else(away)?;
+    say("asking every peer");
+    let command = PeerCommand::PrepareDestroy { network: network.id.clone() };
+    let asked =
+        peers.iter().map(|peer| async { (peer.id.clone(), rpc::ask(&store, &peer.id, &command).await) });
+    let refused: Vec<String> = futures_util::future::join_all(asked)
+        .await
+        .into_iter()
+        .filter_map(|(id, answer)| match answer {
+            Ok(answer) if answer.ok => None,
+            Ok(answer) => Some(format!("{id}: {}", answer.message)),
+            Err(error) => Some(format!("{id}: {error}")),
+        })
+        .collect();
+    if !refused.is_empty() {
+        let message = "some peers cannot take part; nothing was changed";
+        return Err(Failure::new(ErrorCode::MeshDestroyPeersUnreachable, message).with(refused));
+    }
+    say("destroying on every peer");
+    let command = PeerCommand::ExecuteDestroy { network: network.id.clone() };
+    let mut failed = Vec::new();
+    for peer in &peers {
+        match rpc::ask(&store, &peer.id, &command).await {
+            Ok(answer) if answer.ok => {}
+            Ok(answer) => failed.push(format!("{}: {}", peer.id, answer.message)),
+            Err(error) => failed.push(format!("{}: {error}", peer.id)),
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(ErrorCode::MeshDestroyPeerExecuteFailed, "some peers did not confirm").with(failed))
+}
+
+/// Takes this machine out of everybody's routes when the rest of the network goes on; best effort, because it is left
+/// even when nobody can be told.
+async fn withdraw(deploys: &Deploys) {
+    let mesh = &deploys.network;
+    let (store, network) = (mesh.store.borrow().clone(), mesh.network());
+    let Some(store) = store else { return };
+    let work = async {
+        crate::deploy::agent::publish::withdraw(deploys, &store).await?;
+        crate::network::routes::withdraw(&store, &network).await
+    };
+    match tokio::time::timeout(WITHDRAW, work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("its route stays: {}", ployz_core::text::chain(&error)),
+        Err(_) => tracing::warn!("its route stays: no answer within {}s", WITHDRAW.as_secs()),
+    }
+}
+
+const WITHDRAW: Duration = Duration::from_secs(2);

@@ -1,0 +1,53 @@
+//! What this machine answers when another asks about the network itself.
+
+use crate::network::context::Network;
+use ployz_core::wire::v1::peer::{PeerAnswer, PeerCommand};
+use ployz_nats::rpc::Request;
+use std::sync::Arc;
+
+/// Answers a command. `run` names this run of ployzd in the network.
+pub fn take(mesh: &Arc<Network>, run: &str, request: Request) {
+    let (mesh, run) = (mesh.clone(), run.to_owned());
+    tokio::spawn(async move {
+        let answer = match serde_json::from_slice(&request.payload) {
+            Ok(command) => handle(&mesh, command, &run).await,
+            Err(error) => PeerAnswer::no(format!("unknown command: {error}")),
+        };
+        request.reply.send(&answer).await;
+    });
+}
+
+async fn handle(mesh: &Arc<Network>, command: PeerCommand, run: &str) -> PeerAnswer {
+    let own = mesh.network().id;
+    match command {
+        PeerCommand::Ping => PeerAnswer { run: Some(run.to_owned()), ..PeerAnswer::yes() },
+        PeerCommand::PrepareDestroy { network } | PeerCommand::ExecuteDestroy { network }
+            if network != own =>
+        {
+            PeerAnswer::no("NETWORK_MISMATCH: this machine is in another network")
+        }
+        PeerCommand::PrepareDestroy { .. } => no_workloads(mesh).await.err().unwrap_or(PeerAnswer::yes()),
+        PeerCommand::ExecuteDestroy { .. } => {
+            if let Err(refusal) = no_workloads(mesh).await {
+                return refusal;
+            }
+            // On disk before the answer: a daemon that dies now finishes it at its next start.
+            match mesh.change_network(|network| network.lifecycle = crate::state::Stored::Leaving) {
+                Err(error) => PeerAnswer::no(ployz_core::text::chain(&error)),
+                Ok(_) => {
+                    tracing::warn!("destroying the network at a peer's request");
+                    mesh.leave.notify_one();
+                    PeerAnswer::yes()
+                }
+            }
+        }
+    }
+}
+
+async fn no_workloads(mesh: &Network) -> Result<(), PeerAnswer> {
+    match super::workloads(mesh).await {
+        Some(0) => Ok(()),
+        Some(n) => Err(PeerAnswer::no(format!("WORKLOADS_RUNNING: {n} workloads depend on the overlay"))),
+        None => Err(PeerAnswer::no("WORKLOADS_RUNNING: its workloads cannot be counted")),
+    }
+}

@@ -1,0 +1,51 @@
+//! Drift is noticed when it happens: link, address, route and nftables changes ask for a reconciliation.
+
+use crate::network::context::Network;
+use crate::network::listener::until_moved;
+use ployz_core::adopt::Trigger;
+use ployz_netns::watch::Events;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Listens to both namespaces, for ever.
+pub async fn run(mesh: Arc<Network>) {
+    loop {
+        let id = mesh.netns_id();
+        match (id, ployz_netns::watch::open(crate::node::environment::NETNS)) {
+            (Some(id), Ok(mut events)) => {
+                // What happened before the subscription is for one look.
+                mesh.nudge(Trigger::Subscribed);
+                // Cancel-safe: a change that is not passed on is found by the look that follows the next subscription.
+                tokio::select! {
+                    () = listen(&mesh, &mut events) => {}
+                    () = until_moved(&mesh, id) => {}
+                }
+            }
+            (_, Err(error)) => tracing::debug!("cannot watch: {}", ployz_core::text::chain(&error)),
+            (None, _) => {}
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Passes changes on until a socket breaks.
+async fn listen(mesh: &Network, events: &mut Events) {
+    while let Some(event) = events.next().await {
+        mesh.nudge(Trigger::KernelEvent(event));
+        // What our own repair causes comes in now, and perhaps somebody else's next change with it: look once more,
+        // and ever less often while it does not stop.
+        let mut pause = BURST;
+        loop {
+            tokio::time::sleep(pause).await;
+            if !events.drain() {
+                break;
+            }
+            mesh.nudge(Trigger::KernelEvent(event));
+            pause = (pause * 2).min(LONGEST);
+        }
+    }
+}
+
+const BURST: Duration = Duration::from_millis(300);
+const LONGEST: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(500);

@@ -1,0 +1,40 @@
+//! Whether a peer's ployzd answers by itself: over the overlay and without the store.
+
+use crate::node::environment::NETNS;
+use crate::reach;
+use crate::state::PeersFile;
+use ployz_core::mesh::presence::Door;
+use ployz_core::wire::v1::join::PORT;
+use ployz_nats::presence::Knock;
+use ployz_netns::namespace;
+use std::io::ErrorKind;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Looks at these members.
+pub fn knock(peers: watch::Receiver<PeersFile>) -> Knock {
+    Box::new(move |machine| {
+        let known =
+            peers.borrow().machines.iter().find(|peer| peer.id == *machine).map(|peer| peer.overlay_ip);
+        Box::pin(async move {
+            match known {
+                Some(overlay) => connect(overlay).await,
+                None => Door::Silent,
+            }
+        })
+    })
+}
+
+/// A connection to its membership listener, given up as soon as it stands.
+async fn connect(overlay: Ipv6Addr) -> Door {
+    let to = SocketAddr::V6(SocketAddrV6::new(overlay, PORT, 0, 0));
+    let netns = namespace::path(NETNS);
+    match tokio::time::timeout(CONNECT_TIMEOUT, reach::connect(&netns, to)).await {
+        Ok(Ok(_)) => Door::Open,
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => Door::Shut,
+        Ok(Err(_)) | Err(_) => Door::Silent,
+    }
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

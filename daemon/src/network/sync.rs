@@ -1,0 +1,289 @@
+//! Following the store: connect, publish this machine's record, take in everybody else's.
+//!
+//! Whatever goes wrong here is a health value and another try; the data plane keeps what it has.
+
+use crate::network::context::{Health, Network};
+use crate::network::routes;
+use futures_util::{Stream, StreamExt};
+use ployz_core::adopt::Trigger;
+use ployz_core::wire::v1::api::Phase;
+use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, SubnetLock};
+use ployz_host::clock;
+use ployz_nats::bucket::{Change, StoreError, Stored};
+use ployz_nats::rpc::Router;
+use ployz_nats::store::{self, Store};
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Connects and follows, for ever.
+pub async fn run(mesh: Arc<Network>, router: Box<dyn Fn() -> Router + Send + Sync>) {
+    loop {
+        let error = match Box::pin(session(&mesh, &router())).await {
+            Ok(()) => "the connection ended".to_owned(),
+            Err(error) => ployz_core::text::chain(error.as_ref()),
+        };
+        unhealthy(&mesh, error);
+        mesh.store.send_replace(None);
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn session(mesh: &Arc<Network>, router: &Router) -> Result<(), AnyError> {
+    let network = mesh.network();
+    let seed = mesh.keys.nats_seed.expose();
+    let client = store::connect(network.machine.overlay_ip, seed, &network.machine.id).await?;
+    let store = Store::open(client, &network.id, network.is_founder()).await?.knowing(mesh.presence.clone());
+    if network.is_founder() {
+        ployz_nats::events::ensure_stream(store.client(), &network.id).await?;
+        ployz_nats::deploys::ensure(store.client(), &network.id).await?;
+        ployz_nats::certificates::ensure(store.client()).await?;
+        found(&store, mesh).await?;
+        publish_drafts(&store, mesh).await?;
+    }
+    publish(&store, mesh).await?;
+    if let Err(error) = routes::publish(&store, &network).await {
+        // Its name is not answered until the next session; everything else works.
+        tracing::warn!("this machine's route is not published: {}", ployz_core::text::chain(&error));
+    }
+    let commands = Router::subscribe(&store, &network.machine.id).await?;
+    mesh.store.send_replace(Some(store.clone()));
+    // Both end with this future; neither keeps a network that was left.
+    tokio::select! {
+        result = follow(mesh, &store) => result,
+        () = router.run(commands) => Err("the subscription for commands ended".into()),
+    }
+}
+
+/// The founder's own place: its node subnet and its record, made once. A store that came back empty is given the members
+/// that are still known, so that nobody's tunnels are taken for removed.
+async fn found(store: &Store, mesh: &Network) -> Result<(), StoreError> {
+    let known = mesh.peers.borrow().machines.clone();
+    for machine in known.iter().filter(|machine| machine.id != mesh.network().machine.id) {
+        if store.restore_machine(machine).await? {
+            tracing::warn!("the store had no record of {}: restored from this machine's copy", machine.id);
+            let lock = SubnetLock { subnet: machine.subnet, owner: machine.public_key, invite: None };
+            match store.lock_subnet(&lock).await {
+                Ok(_) | Err(StoreError::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    let machine = mesh.network().machine;
+    let lock = SubnetLock { subnet: machine.subnet, owner: machine.public_key, invite: None };
+    match store.lock_subnet(&lock).await {
+        Ok(_) | Err(StoreError::Conflict(_)) => {}
+        Err(error) => return Err(error),
+    }
+    match store.create_machine(&machine).await {
+        Ok(_) | Err(StoreError::Conflict(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Brings this machine's record in the store to what it is; writes only what differs.
+pub async fn publish(store: &Store, mesh: &Network) -> Result<(), StoreError> {
+    for _ in 0..CAS_TRIES {
+        let own = mesh.network().machine;
+        let Some(Stored { value, revision }) = store.machine(&own.id).await? else {
+            return Ok(()); // not a member (yet, or any more): `follow` and the join decide
+        };
+        let wanted = MachineMembership {
+            endpoints: own.endpoints.clone(),
+            topology: own.topology.clone(),
+            updated_at: value.updated_at,
+            ..value.clone()
+        };
+        if wanted == value {
+            return Ok(());
+        }
+        match store.update_machine(&MachineMembership { updated_at: clock::now(), ..wanted }, revision).await
+        {
+            Err(StoreError::Conflict(_)) => continue,
+            other => return other.map(|_| ()),
+        }
+    }
+    Err(StoreError::Conflict("this machine's record".into()))
+}
+
+/// Puts the invites into the store that were made while the network did not run. Cut short, it is done again: an invite that is there already was put by the time
+/// before.
+async fn publish_drafts(store: &Store, mesh: &Network) -> Result<(), StoreError> {
+    let drafts = mesh.peers.borrow().drafts.clone();
+    for draft in drafts {
+        if draft.expires_at > clock::now() {
+            match store.create_invite(&draft).await {
+                Ok(_) | Err(StoreError::Conflict(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Err(error) = mesh.learn(|peers| peers.drafts.retain(|other| other.id != draft.id)) {
+            tracing::warn!("{}", ployz_core::text::chain(&error));
+        }
+    }
+    Ok(())
+}
+
+async fn follow(mesh: &Arc<Network>, store: &Store) -> Result<(), AnyError> {
+    let mut machines = pin!(store.watch_machines().await?);
+    let mut invites = pin!(store.watch_invites().await?);
+    let mut seen = Seen::default();
+    let mut check = tokio::time::interval(CHECK);
+    loop {
+        // Cancel-safe: streams and intervals lose nothing when another arm wins.
+        tokio::select! {
+            change = next(&mut machines) => seen.machine(change?, mesh),
+            change = next(&mut invites) => seen.invite(change?, mesh),
+            () = mesh.late_news.notified() => {
+                tracing::debug!("watch is behind, restarting it");
+                machines.set(store.watch_machines().await?);
+                invites.set(store.watch_invites().await?);
+                seen = Seen::default();
+                continue;
+            }
+            _ = check.tick() => {
+                if let Err(error) = store.ping().await {
+                    // The watches may be silent for long after this; a new session reads everything again.
+                    wait_until_back(mesh, store, error).await;
+                    return Ok(());
+                }
+                if mesh.network().is_founder() || seen.caught() {
+                    healthy(mesh);
+                }
+                continue;
+            }
+        }
+        if seen.caught() {
+            let network = mesh.network();
+            let own = network.machine.id.clone();
+            seen.machines.retain(|key, machine| {
+                // Its name is a line of the store's configuration and a peer's: the key it is under is the only one.
+                let fits = machine.id.as_str() == key && machine.fits(network.prefix(), &network.plan);
+                if !fits {
+                    tracing::warn!(
+                        "ignoring the record {key}: it claims a name or addresses that are not its own"
+                    );
+                }
+                fits
+            });
+            let joining = matches!(network.lifecycle, crate::state::Stored::Joining { .. });
+            if !joining && !seen.machines.contains_key(own.as_str()) {
+                // A picture without this machine is not one to take tunnels down by.
+                return Err(
+                    "the store has no record of this machine; keeping the members known before".into()
+                );
+            }
+            mesh.learn(|peers| {
+                peers.machines = seen.machines.values().cloned().collect();
+                let own_open = |invite: &InviteRecord| invite.issuer == own && !invite.is_over(clock::now());
+                let kept = seen
+                    .invites
+                    .iter()
+                    .filter(|(key, invite)| invite.id.as_str() == *key && own_open(invite));
+                peers.invites = kept.map(|(_, invite)| invite.clone()).collect();
+            })?;
+            healthy(mesh);
+        }
+    }
+}
+
+async fn next<T>(stream: &mut (impl Stream<Item = Change<T>> + Unpin)) -> Result<Change<T>, AnyError> {
+    stream.next().await.ok_or_else(|| "the watch ended".into())
+}
+
+async fn wait_until_back(mesh: &Network, store: &Store, first: StoreError) {
+    unhealthy(mesh, first.to_string());
+    while let Err(error) = store.ping().await {
+        unhealthy(mesh, error.to_string());
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn healthy(mesh: &Network) {
+    let fine = Health { healthy: true, since: None, error: None };
+    mesh.sync.send_if_modified(|health| {
+        let changed = *health != fine;
+        if changed {
+            tracing::info!("store: connected");
+            *health = fine;
+        }
+        changed
+    });
+    mesh.phase.send_if_modified(|phase| {
+        let start = *phase == Phase::Bootstrapping;
+        if start {
+            *phase = Phase::Running;
+        }
+        start
+    });
+}
+
+fn unhealthy(mesh: &Network, error: String) {
+    mesh.sync.send_if_modified(|health| {
+        let since =
+            if health.healthy { Some(clock::now()) } else { health.since.or_else(|| Some(clock::now())) };
+        if health.healthy || health.error.as_deref() != Some(&error) {
+            tracing::warn!("store: {error}");
+            mesh.nudge(Trigger::StoreAway);
+        }
+        *health = Health { healthy: false, since, error: Some(error) };
+        true
+    });
+}
+
+#[derive(Default)]
+struct Seen {
+    machines: BTreeMap<String, MachineMembership>,
+    invites: BTreeMap<String, InviteRecord>,
+    caught_machines: bool,
+    caught_invites: bool,
+}
+
+impl Seen {
+    /// Only a complete picture may take somebody away.
+    fn caught(&self) -> bool {
+        self.caught_machines && self.caught_invites
+    }
+
+    fn machine(&mut self, change: Change<MachineMembership>, mesh: &Network) {
+        let before = |key: &str| mesh.peers.borrow().machines.iter().find(|m| m.id.as_str() == key).cloned();
+        take(&mut self.machines, &mut self.caught_machines, change, before);
+    }
+
+    fn invite(&mut self, change: Change<InviteRecord>, mesh: &Network) {
+        let before = |key: &str| mesh.peers.borrow().invites.iter().find(|i| i.id.as_str() == key).cloned();
+        take(&mut self.invites, &mut self.caught_invites, change, before);
+    }
+}
+
+fn take<T>(
+    values: &mut BTreeMap<String, T>,
+    caught: &mut bool,
+    change: Change<T>,
+    before: impl FnOnce(&str) -> Option<T>,
+) {
+    match change {
+        Change::Put(key, value) => {
+            values.insert(key, value);
+        }
+        Change::Gone(key) => {
+            values.remove(&key);
+        }
+        Change::Unreadable(key) => {
+            if !values.contains_key(&key)
+                && let Some(known) = before(&key)
+            {
+                values.insert(key, known);
+            }
+        }
+        Change::Caught => *caught = true,
+        Change::Hiccup(error) => tracing::debug!("watch: {error}"),
+    }
+}
+
+const AGAIN: Duration = Duration::from_millis(500);
+const CHECK: Duration = Duration::from_secs(3);
+const CAS_TRIES: usize = 5;

@@ -1,0 +1,98 @@
+//! Two machines with one key, as probes tell: what is heard, what is told, and what an operator reads of it.
+
+use crate::network::context::Network;
+use ployz_core::id::MachineId;
+use ployz_core::key::PublicKey;
+use ployz_core::mesh::twin::Verdict;
+use ployz_core::spec::link::WG_DEVICE;
+use ployz_core::wire::v1::doctor::Check;
+use ployz_core::wire::v1::record::MachineMembership;
+use ployz_netns::{namespace, wireguard};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::PoisonError;
+
+/// Once a second: what is known is told, and acted on where it is this machine that must stand back.
+pub async fn look(mesh: &Network, peers: &[MachineMembership]) {
+    let now = mesh.millis();
+    let (verdict, contested) = {
+        let twins = mesh.twins.twins();
+        (twins.verdict(mesh.twins.run, now), twins.contested(now))
+    };
+    let mut checks = Vec::new();
+    match verdict {
+        Verdict::Alone => {}
+        Verdict::Contested => checks.push(own()),
+        Verdict::Later => mesh.stand_back.notify_one(),
+    }
+    if contested.is_empty() {
+        mesh.twins.places.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    } else {
+        note_places(mesh, &contested).await;
+        checks.extend(contested.iter().filter_map(|key| {
+            let peer = peers.iter().find(|peer| peer.public_key == *key)?;
+            let places = mesh.twins.places.lock().unwrap_or_else(PoisonError::into_inner);
+            Some(of_peer(&peer.id, places.get(key)))
+        }));
+    }
+    tell(mesh, checks);
+}
+
+fn tell(mesh: &Network, checks: Vec<Check>) {
+    mesh.shared.identities.send_if_modified(|before| {
+        let names =
+            |checks: &[Check]| checks.iter().map(|check| check.check.clone()).collect::<BTreeSet<_>>();
+        let (was, is) = (names(before), names(&checks));
+        for check in checks.iter().filter(|check| !was.contains(&check.check)) {
+            let advice = check.advice.as_deref().unwrap_or_default();
+            tracing::error!(check = %check.check, advice, "two machines, one key: {}", check.seen);
+        }
+        for check in was.difference(&is) {
+            tracing::info!(%check, "one machine, one key again");
+        }
+        let changed = *before != checks;
+        *before = checks;
+        changed
+    });
+}
+
+fn own() -> Check {
+    Check::fail(
+        "identity",
+        "another machine uses the key of this one, and packets are lost to it",
+        "it runs with a copy of /var/lib/ployz: find it (`ployzctl doctor` on a peer shows its address) and run \
+         `ployzctl mesh destroy <network> --local` there",
+    )
+}
+
+fn of_peer(id: &MachineId, places: Option<&BTreeSet<SocketAddr>>) -> Check {
+    let places: Vec<String> = places.into_iter().flatten().map(ToString::to_string).collect();
+    let at = if places.is_empty() { String::new() } else { format!(", seen at {}", places.join(" and ")) };
+    Check::fail(
+        format!("identity {id}"),
+        format!("two machines use the key of {id}{at}"),
+        "one runs with a copy of the other's /var/lib/ployz: on the copy `ployzctl mesh destroy <network> --local`, then join \
+         it with a token of its own",
+    )
+}
+
+async fn note_places(mesh: &Network, contested: &[PublicKey]) {
+    let netns = namespace::path(crate::node::environment::NETNS);
+    let Some(device) = wireguard::inspect(WG_DEVICE, &netns).await.present().cloned() else { return };
+    let mut places = mesh.twins.places.lock().unwrap_or_else(PoisonError::into_inner);
+    places.retain(|key, _| contested.contains(key));
+    for key in contested {
+        let endpoint = device.peers.get(key).and_then(|peer| peer.stats.endpoint);
+        places.entry(*key).or_default().extend(endpoint);
+    }
+}
+
+/// The peer that an overlay address belongs to.
+pub fn sender(mesh: &Network, from: IpAddr) -> Option<PublicKey> {
+    let peers = mesh.peers.borrow();
+    peers
+        .machines
+        .iter()
+        .find(|machine| from == IpAddr::V6(machine.overlay_ip))
+        .map(|machine| machine.public_key)
+}

@@ -1,0 +1,57 @@
+//! Docker Engine as Ployz uses it: containers, images, one network. The only crate that knows bollard.
+//!
+//! Nothing here decides what should run; that is for deploys. Docker restarts containers, ployzd never does. A container without
+//! our labels is not listed, counted or touched, and no engine at all is a value, not an error.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot set up its stage must stop"))]
+
+mod body;
+pub mod docker;
+mod engine;
+pub mod error;
+mod http_check;
+pub mod images;
+pub mod login;
+pub mod network;
+mod read;
+pub mod readiness;
+pub mod registry;
+mod slot;
+pub mod watch;
+
+#[cfg(any(test, feature = "fake"))]
+#[allow(clippy::unwrap_used, reason = "a test that cannot set up its stage must stop")]
+pub mod fake;
+#[cfg(any(test, feature = "fake"))]
+#[allow(clippy::unwrap_used, reason = "a test that cannot set up its stage must stop")]
+mod fake_images;
+#[cfg(any(test, feature = "fake"))]
+#[allow(clippy::unwrap_used, reason = "a test that cannot set up its stage must stop")]
+pub mod hostile;
+#[cfg(test)]
+mod tests;
+
+use docker::{Docker, SOCKET};
+use ployz_core::id::NetworkId;
+use ployz_core::live::ContainerState;
+use std::path::Path;
+
+/// How many containers of a network run on this machine; `None` when Docker does not say.
+pub async fn running(network: &NetworkId) -> Option<usize> {
+    let docker = Docker::connect(Path::new(SOCKET), network).await.ok()?;
+    let runs =
+        |state| !matches!(state, ContainerState::Created | ContainerState::Exited(_) | ContainerState::Dead);
+    Some(docker.list().await.ok()?.iter().filter(|live| runs(live.state)).count())
+}
+
+/// Takes the Docker network away when nothing uses it, not even a stopped container; else it stays for the next start.
+pub async fn leave(network: &NetworkId) -> Result<(), String> {
+    let Ok(docker) = Docker::connect(Path::new(SOCKET), network).await else { return Ok(()) };
+    match network::remove(&docker).await {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            tracing::info!("the Docker network stays: containers are attached to it, or it is not ours");
+            Ok(())
+        }
+        Err(error) => Err(ployz_core::text::chain(&error)),
+    }
+}

@@ -1,0 +1,191 @@
+//! Key-value buckets with typed values.
+//!
+//! Every write is a compare-and-set or create-only, so that a retry after an unknown outcome is safe: the caller reads again and
+//! sees what it finds.
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::kv::{self, Operation};
+use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, StorageType};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A failed operation on the store.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It did not answer, or not in time. The outcome of a write is then unknown.
+    #[error("the store does not answer: cannot {operation}: {detail}")]
+    Away {
+        /// What was being done.
+        operation: &'static str,
+        /// The library's words.
+        detail: String,
+    },
+    /// Somebody else was faster; read again.
+    #[error("{0} was changed meanwhile")]
+    Conflict(String),
+    /// A value that is not what it should be.
+    #[error("{key} in the store is damaged: {detail}")]
+    Damaged {
+        /// Which key.
+        key: String,
+        /// How.
+        detail: String,
+    },
+}
+
+/// A value with the revision it was read at.
+#[derive(Debug, Clone)]
+pub struct Stored<T> {
+    /// The value.
+    pub value: T,
+    /// Its revision.
+    pub revision: u64,
+}
+
+/// A change of a bucket.
+#[derive(Debug, Clone)]
+pub enum Change<T> {
+    /// Put, with how many changes are still to come.
+    Put(String, T),
+    /// Gone.
+    Gone(String),
+    /// There, but this build cannot read it (damage, or a newer release's words): what was known of it stands.
+    Unreadable(String),
+    /// Everything there was at the start of the watch has been said.
+    Caught,
+    /// The watch was interrupted and goes on.
+    Hiccup(String),
+}
+
+/// What an operation on the store gives.
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Made as a stream of our own: a bucket as the library makes it allows roll-ups, with which a member that may
+/// write one key can wipe all others.
+pub(crate) async fn ensure_bucket(js: &Context, bucket: &str) -> Result<()> {
+    let config = StreamConfig {
+        name: format!("KV_{bucket}"),
+        subjects: vec![format!("$KV.{bucket}.>")],
+        max_messages_per_subject: 1,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        allow_rollup: false,
+        deny_delete: true,
+        deny_purge: true,
+        allow_direct: true,
+        num_replicas: 1,
+        max_messages: -1,
+        max_bytes: -1,
+        ..Default::default()
+    };
+    match js.get_stream(&config.name).await {
+        Ok(_) => Ok(()),
+        Err(_) => js.create_stream(config).await.map(|_| ()).map_err(|error| away("create a bucket", error)),
+    }
+}
+
+pub(crate) async fn get<T: DeserializeOwned>(bucket: &kv::Store, key: &str) -> Result<Option<Stored<T>>> {
+    match bucket.entry(key).await {
+        Ok(Some(entry)) if entry.operation == Operation::Put => {
+            Ok(Some(Stored { value: decode(key, &entry.value)?, revision: entry.revision }))
+        }
+        Ok(_) => Ok(None),
+        Err(error) => Err(away("read", error)),
+    }
+}
+
+/// How many values a bucket holds, as the server says now (`status` would answer from memory).
+pub(crate) async fn count(bucket: &kv::Store) -> Result<u64> {
+    let info = bucket.stream.get_info().await.map_err(|error| away("ask", error))?;
+    Ok(info.state.messages)
+}
+
+pub(crate) async fn keys(bucket: &kv::Store) -> Result<Vec<String>> {
+    if count(bucket).await? == 0 {
+        return Ok(Vec::new());
+    }
+    let mut listed = bucket.keys().await.map_err(|error| away("list", error))?;
+    let mut keys = Vec::new();
+    while let Some(key) = listed.next().await {
+        keys.push(key.map_err(|error| away("list", error))?);
+    }
+    keys.sort();
+    Ok(keys)
+}
+
+pub(crate) async fn all<T: DeserializeOwned>(bucket: &kv::Store) -> Result<Vec<T>> {
+    let mut values = Vec::new();
+    for key in keys(bucket).await? {
+        values.extend(get(bucket, &key).await?.map(|stored: Stored<T>| stored.value));
+    }
+    Ok(values)
+}
+
+pub(crate) async fn create<T: Serialize>(bucket: &kv::Store, key: &str, value: &T) -> Result<u64> {
+    bucket.create(key, encode(key, value)?).await.map_err(|error| match error.kind() {
+        kv::CreateErrorKind::AlreadyExists => StoreError::Conflict(key.to_owned()),
+        _ => away("write", error),
+    })
+}
+
+pub(crate) async fn update<T: Serialize>(
+    bucket: &kv::Store,
+    key: &str,
+    value: &T,
+    revision: u64,
+) -> Result<u64> {
+    bucket.update(key, encode(key, value)?, revision).await.map_err(|error| match error.kind() {
+        kv::UpdateErrorKind::WrongLastRevision => StoreError::Conflict(key.to_owned()),
+        _ => away("write", error),
+    })
+}
+
+pub(crate) async fn watch<T: DeserializeOwned + Send + 'static>(
+    bucket: &kv::Store,
+) -> Result<impl Stream<Item = Change<T>> + use<T>> {
+    let empty = count(bucket).await? == 0;
+    let changes = bucket.watch_with_history(">").await.map_err(|error| away("watch", error))?;
+    let first = futures_util::stream::iter(empty.then_some(Change::Caught));
+    let mut caught = empty;
+    let rest = changes.flat_map(move |item| {
+        let mut said = Vec::new();
+        match item {
+            Err(error) => said.push(Change::Hiccup(error.to_string())),
+            Ok(entry) => {
+                match entry.operation {
+                    Operation::Put => match decode(&entry.key, &entry.value) {
+                        Ok(value) => said.push(Change::Put(entry.key, value)),
+                        Err(error) => {
+                            tracing::warn!("{error}");
+                            said.push(Change::Unreadable(entry.key));
+                        }
+                    },
+                    Operation::Delete | Operation::Purge => said.push(Change::Gone(entry.key)),
+                }
+                if !caught && entry.delta == 0 {
+                    caught = true;
+                    said.push(Change::Caught);
+                }
+            }
+        }
+        futures_util::stream::iter(said)
+    });
+    Ok(first.chain(rest))
+}
+
+pub(crate) fn encode<T: Serialize>(key: &str, value: &T) -> Result<Bytes> {
+    let text = serde_json::to_vec(value);
+    text.map(Bytes::from)
+        .map_err(|error| StoreError::Damaged { key: key.to_owned(), detail: error.to_string() })
+}
+
+pub(crate) fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
+    serde_json::from_slice(value)
+        .map_err(|error| StoreError::Damaged { key: key.to_owned(), detail: error.to_string() })
+}
+
+pub(crate) fn away(operation: &'static str, error: impl std::error::Error) -> StoreError {
+    StoreError::Away { operation, detail: ployz_core::text::chain(&error) }
+}

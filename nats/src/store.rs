@@ -1,0 +1,195 @@
+//! A machine's connection to the store, and the records of the network: members, invites, reservations.
+//!
+//! Every write is a compare-and-set or create-only ([`crate::bucket`]).
+
+use crate::bucket::{
+    Change, Result, Stored, all, away, count, create, ensure_bucket, get, keys, update, watch,
+};
+use crate::presence::Presence;
+use async_nats::jetstream::{self, kv};
+use async_nats::{Client, ConnectOptions};
+use futures_util::Stream;
+use ployz_core::id::{InviteId, MachineId, NetworkId};
+use ployz_core::key::PublicKey;
+use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, NameLock, SubnetLock};
+use ployz_core::wire::v1::subject::{self, CLIENT_PORT, DOMAIN, INVITES, LOCKS, MACHINES};
+use serde::Deserialize;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// An open store.
+#[derive(Clone)]
+pub struct Store {
+    client: Client,
+    network: NetworkId,
+    machines: kv::Store,
+    invites: kv::Store,
+    locks: kv::Store,
+    presence: Arc<Presence>,
+}
+
+/// What slices' and names' reservations have in common.
+#[derive(Deserialize)]
+struct Reservation {
+    owner: PublicKey,
+    #[serde(default)]
+    invite: Option<InviteId>,
+}
+
+/// Connects to the server on this machine's overlay address.
+pub async fn connect(overlay: Ipv6Addr, seed: &str, machine: &MachineId) -> Result<Client> {
+    let at = SocketAddrV6::new(overlay, CLIENT_PORT, 0, 0);
+    ConnectOptions::with_nkey(seed.to_owned())
+        .name(format!("ployzd {machine}"))
+        .custom_inbox_prefix(subject::inbox(machine))
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .connection_timeout(REQUEST_TIMEOUT)
+        .ping_interval(Duration::from_secs(5))
+        .connect(format!("nats://{at}"))
+        .await
+        .map_err(|error| away("connect", error))
+}
+
+impl Store {
+    /// Opens the buckets; the founder makes those that are missing.
+    pub async fn open(client: Client, network: &NetworkId, founder: bool) -> Result<Self> {
+        let js = jetstream::with_domain(client.clone(), DOMAIN);
+        if founder {
+            for bucket in [MACHINES, INVITES, LOCKS] {
+                ensure_bucket(&js, bucket).await?;
+            }
+        }
+        let open = |bucket: &'static str| {
+            let js = js.clone();
+            async move { js.get_key_value(bucket).await.map_err(|error| away("open the buckets", error)) }
+        };
+        let (machines, invites, locks) = tokio::try_join!(open(MACHINES), open(INVITES), open(LOCKS))?;
+        let presence = Arc::default();
+        Ok(Self { client, network: network.clone(), machines, invites, locks, presence })
+    }
+
+    /// With what is known of the other machines from sessions before this one.
+    pub fn knowing(self, presence: Arc<Presence>) -> Self {
+        Self { presence, ..self }
+    }
+
+    /// What is known of the other machines' connections.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
+    }
+
+    /// The connection, for requests between machines.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The network it serves.
+    pub fn network(&self) -> &NetworkId {
+        &self.network
+    }
+
+    /// One read through to the founder.
+    pub async fn ping(&self) -> Result<()> {
+        count(&self.machines).await.map(|_| ())
+    }
+
+    /// A member.
+    pub async fn machine(&self, id: &MachineId) -> Result<Option<Stored<MachineMembership>>> {
+        get(&self.machines, id.as_str()).await
+    }
+
+    /// Makes a member's record; [`StoreError::Conflict`] when the name is taken.
+    pub async fn create_machine(&self, machine: &MachineMembership) -> Result<u64> {
+        create(&self.machines, machine.id.as_str(), machine).await
+    }
+
+    /// Changes a member's record.
+    pub async fn update_machine(&self, machine: &MachineMembership, revision: u64) -> Result<u64> {
+        update(&self.machines, machine.id.as_str(), machine, revision).await
+    }
+
+    /// An invite.
+    pub async fn invite(&self, id: &InviteId) -> Result<Option<Stored<InviteRecord>>> {
+        get(&self.invites, id.as_str()).await
+    }
+
+    /// All invites.
+    pub async fn invite_list(&self) -> Result<Vec<InviteRecord>> {
+        all(&self.invites).await
+    }
+
+    /// Stores a new invite.
+    pub async fn create_invite(&self, invite: &InviteRecord) -> Result<u64> {
+        create(&self.invites, invite.id.as_str(), invite).await
+    }
+
+    /// Changes an invite.
+    pub async fn update_invite(&self, invite: &InviteRecord, revision: u64) -> Result<u64> {
+        update(&self.invites, invite.id.as_str(), invite, revision).await
+    }
+
+    /// Takes a slice; [`StoreError::Conflict`] when it is taken.
+    pub async fn lock_subnet(&self, lock: &SubnetLock) -> Result<u64> {
+        create(&self.locks, &subject::subnet_lock(&lock.subnet), lock).await
+    }
+
+    /// Takes a name; [`StoreError::Conflict`] when it is taken.
+    pub async fn lock_name(&self, name: &MachineId, lock: &NameLock) -> Result<u64> {
+        create(&self.locks, &subject::name_lock(name), lock).await
+    }
+
+    /// Who holds a name.
+    pub async fn name_lock(&self, name: &MachineId) -> Result<Option<Stored<NameLock>>> {
+        get(&self.locks, &subject::name_lock(name)).await
+    }
+
+    /// Gives a reservation back, if it still is the one that was read.
+    pub async fn unlock(&self, key: &str, revision: u64) -> Result<()> {
+        let done = self.locks.delete_expect_revision(key, Some(revision)).await;
+        done.map_err(|error| away("release a reservation", error))
+    }
+
+    /// All reservations that were made under an invite: key, revision, invite, owner.
+    pub async fn reservations(&self) -> Result<Vec<(String, u64, InviteId, PublicKey)>> {
+        let mut found = Vec::new();
+        // Locks of namespaces belong to deploys and are not made under an invite.
+        for key in keys(&self.locks).await?.into_iter().filter(|key| !key.starts_with("deploy.")) {
+            let lock: Option<Stored<Reservation>> = get(&self.locks, &key).await?;
+            if let Some(Stored { value: Reservation { owner, invite: Some(invite) }, revision }) = lock {
+                found.push((key, revision, invite, owner));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Puts a member back that the store has never heard of. One that was deleted stays deleted.
+    pub async fn restore_machine(&self, machine: &MachineMembership) -> Result<bool> {
+        let known = self.machines.entry(machine.id.as_str()).await.map_err(|error| away("read", error))?;
+        if known.is_some() {
+            return Ok(false);
+        }
+        create(&self.machines, machine.id.as_str(), machine).await?;
+        Ok(true)
+    }
+
+    /// All taken slices.
+    pub async fn subnet_locks(&self) -> Result<Vec<Stored<SubnetLock>>> {
+        let keys = keys(&self.locks).await?;
+        let reads = keys.iter().filter(|key| key.starts_with("subnet.")).map(|key| get(&self.locks, key));
+        let found = futures_util::future::try_join_all(reads).await?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Follows the members: all there are, then [`Change::Caught`], then every change.
+    pub async fn watch_machines(&self) -> Result<impl Stream<Item = Change<MachineMembership>> + use<>> {
+        watch(&self.machines).await
+    }
+
+    /// Follows the invites in the same way.
+    pub async fn watch_invites(&self) -> Result<impl Stream<Item = Change<InviteRecord>> + use<>> {
+        watch(&self.invites).await
+    }
+}
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
