@@ -10,7 +10,7 @@ use ployz_gateway::files::Files;
 use ployz_gateway::listen::{self, Kind, Socket};
 use ployz_gateway::stored::{self, Following, Stored};
 use ployz_gateway::tls::Certificates;
-use ployz_gateway::{Gateway, Limits, Settings, Table};
+use ployz_gateway::{Gateway, Limits, Settings, Table, status};
 use ployz_nats::events::{Feed, Seed, Snapshot, Stats};
 use sd_notify::NotifyState;
 use std::path::PathBuf;
@@ -184,17 +184,7 @@ async fn tell(mut table: watch::Receiver<Arc<Snapshot<Table>>>) {
     let _ = tokio::time::timeout(ROUTES_KNOWN, known).await;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     loop {
-        let status = {
-            let snapshot = table.borrow_and_update();
-            let routes = snapshot.view.routes().len();
-            match snapshot.freshness {
-                Freshness::Empty => "routes are not known yet: every request is answered 503".to_owned(),
-                Freshness::Live => format!("{routes} routes, followed live"),
-                Freshness::LastGood(since) => {
-                    format!("{routes} routes as last known, NATS away since {since}")
-                }
-            }
-        };
+        let status = status(&table.borrow_and_update()).to_string();
         let _ = sd_notify::notify(&[NotifyState::Status(&status)]);
         if table.changed().await.is_err() {
             return;

@@ -3,11 +3,12 @@
 //! The table is made anew at every change; backends and tallies are carried over by name, so that a change of one route
 //! forgets nothing about the others.
 
+use crate::metrics::Tally;
 use crate::backend::Backend;
 use crate::host::Host;
-use crate::metrics::Tally;
 use crate::table::{Route, Table};
 use ployz_core::routing::Freshness;
+use ployz_core::wire::v1::sidecar::SidecarStatus;
 use ployz_nats::events::Snapshot;
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
@@ -18,6 +19,14 @@ pub struct Served {
     snapshot: Arc<Snapshot<Table>>,
     backends: Vec<Arc<Backend>>,
     tallies: Vec<Arc<Tally>>,
+}
+
+/// What the gateway reports of a snapshot.
+pub fn status(snapshot: &Snapshot<Table>) -> SidecarStatus {
+    let mut status = SidecarStatus::new(snapshot.freshness, env!("CARGO_PKG_VERSION"));
+    status.sequence = Some(snapshot.sequence);
+    status.counts.routes = Some(snapshot.view.routes().len() as u64);
+    status
 }
 
 /// Places of backends that one request has tried.
