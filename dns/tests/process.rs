@@ -202,9 +202,13 @@ async fn metrics_tell_what_was_asked_and_how_fresh_the_answers_are() {
     let mut page = String::new();
     stream.read_to_string(&mut page).await.unwrap();
     for line in [
-        "ployz_dns_queries_total{qtype=\"TXT\",rcode=\"NOERROR\"} 1\n",
-        "ployz_dns_routing_freshness 0\n",
-        "# TYPE ployz_dns_routing_gaps_total counter\nployz_dns_routing_gaps_total 0\n",
+        "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n",
+        "# TYPE ployz_dns_queries counter\nployz_dns_queries_total{qtype=\"TXT\",rcode=\"NOERROR\"} 1\n",
+        "ployz_dns_routing_freshness 0.0\n",
+        "# TYPE ployz_dns_routing_gaps counter\nployz_dns_routing_gaps_total 0\n",
+        "ployz_dns_query_duration_seconds_bucket{le=\"+Inf\",origin=\"own\"} 1\n",
+        "ployz_dns_zone_services 0.0\n",
+        "\n# EOF\n",
         "ployz_dns_query_duration_seconds_count{origin=\"own\"} 1\n",
         "ployz_dns_upstream_failures_total{upstream=\"127.0.0.1:1\"} 0\n",
     ] {

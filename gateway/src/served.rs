@@ -3,9 +3,9 @@
 //! The table is made anew at every change; backends and tallies are carried over by name, so that a change of one route
 //! forgets nothing about the others.
 
-use crate::metrics::Tally;
 use crate::backend::Backend;
 use crate::host::Host;
+use crate::metrics::Tally;
 use crate::table::{Route, Table};
 use ployz_core::routing::Freshness;
 use ployz_core::wire::v1::sidecar::SidecarStatus;
