@@ -94,7 +94,9 @@ impl Gateway {
             return Some(Answer { field: Some((ALLOW, METHODS)), ..ctx.refuse(Cause::Malformed, 405) });
         }
         ctx.upgrades = is_websocket(session);
-        let Some(place) = ctx.served.find(host, head.uri.path()) else {
+        let served = ctx.served.clone();
+        let found = served.find(host, head.uri.path()).and_then(|id| Some((id, served.route(id)?)));
+        let Some((id, route)) = found else {
             let known = !ctx.served.is_empty();
             return Some(if known {
                 ctx.refuse(Cause::NoRoute, 404)
@@ -102,9 +104,7 @@ impl Gateway {
                 ctx.refuse(Cause::NoBackend, 503)
             });
         };
-        ctx.place = Some(place);
-        let served = ctx.served.clone();
-        let route = served.route(place);
+        ctx.route = Some(id);
         if route.https_only && ctx.scheme == "http" {
             return Some(redirect(head, host, self.shared.https_port));
         }
@@ -238,8 +238,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        if let Some(backend) = ctx.tried.last() {
-            ctx.served.backend(backend).put_aside();
+        if let Some(backend) = ctx.tried.last().and_then(|last| ctx.served.backend(last)) {
+            backend.put_aside();
         }
         // Nothing was sent, so any method may be sent elsewhere.
         error.set_retry(ctx.has_untried());
@@ -287,8 +287,8 @@ impl ProxyHttp for Gateway {
         let written = session.response_written().map(|head| head.status.as_u16());
         let status = written.map_or(0, |written| ctx.refused.unwrap_or(written));
         let took = ctx.started.elapsed();
-        if let Some(place) = ctx.place {
-            ctx.served.tally(place).count(status, took);
+        if let Some(route) = ctx.route {
+            ctx.served.count(route, status, took);
         }
         if ctx.error.is_none() {
             ctx.error = error.map(shorten);
@@ -330,7 +330,7 @@ fn is_websocket(session: &Session) -> bool {
 
 /// How long a backend may be silent.
 pub(crate) fn silence(ctx: &Ctx) -> Duration {
-    ctx.place.and_then(|place| ctx.served.route(place).timeout).unwrap_or(SILENCE)
+    ctx.route.and_then(|route| ctx.served.route(route)?.timeout).unwrap_or(SILENCE)
 }
 
 /// What a client may ask for beside those that are the gateway's.
