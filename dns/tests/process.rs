@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{SOON, query, read_framed, send_framed};
+use common::{TEST_TIMEOUT, query, read_framed, send_framed};
 use hickory_server::proto::op::{Message, ResponseCode};
 use hickory_server::proto::rr::RecordType;
 use std::net::SocketAddr;
@@ -71,7 +71,7 @@ async fn stop(mut process: Child) {
     let id = process.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     let ended = tokio::task::spawn_blocking(move || process.wait().unwrap());
-    let status = tokio::time::timeout(SOON, ended).await.expect("it ends in time").unwrap();
+    let status = tokio::time::timeout(TEST_TIMEOUT, ended).await.expect("it ends in time").unwrap();
     assert!(status.success(), "{status}");
 }
 
@@ -105,7 +105,8 @@ async fn ask(socket: &UdpSocket, name: &str, kind: RecordType) -> Message {
     let asked = query(name, kind);
     socket.send(&asked.to_vec().unwrap()).await.unwrap();
     let mut buffer = [0; 4096];
-    let length = tokio::time::timeout(SOON, socket.recv(&mut buffer)).await.expect("an answer").unwrap();
+    let length =
+        tokio::time::timeout(TEST_TIMEOUT, socket.recv(&mut buffer)).await.expect("an answer").unwrap();
     let answer = Message::from_vec(&buffer[..length]).unwrap();
     assert_eq!(answer.metadata.id, asked.metadata.id);
     answer

@@ -159,8 +159,8 @@ impl ProxyHttp for Gateway {
             // What is ill-formed already is refused when the rest of the head is judged.
             let _ = conn.frame(framing::body(session.req_header()));
         }
-        session.set_write_timeout(Some(SILENCE));
-        session.set_total_drain_timeout(Some(DRAIN_BODY));
+        session.set_write_timeout(Some(SILENCE_TIMEOUT));
+        session.set_total_drain_timeout(Some(DRAIN_BODY_TIMEOUT));
         // RFC 9110 section 15.2: such a client takes the first answer for the last.
         let old = session.req_header().version == Version::HTTP_10;
         session.set_ignore_info_resp(old);
@@ -330,13 +330,13 @@ fn is_websocket(session: &Session) -> bool {
 
 /// How long a backend may be silent.
 pub(crate) fn silence(ctx: &Ctx) -> Duration {
-    ctx.route.and_then(|route| ctx.served.route(route)?.timeout).unwrap_or(SILENCE)
+    ctx.route.and_then(|route| ctx.served.route(route)?.timeout).unwrap_or(SILENCE_TIMEOUT)
 }
 
 /// What a client may ask for beside those that are the gateway's.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 /// Between two reads of an answer, and for a write to a client, unless the route says otherwise.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What is left of a body after an answer of our own is read for this long, so that the client reads the answer.
-const DRAIN_BODY: Duration = Duration::from_secs(5);
+const DRAIN_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 const H2_STREAMS: usize = 100;

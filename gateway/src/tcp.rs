@@ -1,6 +1,6 @@
 //! A TCP connection, led to a backend of its route: bytes both ways, each direction ended by itself.
 
-use crate::backend::{Backend, CONNECT};
+use crate::backend::{Backend, CONNECT_TIMEOUT};
 use crate::listen::keep_alive;
 use crate::metrics::Cause;
 use crate::proxy::Shared;
@@ -48,7 +48,7 @@ async fn connect(shared: &Shared, served: &Served, route: RouteId) -> Option<Tcp
 }
 
 async fn open(backend: &Backend) -> io::Result<TcpStream> {
-    let stream = timeout(CONNECT, TcpStream::connect(backend.address())).await??;
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.address())).await??;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
