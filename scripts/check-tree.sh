@@ -9,6 +9,11 @@ while read -r file; do
     [ ! -s "$file" ] || head -n 1 "$file" | grep -q '^//!' || complain "$file does not open with //!"
 done < <(git ls-files '*.rs')
 if git grep -nE '\b(todo|unimplemented)!\(|#\[ignore\]' -- '*.rs'; then complain "unfinished code or ignored tests"; fi
+# A constant says what it times (RETRY_DELAY, PROBE_INTERVAL, IDLE_TIMEOUT). Rooms are added as they are cleaned.
+vague='AGAIN|PATIENCE|EVERY|LONGEST|LATEST|SOON|GONE|A_WHILE|A_MOMENT|OFTEN|RARELY'
+if git grep -nE "\\bconst ($vague): ([a-z]+::)*Duration\\b" -- 'gateway/*.rs' 'dns/*.rs' 'routing/*.rs'; then
+    complain "a constant does not say what it times"
+fi
 # One crypto provider, no C libraries: ring everywhere.
 for crate in aws-lc-sys openssl-sys; do
     if cargo tree --workspace -i "$crate" >/dev/null 2>&1; then complain "$crate is in the dependency tree"; fi

@@ -16,6 +16,7 @@ use hickory_server::server::Request;
 use hickory_server::zone_handler::MessageResponseBuilder;
 use ployz_core::id::MachineId;
 use ployz_core::routing::Freshness;
+use ployz_core::wire::v1::sidecar::SidecarStatus;
 use ployz_nats::events::Snapshot;
 use std::iter::empty;
 use std::net::SocketAddr;
@@ -216,21 +217,7 @@ impl Answerer {
     fn status(&self, query: &LowerQuery, at: &Snapshot<Zone>) -> Sections {
         let mut out = Sections { authoritative: true, ..Sections::default() };
         if matches!(query.query_type(), RecordType::TXT | RecordType::ANY) {
-            let counts = at.view.counts;
-            let since = match at.freshness {
-                Freshness::Empty => "empty".to_owned(),
-                Freshness::Live => "live".to_owned(),
-                Freshness::LastGood(since) => format!("last-good since={since}"),
-            };
-            let lines = [
-                format!("freshness={since}"),
-                format!("sequence={}", at.sequence),
-                format!("machines={}", counts.machines),
-                format!("services={}", counts.services),
-                format!("instances={}", counts.instances),
-                format!("version={}", env!("CARGO_PKG_VERSION")),
-            ];
-            let mut record = self.record(query, RData::TXT(TXT::new(lines.into())));
+            let mut record = self.record(query, RData::TXT(TXT::new(status(at).parts())));
             record.ttl = 0;
             out.answers.push(record);
         } else {
@@ -305,6 +292,16 @@ fn bad_version(request: &Request, ask: &Ask) -> Vec<u8> {
     let upper = out.len() - OPT_LENGTH + 5;
     out[upper] = 1;
     out
+}
+
+/// What the server reports of a snapshot.
+fn status(at: &Snapshot<Zone>) -> SidecarStatus {
+    let mut status = SidecarStatus::new(at.freshness, env!("CARGO_PKG_VERSION"));
+    status.sequence = Some(at.sequence);
+    status.counts.machines = Some(at.view.counts.machines as u64);
+    status.counts.services = Some(at.view.counts.services as u64);
+    status.counts.instances = Some(at.view.counts.instances as u64);
+    status
 }
 
 fn short<'z>(name: &LowerName, from: SocketAddr, zone: &'z Zone) -> Option<&'z Node> {

@@ -122,7 +122,7 @@ async fn follow_resolvers(
     stop: CancellationToken,
 ) {
     // Cancel-safe: a sleep.
-    while stop.run_until_cancelled(tokio::time::sleep(RESOLVERS_AGAIN)).await.is_some() {
+    while stop.run_until_cancelled(tokio::time::sleep(RESOLVERS_INTERVAL)).await.is_some() {
         set_upstreams(&settings, &realm, &forwarder).await;
     }
 }
@@ -177,4 +177,4 @@ impl Stopped {
 }
 
 const UDP_LOOPS: usize = 4;
-const RESOLVERS_AGAIN: Duration = Duration::from_secs(5);
+const RESOLVERS_INTERVAL: Duration = Duration::from_secs(5);

@@ -4,12 +4,16 @@
 
 use crate::forward::Forwarder;
 use crate::wire;
-use crate::zone::Zone;
+use crate::zone::{Counts, Zone};
 use axum::Router;
 use axum::http::header;
 use axum::routing::get;
-use ployz_nats::events::{FeedStats, Metric, Snapshot, Stats};
-use std::fmt::Write;
+use ployz_host::page;
+use ployz_nats::events::{FeedStats, Snapshot, Stats};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::metrics::MetricType;
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -77,94 +81,115 @@ impl Metrics {
         self.microseconds[origin as usize].fetch_add(micros, Relaxed);
     }
 
-    fn write(&self, page: &mut Page) {
-        page.head("queries_total", "counter", "Replies by type of the question and response code");
-        for (kind, row) in QTYPES.iter().zip(&self.queries) {
-            for (code, value) in RCODES.iter().zip(row) {
+    fn write(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Replies by type of the question and response code";
+        let mut family = to.encode_descriptor("queries", help, None, MetricType::Counter)?;
+        for ((_, qtype), row) in QTYPES.iter().zip(&self.queries) {
+            for (rcode, value) in RCODES.iter().zip(row) {
                 let value = value.load(Relaxed);
                 if value > 0 {
-                    page.line(
-                        "queries_total",
-                        &format!("{{qtype=\"{}\",rcode=\"{code}\"}}", kind.1),
-                        value as f64,
-                    );
+                    let labels = [("qtype", *qtype), ("rcode", *rcode)];
+                    page::write_count(family.encode_family(&labels)?, value)?;
                 }
             }
         }
-        page.head("query_duration_seconds", "histogram", "Time from reading a query to its reply");
-        for (place, origin) in ORIGINS.iter().enumerate() {
-            let mut sum = 0;
-            for (bucket, value) in self.durations[place].iter().enumerate() {
-                sum += value.load(Relaxed);
-                let le = BOUNDS.get(bucket).map_or("+Inf".into(), |bound| (*bound as f64 / 1e6).to_string());
-                let labels = format!("{{origin=\"{origin}\",le=\"{le}\"}}");
-                page.line("query_duration_seconds_bucket", &labels, sum as f64);
-            }
-            let labels = format!("{{origin=\"{origin}\"}}");
-            let seconds = self.microseconds[place].load(Relaxed) as f64 / 1e6;
-            page.line("query_duration_seconds_sum", &labels, seconds);
-            page.line("query_duration_seconds_count", &labels, sum as f64);
+        self.write_durations(to)?;
+        for (name, help, value) in [
+            ("silent", "Messages that were not answered", &self.silent),
+            ("unsent", "Replies that could not be sent", &self.unsent),
+            ("overloaded", "Queries refused because too many waited", &self.overloaded),
+            ("connections_refused", "TCP connections beyond their source's share", &self.connections_refused),
+        ] {
+            page::counter(to, name, help, value.load(Relaxed))?;
         }
-        page.counter("silent_total", "Messages that were not answered", &self.silent);
-        page.counter("unsent_total", "Replies that could not be sent", &self.unsent);
-        page.counter("overloaded_total", "Queries refused because too many were waiting", &self.overloaded);
-        page.counter(
-            "connections_refused_total",
-            "TCP connections beyond their source's share",
-            &self.connections_refused,
-        );
-        page.gauge("connections", "TCP connections open", self.connections.load(Relaxed) as f64);
+        page::gauge(to, "connections", "TCP connections open", self.connections.load(Relaxed) as f64)
+    }
+
+    fn write_durations(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "From reading a query to having its reply";
+        let mut family = to.encode_descriptor("query_duration_seconds", help, None, MetricType::Histogram)?;
+        for (origin, (counts, micros)) in ORIGINS.iter().zip(self.durations.iter().zip(&self.microseconds)) {
+            let bounds = BOUNDS.iter().map(|micros| *micros as f64 / 1e6);
+            let counts = counts.iter().map(|count| count.load(Relaxed));
+            let seconds = micros.load(Relaxed) as f64 / 1e6;
+            page::write_histogram(family.encode_family(&[("origin", *origin)])?, seconds, bounds, counts)?;
+        }
+        Ok(())
     }
 }
 
-/// The page of a scrape.
-pub fn text(metrics: &Metrics, forwarder: &Forwarder, feed: &FeedStats, at: &Snapshot<Zone>) -> String {
-    let mut page = Page(String::new());
-    page.head("build_info", "gauge", "The running version");
-    page.line("build_info", &format!("{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1.0);
-    metrics.write(&mut page);
-    let counts = &forwarder.counts;
-    page.counter("cache_hits_total", "External queries answered from the cache", &counts.hits);
-    page.counter("cache_misses_total", "External queries that were not in the cache", &counts.misses);
-    page.counter("forward_joined_total", "External queries that joined one in flight", &counts.joined);
-    page.counter("forward_tries_total", "Queries sent to upstreams", &counts.tries);
-    page.counter(
-        "forward_stale_total",
-        "External queries answered with expired cache entries",
-        &counts.stale,
-    );
-    page.counter(
-        "forward_unanswered_total",
-        "External queries that no upstream answered",
-        &counts.unanswered,
-    );
-    page.counter(
-        "forward_overloaded_total",
-        "External queries refused: too many in flight",
-        &counts.overloaded,
-    );
-    page.gauge("cache_entries", "Answers in the cache", forwarder.kept() as f64);
-    page.head("upstream_failures_total", "counter", "Attempts at an upstream without a usable answer");
-    let upstreams = forwarder.upstreams();
-    for upstream in upstreams.iter() {
-        let labels = format!("{{upstream=\"{}\"}}", escaped(&upstream.address.to_string()));
-        page.line("upstream_failures_total", &labels, upstream.failures.load(Relaxed) as f64);
+/// What a scrape reads.
+pub struct Scrape {
+    /// Of the server.
+    pub metrics: Arc<Metrics>,
+    /// Of the forwarder, and of its upstreams.
+    pub forwarder: Arc<Forwarder>,
+    /// Of the routing state.
+    pub feed: FeedStats,
+    /// How many names are served.
+    pub zone: Counts,
+}
+
+impl fmt::Debug for Scrape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scrape").field("feed", &self.feed).finish_non_exhaustive()
     }
-    page.head("upstream_expected_seconds", "gauge", "Expected response time of an upstream");
-    for upstream in upstreams.iter() {
-        let labels = format!("{{upstream=\"{}\"}}", escaped(&upstream.address.to_string()));
-        page.line("upstream_expected_seconds", &labels, upstream.expected().as_secs_f64());
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut to: DescriptorEncoder<'_>) -> fmt::Result {
+        let to = &mut to;
+        let version = [("version", env!("CARGO_PKG_VERSION"))];
+        let mut family =
+            to.encode_descriptor("build_info", "The running version", None, MetricType::Gauge)?;
+        family.encode_family(&version)?.encode_gauge(&1.0)?;
+        self.metrics.write(to)?;
+        self.write_forwarding(to)?;
+        self.write_upstreams(to)?;
+        self.feed.encode(to)?;
+        page::gauge(to, "zone_machines", "Machines in the zone", self.zone.machines as f64)?;
+        page::gauge(to, "zone_services", "Services in the zone", self.zone.services as f64)?;
+        page::gauge(to, "zone_instances", "Instances in the zone", self.zone.instances as f64)
     }
-    for Metric { name, help, counter, value } in feed.metrics() {
-        let (name, kind) =
-            if counter { (format!("{name}_total"), "counter") } else { (name.into(), "gauge") };
-        page.head(&name, kind, help);
-        page.line(&name, "", value);
+}
+
+impl Scrape {
+    fn write_forwarding(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = &self.forwarder.counts;
+        for (name, help, value) in [
+            ("cache_hits", "Questions of others answered from what is kept", &counts.hits),
+            ("cache_misses", "Questions of others that were not kept", &counts.misses),
+            ("forward_joined", "Asked while the same was being asked", &counts.joined),
+            ("forward_tries", "Queries sent to upstreams", &counts.tries),
+            ("forward_stale", "Answered from what is past its time", &counts.stale),
+            ("forward_unanswered", "Questions no upstream answered", &counts.unanswered),
+            ("forward_overloaded", "Too many different questions at once", &counts.overloaded),
+        ] {
+            page::counter(to, name, help, value.load(Relaxed))?;
+        }
+        page::gauge(to, "cache_entries", "Answers kept", self.forwarder.kept() as f64)
     }
-    page.gauge("zone_machines", "Machines in the zone", at.view.counts.machines as f64);
-    page.gauge("zone_services", "Services in the zone", at.view.counts.services as f64);
-    page.gauge("zone_instances", "Instances in the zone", at.view.counts.instances as f64);
-    page.0
+
+    fn write_upstreams(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let upstreams = self.forwarder.upstreams();
+        let named: Vec<_> = upstreams
+            .iter()
+            .map(|upstream| ([("upstream", upstream.address.to_string())], upstream))
+            .collect();
+        let help = "Tries that an upstream left without a usable answer";
+        let mut family = to.encode_descriptor("upstream_failures", help, None, MetricType::Counter)?;
+        for (label, upstream) in &named {
+            let failures = upstream.failures.load(Relaxed);
+            page::write_count(family.encode_family(label)?, failures)?;
+        }
+        let help = "How long an upstream is expected to take";
+        let mut family = to.encode_descriptor("upstream_expected_seconds", help, None, MetricType::Gauge)?;
+        for (label, upstream) in &named {
+            let expected = upstream.expected().as_secs_f64();
+            family.encode_family(label)?.encode_gauge(&expected)?;
+        }
+        Ok(())
+    }
 }
 
 /// Serves the page until it is told to stop.
@@ -177,40 +202,14 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let scrape = move || async move {
-        let at = snapshots.borrow().clone();
-        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text(&metrics, &forwarder, &feed.read(), &at))
+        let zone = snapshots.borrow().view.counts;
+        let scrape = Scrape { metrics, forwarder, feed: feed.read(), zone };
+        ([(header::CONTENT_TYPE, page::CONTENT_TYPE)], page::text("ployz_dns", scrape))
     };
     let router = Router::new().route("/metrics", get(scrape));
     if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
         tracing::error!(%error, "no longer serving metrics");
     }
-}
-
-struct Page(String);
-
-impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        // Writing into a string cannot fail.
-        let _ = write!(self.0, "# HELP ployz_dns_{name} {help}\n# TYPE ployz_dns_{name} {kind}\n");
-    }
-
-    fn line(&mut self, name: &str, labels: &str, value: f64) {
-        let _ = writeln!(self.0, "ployz_dns_{name}{labels} {value}");
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: &AtomicU64) {
-        self.head(name, "counter", help);
-        self.line(name, "", value.load(Relaxed) as f64);
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: f64) {
-        self.head(name, "gauge", help);
-        self.line(name, "", value);
-    }
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 const ORIGINS: [&str; 3] = ["own", "kept", "asked"];

@@ -68,7 +68,7 @@ pub async fn serve(listener: UnixListener, stop: impl Future<Output = ()>) {
             (Ok((stream, _)), place) => {
                 tokio::spawn(async move {
                     let _place = place;
-                    if !matches!(tokio::time::timeout(LIMIT, one(stream)).await, Ok(Ok(()))) {
+                    if !matches!(tokio::time::timeout(QUESTION_TIMEOUT, one(stream)).await, Ok(Ok(()))) {
                         tracing::debug!("a connection brought no question");
                     }
                 });
@@ -178,7 +178,7 @@ fn receive(stream: &UnixStream) -> io::Result<(String, Option<OwnedFd>)> {
 /// At once; what is wanted more waits in the backlog.
 const PLACES: usize = 1024;
 /// From a connection to its question.
-const LIMIT: Duration = Duration::from_secs(2);
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 /// Octets of a question.
 const LONGEST: u64 = 128;
 

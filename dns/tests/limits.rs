@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Running, SOON, query, read_framed, send_framed, start, world};
+use common::{Running, TEST_TIMEOUT, query, read_framed, send_framed, start, world};
 use hickory_server::proto::op::{Message, ResponseCode};
 use hickory_server::proto::rr::RecordType;
 use ployz_core::routing::Freshness;
@@ -43,7 +43,8 @@ async fn connect(server: &Running, from: &str) -> TcpStream {
 async fn ask(stream: &mut TcpStream) -> std::io::Result<Message> {
     let asked = query("web.shop.ployz.internal.", RecordType::A).to_vec().unwrap();
     send_framed(stream, &asked).await;
-    let answer = tokio::time::timeout(SOON, read_framed(stream)).await.expect("an answer or an end")?;
+    let answer =
+        tokio::time::timeout(TEST_TIMEOUT, read_framed(stream)).await.expect("an answer or an end")?;
     Ok(Message::from_vec(&answer).unwrap())
 }
 
@@ -57,7 +58,7 @@ async fn a_source_has_sixteen_connections_and_others_have_theirs() {
         held.push(stream);
     }
     let mut beyond = connect(&server, "127.0.0.1").await;
-    let end = tokio::time::timeout(SOON, beyond.read(&mut [0; 1])).await.expect("closed at once");
+    let end = tokio::time::timeout(TEST_TIMEOUT, beyond.read(&mut [0; 1])).await.expect("closed at once");
     assert!(matches!(end, Ok(0) | Err(_)));
     assert_eq!(server.server.metrics.connections_refused.load(Relaxed), 1);
     assert_eq!(ask(&mut connect(&server, "127.0.0.9").await).await.unwrap().answers.len(), 3);
@@ -72,7 +73,7 @@ async fn a_source_has_sixteen_connections_and_others_have_theirs() {
             }
         }
     };
-    tokio::time::timeout(SOON, again).await.expect("a place that is given up is free");
+    tokio::time::timeout(TEST_TIMEOUT, again).await.expect("a place that is given up is free");
     drop(held);
     server.stop().await;
 }
@@ -92,8 +93,9 @@ async fn a_message_that_trickles_in_is_not_waited_for() {
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
     });
-    let end =
-        tokio::time::timeout(SOON, input.read(&mut [0; 1])).await.expect("closed while octets still come");
+    let end = tokio::time::timeout(TEST_TIMEOUT, input.read(&mut [0; 1]))
+        .await
+        .expect("closed while octets still come");
     assert!(matches!(end, Ok(0) | Err(_)));
     trickle.abort();
     server.stop().await;
@@ -121,7 +123,7 @@ async fn dead_names_of_one_client_leave_tries_for_others() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(SOON, spread).await.expect("128 questions are tried thrice");
+    tokio::time::timeout(TEST_TIMEOUT, spread).await.expect("128 questions are tried thrice");
     let answer = server.ask_in_shop("ok.example.", RecordType::A).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::NXDomain);
     assert!(server.server.metrics.overloaded.load(Relaxed) >= 600 - 128 - 1);
@@ -148,7 +150,7 @@ async fn who_was_connected_at_a_stop_may_still_ask() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(SOON, accepted).await.expect("the connection is taken");
+    tokio::time::timeout(TEST_TIMEOUT, accepted).await.expect("the connection is taken");
     server.stop.cancel();
     for _ in 0..3 {
         assert_eq!(ask(&mut stream).await.unwrap().answers.len(), 3);

@@ -8,6 +8,7 @@ use common::{Running, plain, query, service, start, world};
 use hickory_server::proto::op::{Message, ResponseCode};
 use hickory_server::proto::rr::{DNSClass, RData, RecordType};
 use ployz_core::routing::{Freshness, State};
+use ployz_core::wire::v1::sidecar::SidecarStatus;
 use ployz_dns::zone::Zone;
 use ployz_nats::events::{Snapshot, View};
 use std::collections::BTreeSet;
@@ -150,8 +151,11 @@ async fn the_zone_has_a_top_and_tells_how_fresh_it_is() {
     assert_eq!(server.ask("ployz.internal.", RecordType::NS).await.answers.len(), 1);
     assert_eq!(server.ask("101.10.in-addr.arpa.", RecordType::SOA).await.answers.len(), 1);
     let status = server.ask("_status.ployz.internal.", RecordType::TXT).await;
-    let text = status.answers[0].data.to_string();
-    assert!(text.contains("freshness=live") && text.contains("sequence=42"), "{text}");
+    let RData::TXT(text) = &status.answers[0].data else { panic!("{status}") };
+    let texts: Vec<_> = text.txt_data.iter().map(|text| String::from_utf8_lossy(text)).collect();
+    let status: SidecarStatus = texts.join(" ").parse().expect("a status that ployzd can read");
+    assert_eq!((status.freshness, status.sequence), (Freshness::Live, Some(42)));
+    assert_eq!(status.counts.services, Some(world().services.len() as u64));
     server.stop().await;
 }
 

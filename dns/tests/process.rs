@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{SOON, query, read_framed, send_framed};
+use common::{TEST_TIMEOUT, query, read_framed, send_framed};
 use hickory_server::proto::op::{Message, ResponseCode};
 use hickory_server::proto::rr::RecordType;
 use std::net::SocketAddr;
@@ -71,7 +71,7 @@ async fn stop(mut process: Child) {
     let id = process.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     let ended = tokio::task::spawn_blocking(move || process.wait().unwrap());
-    let status = tokio::time::timeout(SOON, ended).await.expect("it ends in time").unwrap();
+    let status = tokio::time::timeout(TEST_TIMEOUT, ended).await.expect("it ends in time").unwrap();
     assert!(status.success(), "{status}");
 }
 
@@ -105,7 +105,8 @@ async fn ask(socket: &UdpSocket, name: &str, kind: RecordType) -> Message {
     let asked = query(name, kind);
     socket.send(&asked.to_vec().unwrap()).await.unwrap();
     let mut buffer = [0; 4096];
-    let length = tokio::time::timeout(SOON, socket.recv(&mut buffer)).await.expect("an answer").unwrap();
+    let length =
+        tokio::time::timeout(TEST_TIMEOUT, socket.recv(&mut buffer)).await.expect("an answer").unwrap();
     let answer = Message::from_vec(&buffer[..length]).unwrap();
     assert_eq!(answer.metadata.id, asked.metadata.id);
     answer
@@ -202,9 +203,13 @@ async fn metrics_tell_what_was_asked_and_how_fresh_the_answers_are() {
     let mut page = String::new();
     stream.read_to_string(&mut page).await.unwrap();
     for line in [
-        "ployz_dns_queries_total{qtype=\"TXT\",rcode=\"NOERROR\"} 1\n",
-        "ployz_dns_routing_freshness 0\n",
-        "# TYPE ployz_dns_routing_gaps_total counter\nployz_dns_routing_gaps_total 0\n",
+        "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n",
+        "# TYPE ployz_dns_queries counter\nployz_dns_queries_total{qtype=\"TXT\",rcode=\"NOERROR\"} 1\n",
+        "ployz_dns_routing_freshness 0.0\n",
+        "# TYPE ployz_dns_routing_gaps counter\nployz_dns_routing_gaps_total 0\n",
+        "ployz_dns_query_duration_seconds_bucket{le=\"+Inf\",origin=\"own\"} 1\n",
+        "ployz_dns_zone_services 0.0\n",
+        "\n# EOF\n",
         "ployz_dns_query_duration_seconds_count{origin=\"own\"} 1\n",
         "ployz_dns_upstream_failures_total{upstream=\"127.0.0.1:1\"} 0\n",
     ] {

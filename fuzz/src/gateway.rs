@@ -24,7 +24,7 @@ pub fn route(data: &[u8]) {
     let routes: Vec<(&str, &str)> =
         lines.filter_map(|line| std::str::from_utf8(line).ok()?.split_once(' ')).take(MOST).collect();
     let table = Table::of(&state(&routes));
-    let found = table.find(&host, path).map(|place| table.route(place).label.to_string());
+    let found = table.find(&host, path).map(|id| table.route(id).expect("found here").label.to_string());
     assert_eq!(found, expected(&host, &routed, &routes), "{} {path}", host.as_str());
 }
 

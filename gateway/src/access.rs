@@ -88,7 +88,7 @@ impl Writer {
         let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || {
             let mut taken = Vec::new();
             while !told.load(Ordering::Acquire) {
-                std::thread::park_timeout(EVERY);
+                std::thread::park_timeout(FLUSH_INTERVAL);
                 empty(&lanes, &mut taken, &mut output);
             }
             empty(&lanes, &mut taken, &mut output);
@@ -117,6 +117,6 @@ fn empty(lanes: &[Lane], taken: &mut Vec<u8>, output: &mut impl Write) {
     let _ = output.flush();
 }
 
-const EVERY: Duration = Duration::from_millis(100);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(100);
 /// About 4,000 lines of one worker.
 const FULL: usize = 1 << 20;

@@ -20,12 +20,12 @@ impl Backend {
     /// One that nothing is known of.
     pub fn new(address: SocketAddrV4) -> Self {
         let mut peer = HttpPeer::new(address, false, String::new());
-        peer.options.connection_timeout = Some(CONNECT);
-        peer.options.total_connection_timeout = Some(CONNECT);
-        peer.options.write_timeout = Some(WRITE);
-        peer.options.idle_timeout = Some(IDLE);
+        peer.options.connection_timeout = Some(CONNECT_TIMEOUT);
+        peer.options.total_connection_timeout = Some(CONNECT_TIMEOUT);
+        peer.options.write_timeout = Some(WRITE_TIMEOUT);
+        peer.options.idle_timeout = Some(IDLE_TIMEOUT);
         peer.options.tcp_keepalive = Some(KEEPALIVE);
-        peer.options.h2_ping_interval = Some(PING);
+        peer.options.h2_ping_interval = Some(PING_INTERVAL);
         Self { address, peer, aside_until: AtomicU64::new(0), distrusted_until: AtomicU64::new(0) }
     }
 
@@ -41,7 +41,7 @@ impl Backend {
 
     /// It did not take a connection: others are asked first for a while.
     pub fn put_aside(&self) {
-        self.aside_until.store(clock::millis() + ASIDE.as_millis() as u64, Ordering::Relaxed);
+        self.aside_until.store(clock::millis() + ASIDE_DURATION.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Whether others should be asked first.
@@ -51,7 +51,8 @@ impl Backend {
 
     /// It sent bytes that no request asked for: for a while every request has a connection of its own.
     pub fn distrust(&self) {
-        self.distrusted_until.store(clock::millis() + DISTRUST.as_millis() as u64, Ordering::Relaxed);
+        self.distrusted_until
+            .store(clock::millis() + DISTRUST_DURATION.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Whether its connections are used for one request only.
@@ -66,11 +67,11 @@ fn is_ahead(until: &AtomicU64) -> bool {
 }
 
 /// A first SYN that is lost is sent again after one second (RFC 6298 section 2.1); this leaves room for that.
-pub const CONNECT: Duration = Duration::from_secs(3);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// For a write to a backend.
-pub const WRITE: Duration = Duration::from_secs(60);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// For how long a connection without a request is kept.
-pub const IDLE: Duration = Duration::from_secs(30);
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Tunnels and streams wait for ever; this tells them of a machine that vanished without a word.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     idle: Duration::from_secs(60),
@@ -78,6 +79,6 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     count: 3,
     user_timeout: Duration::ZERO,
 };
-const PING: Duration = Duration::from_secs(30);
-const ASIDE: Duration = Duration::from_secs(5);
-const DISTRUST: Duration = Duration::from_secs(60);
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const ASIDE_DURATION: Duration = Duration::from_secs(5);
+const DISTRUST_DURATION: Duration = Duration::from_secs(60);

@@ -60,11 +60,11 @@ impl Gateway {
 
     /// The backend whose turn it is among those that were not tried.
     pub(crate) fn choose(&self, ctx: &mut Ctx) -> Result<Arc<Backend>> {
-        let Some(place) = ctx.place else { return Error::e_explain(ErrorType::InternalError, "no route") };
+        let Some(route) = ctx.route else { return Error::e_explain(ErrorType::InternalError, "no route") };
         let served = ctx.served.clone();
         // When all were tried, the last again: its old connection died, which says nothing of a new one.
-        let last = || ctx.tried.last().map(|last| (last, served.backend(last)));
-        let Some((number, backend)) = served.pick(place, &ctx.tried).or_else(last) else {
+        let last = || ctx.tried.last().and_then(|last| Some((last, served.backend(last)?)));
+        let Some((id, backend)) = served.pick(route, &ctx.tried).or_else(last) else {
             return Error::e_explain(ErrorType::HTTPStatus(503), "no backend");
         };
         if ctx.tries > 0 {
@@ -73,7 +73,7 @@ impl Gateway {
         ctx.tries += 1;
         // What was kept of the body comes by again.
         ctx.received = 0;
-        ctx.tried.add(number);
+        ctx.tried.add(id);
         ctx.backend = Some(backend.address());
         Ok(backend.clone())
     }

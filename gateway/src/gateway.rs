@@ -16,6 +16,7 @@ use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::routing::get;
 use ployz_core::routing::Freshness;
+use ployz_host::page;
 use ployz_nats::events::{Snapshot, Stats};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -194,13 +195,13 @@ async fn serve_metrics(
     changed: watch::Receiver<SystemTime>,
     certificates: Option<Arc<Certificates>>,
 ) {
-    let page = move || {
+    let scrape = move || {
         let stored = certificates.as_ref().map(|certificates| certificates.stored());
         let text =
             metrics::page(&shared.counters, &shared.served.load(), &feed.read(), *changed.borrow(), stored);
-        std::future::ready(([(CONTENT_TYPE, OPENMETRICS)], text))
+        std::future::ready(([(CONTENT_TYPE, page::CONTENT_TYPE)], text))
     };
-    let router = Router::new().route("/metrics", get(page));
+    let router = Router::new().route("/metrics", get(scrape));
     match tokio::net::TcpListener::from_std(socket.listener) {
         Ok(listener) => {
             let _ = axum::serve(listener, router).await;
@@ -208,5 +209,3 @@ async fn serve_metrics(
         Err(error) => tracing::error!("metrics cannot be served: {error}"),
     }
 }
-
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

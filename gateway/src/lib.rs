@@ -41,5 +41,6 @@ mod worker;
 pub use downstream::HeadLimits;
 pub use gateway::{CannotStart, Gateway, Settings};
 pub use metrics::{Cause, Counters};
+pub use served::status;
 pub use table::{Route, Table};
 pub use worker::Limits;

@@ -118,7 +118,8 @@ pub fn open(kind: Kind, address: SocketAddr, v6_only: bool) -> Result<Socket, Ca
 /// So that a peer that vanished without a word does not stay for ever; accepted connections have it from their listener.
 /// Without it they would only stay longer, so a refusal changes nothing.
 pub(crate) fn keep_alive(socket: SockRef<'_>) {
-    let settings = TcpKeepalive::new().with_time(SILENT).with_interval(PROBE).with_retries(3);
+    let settings =
+        TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
     let _ = socket.set_tcp_keepalive(&settings);
 }
 
@@ -138,8 +139,8 @@ impl FromStr for Kind {
     }
 }
 
-const SILENT: Duration = Duration::from_secs(120);
-const PROBE: Duration = Duration::from_secs(15);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// The kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4_096;
 

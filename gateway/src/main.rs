@@ -10,7 +10,7 @@ use ployz_gateway::files::Files;
 use ployz_gateway::listen::{self, Kind, Socket};
 use ployz_gateway::stored::{self, Following, Stored};
 use ployz_gateway::tls::Certificates;
-use ployz_gateway::{Gateway, Limits, Settings, Table};
+use ployz_gateway::{Gateway, Limits, Settings, Table, status};
 use ployz_nats::events::{Feed, Seed, Snapshot, Stats};
 use sd_notify::NotifyState;
 use std::path::PathBuf;
@@ -69,8 +69,8 @@ async fn run(given: Given) -> anyhow::Result<()> {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let mut stopping = pin!(gateway.stop());
     // What lasts longer is on connections that need no route any more, and may last for an hour.
-    let soon = tokio::time::timeout(FEED_LASTS, &mut stopping).await;
-    let _ = tokio::time::timeout(FEED_ENDS, feed.stop()).await;
+    let soon = tokio::time::timeout(FEED_DRAIN_TIMEOUT, &mut stopping).await;
+    let _ = tokio::time::timeout(FEED_STOP_TIMEOUT, feed.stop()).await;
     if soon.is_err() {
         // Cancel-safe: the process ends. Told twice (a machine that is shut down), it waits no longer.
         tokio::select! { () = stopping => {}, _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -181,20 +181,10 @@ async fn reload(certificates: Arc<Certificates>, mut files: Files) {
 /// Says that the gateway is ready, and from then on how far its routes can be trusted.
 async fn tell(mut table: watch::Receiver<Arc<Snapshot<Table>>>) {
     let known = table.wait_for(|snapshot| snapshot.freshness != Freshness::Empty);
-    let _ = tokio::time::timeout(ROUTES_KNOWN, known).await;
+    let _ = tokio::time::timeout(ROUTES_TIMEOUT, known).await;
     let _ = sd_notify::notify(&[NotifyState::Ready]);
     loop {
-        let status = {
-            let snapshot = table.borrow_and_update();
-            let routes = snapshot.view.routes().len();
-            match snapshot.freshness {
-                Freshness::Empty => "routes are not known yet: every request is answered 503".to_owned(),
-                Freshness::Live => format!("{routes} routes, followed live"),
-                Freshness::LastGood(since) => {
-                    format!("{routes} routes as last known, NATS away since {since}")
-                }
-            }
-        };
+        let status = status(&table.borrow_and_update()).to_string();
         let _ = sd_notify::notify(&[NotifyState::Status(&status)]);
         if table.changed().await.is_err() {
             return;
@@ -209,7 +199,7 @@ fn fail(error: &anyhow::Error, code: u8) -> ExitCode {
 
 const THREADS: u16 = 2;
 /// systemd waits for readiness; clients of a machine that starts without NATS should get their 503.
-const ROUTES_KNOWN: Duration = Duration::from_secs(1);
+const ROUTES_TIMEOUT: Duration = Duration::from_secs(1);
 /// Requests that are under way when the gateway is told to end may still be led to another backend.
-const FEED_LASTS: Duration = Duration::from_secs(10);
-const FEED_ENDS: Duration = Duration::from_secs(2);
+const FEED_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const FEED_STOP_TIMEOUT: Duration = Duration::from_secs(2);

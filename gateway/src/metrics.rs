@@ -4,11 +4,10 @@
 //! and code classes are fixed. Nothing a client sends ever becomes a label.
 
 use crate::served::Served;
-use ployz_nats::events::{FeedStats, Metric};
-use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use ployz_host::page;
+use ployz_nats::events::FeedStats;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Registry;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -128,12 +127,9 @@ pub fn page(
     changed: SystemTime,
     stored: Option<Stored>,
 ) -> String {
-    let mut text = String::new();
     let mut page = Page::of(counters, served, feed, changed);
     page.gauges.extend(stored.into_iter().flat_map(certificates));
-    // Only whole families are written, each from one place; writing into a string cannot fail.
-    let _ = write_page(&mut text, page);
-    text
+    page::text("ployz_gateway", page)
 }
 
 fn certificates((names, live, until): Stored) -> Vec<(&'static str, &'static str, f64)> {
@@ -150,12 +146,6 @@ fn certificates((names, live, until): Stored) -> Vec<(&'static str, &'static str
     gauges
 }
 
-fn write_page(text: &mut String, page: Page) -> fmt::Result {
-    let mut registry = Registry::with_prefix("ployz_gateway");
-    registry.register_collector(Box::new(page));
-    encode(text, &registry)
-}
-
 /// The values at the moment of a scrape.
 #[derive(Debug)]
 struct Page {
@@ -163,7 +153,7 @@ struct Page {
     refused: Vec<(&'static str, u64)>,
     counts: Vec<(&'static str, &'static str, u64)>,
     gauges: Vec<(&'static str, &'static str, f64)>,
-    feed: Vec<Metric>,
+    feed: FeedStats,
 }
 
 impl Page {
@@ -192,7 +182,7 @@ impl Page {
                 ("routes", "Routes in the table", served.tallied().count() as f64),
                 ("routes_unchanged_seconds", "Time since the table was last replaced", age(changed)),
             ],
-            feed: feed.metrics(),
+            feed: *feed,
         }
     }
 }
@@ -208,7 +198,7 @@ impl prometheus_client::collector::Collector for Page {
         for (route, tally) in &self.routes {
             for (class, count) in CLASSES.iter().zip(&tally.classes) {
                 let labels = [("route", route.as_str()), ("class", *class)];
-                counter(family.encode_family(&labels)?, count.load(Ordering::Relaxed))?;
+                page::write_count(family.encode_family(&labels)?, count.load(Ordering::Relaxed))?;
             }
         }
         let name = "request_duration_seconds";
@@ -220,20 +210,15 @@ impl prometheus_client::collector::Collector for Page {
         let mut family =
             to.encode_descriptor("refused", "Requests not served, by cause", None, MetricType::Counter)?;
         for (cause, count) in &self.refused {
-            counter(family.encode_family(&[("cause", *cause)])?, *count)?;
+            page::write_count(family.encode_family(&[("cause", *cause)])?, *count)?;
         }
         for (name, help, count) in &self.counts {
-            counter(to.encode_descriptor(name, help, None, MetricType::Counter)?, *count)?;
+            page::counter(&mut to, name, help, *count)?;
         }
         for (name, help, value) in &self.gauges {
-            gauge(to.encode_descriptor(name, help, None, MetricType::Gauge)?, *value)?;
+            page::gauge(&mut to, name, help, *value)?;
         }
-        for Metric { name, help, counter: counts, value } in &self.feed {
-            let kind = if *counts { MetricType::Counter } else { MetricType::Gauge };
-            let family = to.encode_descriptor(name, help, None, kind)?;
-            if *counts { counter(family, *value as u64)? } else { gauge(family, *value)? }
-        }
-        Ok(())
+        self.feed.encode(&mut to)
     }
 }
 
@@ -257,41 +242,10 @@ fn routes(served: &Served) -> Vec<(String, Arc<Tally>)> {
     page
 }
 
-fn counter(mut to: MetricEncoder<'_>, count: u64) -> fmt::Result {
-    to.encode_counter::<prometheus_client::encoding::NoLabelSet, _, u64>(&count, None)
-}
-
-fn gauge(mut to: MetricEncoder<'_>, value: f64) -> fmt::Result {
-    to.encode_gauge(&value)
-}
-
 fn histogram(to: MetricEncoder<'_>, tally: &Tally) -> fmt::Result {
-    let counts: Vec<u64> = tally.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
-    let bounds = BUCKETS_MS.iter().map(|millis| *millis as f64 / 1000.0).chain([f64::MAX]);
-    let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
-    let sum = tally.micros.load(Ordering::Relaxed) as f64 / 1e6;
-    Fixed { sum, count: counts.iter().sum(), buckets }.encode(to)
-}
-
-struct Fixed {
-    sum: f64,
-    count: u64,
-    buckets: Vec<(f64, u64)>,
-}
-
-impl EncodeMetric for Fixed {
-    fn encode(&self, mut to: MetricEncoder<'_>) -> fmt::Result {
-        to.encode_histogram::<prometheus_client::encoding::NoLabelSet>(
-            self.sum,
-            self.count,
-            &self.buckets,
-            None,
-        )
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Histogram
-    }
+    let counts = tally.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed));
+    let bounds = BUCKETS_MS.iter().map(|millis| *millis as f64 / 1000.0);
+    page::write_histogram(to, tally.micros.load(Ordering::Relaxed) as f64 / 1e6, bounds, counts)
 }
 
 fn age(since: SystemTime) -> f64 {

@@ -94,7 +94,9 @@ impl Gateway {
             return Some(Answer { field: Some((ALLOW, METHODS)), ..ctx.refuse(Cause::Malformed, 405) });
         }
         ctx.upgrades = is_websocket(session);
-        let Some(place) = ctx.served.find(host, head.uri.path()) else {
+        let served = ctx.served.clone();
+        let found = served.find(host, head.uri.path()).and_then(|id| Some((id, served.route(id)?)));
+        let Some((id, route)) = found else {
             let known = !ctx.served.is_empty();
             return Some(if known {
                 ctx.refuse(Cause::NoRoute, 404)
@@ -102,9 +104,7 @@ impl Gateway {
                 ctx.refuse(Cause::NoBackend, 503)
             });
         };
-        ctx.place = Some(place);
-        let served = ctx.served.clone();
-        let route = served.route(place);
+        ctx.route = Some(id);
         if route.https_only && ctx.scheme == "http" {
             return Some(redirect(head, host, self.shared.https_port));
         }
@@ -159,8 +159,8 @@ impl ProxyHttp for Gateway {
             // What is ill-formed already is refused when the rest of the head is judged.
             let _ = conn.frame(framing::body(session.req_header()));
         }
-        session.set_write_timeout(Some(SILENCE));
-        session.set_total_drain_timeout(Some(DRAIN_BODY));
+        session.set_write_timeout(Some(SILENCE_TIMEOUT));
+        session.set_total_drain_timeout(Some(DRAIN_BODY_TIMEOUT));
         // RFC 9110 section 15.2: such a client takes the first answer for the last.
         let old = session.req_header().version == Version::HTTP_10;
         session.set_ignore_info_resp(old);
@@ -238,8 +238,8 @@ impl ProxyHttp for Gateway {
         ctx: &mut Ctx,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        if let Some(backend) = ctx.tried.last() {
-            ctx.served.backend(backend).put_aside();
+        if let Some(backend) = ctx.tried.last().and_then(|last| ctx.served.backend(last)) {
+            backend.put_aside();
         }
         // Nothing was sent, so any method may be sent elsewhere.
         error.set_retry(ctx.has_untried());
@@ -287,8 +287,8 @@ impl ProxyHttp for Gateway {
         let written = session.response_written().map(|head| head.status.as_u16());
         let status = written.map_or(0, |written| ctx.refused.unwrap_or(written));
         let took = ctx.started.elapsed();
-        if let Some(place) = ctx.place {
-            ctx.served.tally(place).count(status, took);
+        if let Some(route) = ctx.route {
+            ctx.served.count(route, status, took);
         }
         if ctx.error.is_none() {
             ctx.error = error.map(shorten);
@@ -330,13 +330,13 @@ fn is_websocket(session: &Session) -> bool {
 
 /// How long a backend may be silent.
 pub(crate) fn silence(ctx: &Ctx) -> Duration {
-    ctx.place.and_then(|place| ctx.served.route(place).timeout).unwrap_or(SILENCE)
+    ctx.route.and_then(|route| ctx.served.route(route)?.timeout).unwrap_or(SILENCE_TIMEOUT)
 }
 
 /// What a client may ask for beside those that are the gateway's.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 /// Between two reads of an answer, and for a write to a client, unless the route says otherwise.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What is left of a body after an answer of our own is read for this long, so that the client reads the answer.
-const DRAIN_BODY: Duration = Duration::from_secs(5);
+const DRAIN_BODY_TIMEOUT: Duration = Duration::from_secs(5);
 const H2_STREAMS: usize = 100;

@@ -7,6 +7,7 @@ use crate::metrics::Cause;
 use crate::proxy::Shared;
 use crate::request_id::RequestId;
 use crate::served::{Served, Tried};
+use crate::table::RouteId;
 use http::Version;
 use pingora::proxy::Session;
 use pingora::{Error, ErrorType};
@@ -21,8 +22,8 @@ pub struct Ctx {
     pub started: Instant,
     /// What was served then; all of the request goes by it.
     pub served: Arc<Served>,
-    /// Place of its route.
-    pub place: Option<usize>,
+    /// Its route, once found.
+    pub route: Option<RouteId>,
     /// Host it is for.
     pub host: Option<Host>,
     /// Its id.
@@ -59,7 +60,7 @@ impl Ctx {
         Self {
             started: Instant::now(),
             served: shared.served.load_full(),
-            place: None,
+            route: None,
             host: None,
             id: RequestId::draw(),
             client: None,
@@ -92,7 +93,7 @@ impl Ctx {
     /// Counts a piece of its body; an error when that makes it larger than its route allows.
     pub fn count_body(&mut self, bytes: usize) -> pingora::Result<()> {
         self.received += bytes as u64;
-        let limit = self.place.and_then(|place| self.served.route(place).max_body);
+        let limit = self.route.and_then(|route| self.served.route(route)?.max_body);
         if limit.is_none_or(|limit| self.received <= limit) {
             return Ok(());
         }
@@ -102,7 +103,7 @@ impl Ctx {
 
     /// Whether a backend of its route was not tried yet.
     pub fn has_untried(&self) -> bool {
-        self.place.is_some_and(|place| self.served.pick(place, &self.tried).is_some())
+        self.route.is_some_and(|route| self.served.pick(route, &self.tried).is_some())
     }
 
     /// Whether clients are to go elsewhere.
@@ -125,7 +126,7 @@ impl Ctx {
             received: self.received,
             sent: session.body_bytes_sent() as u64,
             duration_ms: took.as_micros() as f64 / 1000.0,
-            route: self.place.map(|place| &*self.served.route(place).label),
+            route: self.route.and_then(|route| Some(&*self.served.route(route)?.label)),
             backend: self.backend,
             tries: self.tries,
             request_id: self.id.as_str(),

@@ -1,4 +1,4 @@
-//! What is served at this moment: a table with the lasting things that belong to its places.
+//! What is served at this moment: a table with the lasting things that belong to its routes and backends.
 //!
 //! The table is made anew at every change; backends and tallies are carried over by name, so that a change of one route
 //! forgets nothing about the others.
@@ -6,12 +6,14 @@
 use crate::backend::Backend;
 use crate::host::Host;
 use crate::metrics::Tally;
-use crate::table::{Route, Table};
+use crate::table::{BackendId, Route, RouteId, Table};
 use ployz_core::routing::Freshness;
+use ployz_core::wire::v1::sidecar::SidecarStatus;
 use ployz_nats::events::Snapshot;
 use std::collections::HashMap;
 use std::net::SocketAddrV4;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A snapshot, ready to be served from.
 pub struct Served {
@@ -20,10 +22,18 @@ pub struct Served {
     tallies: Vec<Arc<Tally>>,
 }
 
-/// Places of backends that one request has tried.
+/// What the gateway reports of a snapshot.
+pub fn status(snapshot: &Snapshot<Table>) -> SidecarStatus {
+    let mut status = SidecarStatus::new(snapshot.freshness, env!("CARGO_PKG_VERSION"));
+    status.sequence = Some(snapshot.sequence);
+    status.counts.routes = Some(snapshot.view.routes().len() as u64);
+    status
+}
+
+/// Backends that one request has tried.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Tried {
-    places: [Option<usize>; MOST_TRIES],
+    backends: [Option<BackendId>; MOST_TRIES],
     count: usize,
 }
 
@@ -62,24 +72,26 @@ impl Served {
         self.snapshot.freshness == Freshness::Empty
     }
 
-    /// The place of the route for a request.
-    pub fn find(&self, host: &Host, path: &str) -> Option<usize> {
+    /// The route for a request.
+    pub fn find(&self, host: &Host, path: &str) -> Option<RouteId> {
         self.snapshot.view.find(host, path)
     }
 
-    /// The place of the route for connections to a port.
-    pub fn find_tcp(&self, listen: u16) -> Option<usize> {
+    /// The route for connections to a port.
+    pub fn find_tcp(&self, listen: u16) -> Option<RouteId> {
         self.snapshot.view.find_tcp(listen)
     }
 
-    /// The route in a place.
-    pub fn route(&self, place: usize) -> &Route {
-        self.snapshot.view.route(place)
+    /// A route that was found here.
+    pub fn route(&self, id: RouteId) -> Option<&Route> {
+        self.snapshot.view.route(id)
     }
 
-    /// The tally of a route.
-    pub fn tally(&self, place: usize) -> &Tally {
-        &self.tallies[place]
+    /// Counts a finished request of a route, as [`Tally::count`] does.
+    pub fn count(&self, id: RouteId, status: u16, took: Duration) {
+        if let Some(tally) = id.of(&self.tallies) {
+            tally.count(status, took);
+        }
     }
 
     /// Every route with its tally.
@@ -88,23 +100,21 @@ impl Served {
     }
 
     /// The next backend in turn that was not tried; one that was put aside only when there is no other.
-    pub fn pick(&self, place: usize, tried: &Tried) -> Option<(usize, &Arc<Backend>)> {
-        let places = &self.route(place).backends;
-        let start = self.tallies[place].turn();
-        let in_turn = (0..places.len()).map(|step| places[(start + step) % places.len()]);
-        let mut untried = in_turn.filter(|backend| !tried.contains(*backend));
+    pub fn pick(&self, id: RouteId, tried: &Tried) -> Option<(BackendId, &Arc<Backend>)> {
+        let (ids, start) = (&self.route(id)?.backends, id.of(&self.tallies)?.turn());
+        let in_turn = (0..ids.len()).map(|step| ids[(start + step) % ids.len()]);
+        let untried = in_turn.filter(|backend| !tried.contains(*backend));
+        let mut untried = untried.filter_map(|backend| Some((backend, self.backend(backend)?)));
         let first = untried.next()?;
-        let chosen = if self.backends[first].is_aside() {
-            untried.find(|backend| !self.backends[*backend].is_aside()).unwrap_or(first)
-        } else {
-            first
-        };
-        Some((chosen, &self.backends[chosen]))
+        if !first.1.is_aside() {
+            return Some(first);
+        }
+        Some(untried.find(|(_, backend)| !backend.is_aside()).unwrap_or(first))
     }
 
-    /// A backend by its place.
-    pub fn backend(&self, place: usize) -> &Arc<Backend> {
-        &self.backends[place]
+    /// A backend that was picked here.
+    pub fn backend(&self, id: BackendId) -> Option<&Arc<Backend>> {
+        id.of(&self.backends)
     }
 
     fn labelled(&self) -> impl Iterator<Item = (&str, &Arc<Tally>)> {
@@ -114,21 +124,21 @@ impl Served {
 
 impl Tried {
     /// Notes a backend.
-    pub fn add(&mut self, backend: usize) {
-        if let Some(slot) = self.places.get_mut(self.count) {
+    pub fn add(&mut self, backend: BackendId) {
+        if let Some(slot) = self.backends.get_mut(self.count) {
             *slot = Some(backend);
         }
         self.count += 1;
     }
 
     /// Whether it is among them.
-    pub fn contains(&self, backend: usize) -> bool {
-        self.places.contains(&Some(backend))
+    pub fn contains(&self, backend: BackendId) -> bool {
+        self.backends.contains(&Some(backend))
     }
 
     /// The one that was noted last.
-    pub fn last(&self) -> Option<usize> {
-        self.places.get(self.count.checked_sub(1)?).copied().flatten()
+    pub fn last(&self) -> Option<BackendId> {
+        self.backends.get(self.count.checked_sub(1)?).copied().flatten()
     }
 }
 
@@ -146,38 +156,60 @@ mod tests {
         Served::after(previous, Arc::new(Snapshot { view, freshness: Freshness::Live, sequence: 1 }))
     }
 
+    /// The only route, and its backends in order.
+    fn only(served: &Served) -> (RouteId, &[BackendId]) {
+        let id = served.find(&Host::parse(b"a.org").unwrap(), "/").unwrap();
+        (id, &served.route(id).unwrap().backends)
+    }
+
     #[test]
     fn backends_are_picked_in_turn_and_none_twice() {
         let served = served(None, &[[10, 0, 0, 1], [10, 0, 0, 2]]);
+        let (route, _) = only(&served);
         let mut tried = Tried::default();
-        let first = served.pick(0, &tried).unwrap().0;
+        let first = served.pick(route, &tried).unwrap().0;
         tried.add(first);
-        let second = served.pick(0, &tried).unwrap().0;
+        let second = served.pick(route, &tried).unwrap().0;
         assert_ne!(first, second);
         tried.add(second);
-        assert!(served.pick(0, &tried).is_none());
+        assert!(served.pick(route, &tried).is_none());
     }
 
     #[test]
     fn one_that_was_put_aside_is_skipped_unless_it_is_the_last() {
         let one = served(None, &[[10, 0, 0, 1], [10, 0, 0, 2]]);
-        one.backend(0).put_aside();
+        let (route, backends) = only(&one);
+        one.backend(backends[0]).unwrap().put_aside();
         for _ in 0..4 {
-            assert_eq!(one.pick(0, &Tried::default()).unwrap().0, 1);
+            assert_eq!(one.pick(route, &Tried::default()).unwrap().0, backends[1]);
         }
-        one.backend(1).put_aside();
-        assert!(one.pick(0, &Tried::default()).is_some());
+        one.backend(backends[1]).unwrap().put_aside();
+        assert!(one.pick(route, &Tried::default()).is_some());
     }
 
     #[test]
     fn what_is_known_of_a_backend_survives_a_change() {
         let before = served(None, &[[10, 0, 0, 1], [10, 0, 0, 2]]);
-        before.backend(1).put_aside();
-        before.tally(0).turn();
+        let (route, backends) = only(&before);
+        before.backend(backends[1]).unwrap().put_aside();
+        before.tallies[0].turn();
         let after = served(Some(&before), &[[10, 0, 0, 2], [10, 0, 0, 3]]);
-        assert!(after.backend(0).is_aside());
-        assert!(!after.backend(1).is_aside());
-        assert_eq!(after.tally(0).turn(), 1);
+        let (_, backends) = only(&after);
+        assert!(after.backend(backends[0]).unwrap().is_aside());
+        assert!(!after.backend(backends[1]).unwrap().is_aside());
+        assert_eq!(route.of(&after.tallies).unwrap().turn(), 1);
+    }
+
+    #[test]
+    fn id_of_a_larger_table_finds_nothing_and_does_not_panic() {
+        let large = served(None, &[[10, 0, 0, 1], [10, 0, 0, 2]]);
+        let (route, backends) = only(&large);
+        let small = served(None, &[[10, 0, 0, 1]]);
+        assert!(small.backend(backends[1]).is_none());
+        let view = Arc::new(Table::of(&State::default()));
+        let empty = Served::after(None, Arc::new(Snapshot { view, freshness: Freshness::Live, sequence: 2 }));
+        assert!(empty.route(route).is_none() && empty.pick(route, &Tried::default()).is_none());
+        empty.count(route, 200, Duration::ZERO);
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Stored {
     /// Follows the store for ever.
     pub async fn follow(self) {
         let Self { following, mut held } = self;
-        let (mut said, mut wait) = (String::new(), SOON);
+        let (mut said, mut wait) = (String::new(), RETRY_DELAY);
         loop {
             let begun = tokio::time::Instant::now();
             let Err(lost) = Box::pin(following.session(&mut held)).await;
@@ -90,7 +90,7 @@ impl Stored {
                 tracing::warn!("certificates in the store: {text}; still serving the known ones");
                 said = text;
             }
-            wait = if begun.elapsed() > STEADY { SOON } else { (wait * 2).min(LATEST) };
+            wait = if begun.elapsed() > STEADY_AFTER { RETRY_DELAY } else { (wait * 2).min(RETRY_DELAY_MAX) };
             tokio::time::sleep(wait).await;
         }
     }
@@ -103,19 +103,19 @@ impl Following {
         let connecting = ConnectOptions::with_nkey(self.seed.to_string())
             .name(format!("ployz-gateway certificates {}", self.machine))
             .custom_inbox_prefix(subject::sidecar_inbox(&self.machine, "gateway"))
-            .request_timeout(Some(REQUEST))
-            .connection_timeout(REQUEST)
-            .ping_interval(PING)
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .connection_timeout(REQUEST_TIMEOUT)
+            .ping_interval(PING_INTERVAL)
             .event_callback(move |event| {
                 let _ = tell.try_send(event);
                 std::future::ready(())
             })
             .connect(format!("nats://{}", self.server));
-        let client = timeout(2 * REQUEST, connecting).await??;
+        let client = timeout(2 * REQUEST_TIMEOUT, connecting).await??;
         let js = jetstream::with_domain(client, DOMAIN);
-        let bucket = timeout(REQUEST, js.get_key_value(CERTIFICATES)).await??;
-        let count = timeout(REQUEST, bucket.stream.get_info()).await??.state.messages;
-        let mut changes = timeout(REQUEST, bucket.watch_with_history(">")).await??;
+        let bucket = timeout(REQUEST_TIMEOUT, js.get_key_value(CERTIFICATES)).await??;
+        let count = timeout(REQUEST_TIMEOUT, bucket.stream.get_info()).await??.state.messages;
+        let mut changes = timeout(REQUEST_TIMEOUT, bucket.watch_with_history(">")).await??;
         let (mut whole, mut caught) = (Held::default(), count == 0);
         if caught {
             self.take(held, &whole).await;
@@ -221,12 +221,12 @@ fn change(entry: &Entry) -> Change {
     }
 }
 
-const REQUEST: Duration = Duration::from_secs(5);
-const PING: Duration = Duration::from_secs(5);
-const SOON: Duration = Duration::from_millis(100);
-const LATEST: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 /// A connection that held for as long was a good one.
-const STEADY: Duration = Duration::from_secs(10);
+const STEADY_AFTER: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -17,10 +17,18 @@ pub struct Table {
     exact: HashMap<Box<str>, Paths>,
     below: HashMap<Box<str>, Paths>,
     every: Paths,
-    tcp: HashMap<u16, usize>,
+    tcp: HashMap<u16, RouteId>,
     routes: Vec<Route>,
     backends: Vec<SocketAddrV4>,
 }
+
+/// Names a route of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteId(usize);
+
+/// Names a backend of one table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackendId(usize);
 
 /// One route of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,8 +37,8 @@ pub struct Route {
     pub label: Box<str>,
     /// Whose route it is.
     pub service: ServiceRef,
-    /// Its backends: places in [`Table::backends`].
-    pub backends: Vec<usize>,
+    /// Its backends, each once.
+    pub backends: Vec<BackendId>,
     /// Answer plain HTTP with a redirect.
     pub https_only: bool,
     /// Until the first byte of an answer.
@@ -44,13 +52,13 @@ pub struct Route {
 /// Routes of one host by path, each without a trailing slash, so that `/` is the empty text.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Paths {
-    by_prefix: HashMap<Box<str>, usize>,
+    by_prefix: HashMap<Box<str>, RouteId>,
     longest: usize,
 }
 
 impl Table {
-    /// The place of the route for a request, if there is one.
-    pub fn find(&self, host: &Host, path: &str) -> Option<usize> {
+    /// The route for a request, if there is one.
+    pub fn find(&self, host: &Host, path: &str) -> Option<RouteId> {
         let path = routed_path(path);
         let exact = self.exact.get(host.as_str());
         let below = || host.parent().and_then(|parent| self.below.get(parent));
@@ -60,17 +68,17 @@ impl Table {
             .or_else(|| self.every.find(&path))
     }
 
-    /// The place of the route for connections to a port of the gateway.
-    pub fn find_tcp(&self, listen: u16) -> Option<usize> {
+    /// The route for connections to a port of the gateway.
+    pub fn find_tcp(&self, listen: u16) -> Option<RouteId> {
         self.tcp.get(&listen).copied()
     }
 
-    /// The route in a place.
-    pub fn route(&self, place: usize) -> &Route {
-        &self.routes[place]
+    /// A route that was found in this table; in another one perhaps none.
+    pub fn route(&self, id: RouteId) -> Option<&Route> {
+        self.routes.get(id.0)
     }
 
-    /// Every route; its index is its place.
+    /// Every route.
     pub fn routes(&self) -> &[Route] {
         &self.routes
     }
@@ -107,22 +115,22 @@ impl View for Table {
 #[derive(Default)]
 struct Builder {
     table: Table,
-    known: HashMap<SocketAddrV4, usize>,
+    known: HashMap<SocketAddrV4, BackendId>,
 }
 
 impl Builder {
     fn http(&mut self, service: &ServiceRef, wanted: &HttpRoute, running: &[Ipv4Addr]) {
-        let place = self.table.routes.len();
+        let id = RouteId(self.table.routes.len());
         let Some(paths) = self.paths(&wanted.host) else { return };
         let prefix = wanted.path.trim_end_matches('/');
-        if !paths.take(prefix, place) {
+        if !paths.take(prefix, id) {
             return;
         }
         let shown = if prefix.is_empty() { "/" } else { prefix };
         let route = Route {
             label: format!("{}{shown}", wanted.host).into(),
             service: service.clone(),
-            backends: self.places(running, wanted.port),
+            backends: self.backends(running, wanted.port),
             https_only: wanted.https_only,
             timeout: wanted.timeout_secs.map(|secs| Duration::from_secs(u64::from(secs.max(1)))),
             max_body: wanted.max_body,
@@ -132,11 +140,11 @@ impl Builder {
     }
 
     fn tcp(&mut self, service: &ServiceRef, listen: u16, port: u16, running: &[Ipv4Addr]) {
-        let place = self.table.routes.len();
-        if *self.table.tcp.entry(listen).or_insert(place) != place {
+        let id = RouteId(self.table.routes.len());
+        if *self.table.tcp.entry(listen).or_insert(id) != id {
             return;
         }
-        let backends = self.places(running, port);
+        let backends = self.backends(running, port);
         let label = format!("tcp {listen}").into();
         let service = service.clone();
         let plain = Route {
@@ -164,40 +172,54 @@ impl Builder {
         (!name.as_str().is_empty()).then(|| map.entry(name.as_str().into()).or_default())
     }
 
-    fn places(&mut self, running: &[Ipv4Addr], port: u16) -> Vec<usize> {
+    fn backends(&mut self, running: &[Ipv4Addr], port: u16) -> Vec<BackendId> {
         let backends = &mut self.table.backends;
         let known = &mut self.known;
-        let mut places: Vec<usize> = running
+        let mut ids: Vec<BackendId> = running
             .iter()
             .map(|address| {
                 let backend = SocketAddrV4::new(*address, port);
                 *known.entry(backend).or_insert_with(|| {
                     backends.push(backend);
-                    backends.len() - 1
+                    BackendId(backends.len() - 1)
                 })
             })
             .collect();
         // Two machines may claim one address while an instance moves; it is one backend.
-        places.sort_unstable();
-        places.dedup();
-        places
+        ids.sort_unstable();
+        ids.dedup();
+        ids
     }
 }
 
 impl Paths {
     /// Whether the prefix was still free.
-    fn take(&mut self, prefix: &str, place: usize) -> bool {
+    fn take(&mut self, prefix: &str, id: RouteId) -> bool {
         self.longest = self.longest.max(prefix.len());
-        *self.by_prefix.entry(prefix.into()).or_insert(place) == place
+        *self.by_prefix.entry(prefix.into()).or_insert(id) == id
     }
 
-    fn find(&self, path: &str) -> Option<usize> {
+    fn find(&self, path: &str) -> Option<RouteId> {
         if self.longest == 0 {
             return self.by_prefix.get("").copied();
         }
         // No prefix is longer than the longest, so a path of a thousand segments costs no more than a short one.
         let ends = boundaries(path, self.longest);
         ends.filter_map(|end| self.by_prefix.get(&path[..end])).next().copied()
+    }
+}
+
+impl BackendId {
+    /// What belongs to a backend of a table, of things in the order of [`Table::backends`].
+    pub(crate) fn of<T>(self, all: &[T]) -> Option<&T> {
+        all.get(self.0)
+    }
+}
+
+impl RouteId {
+    /// What belongs to a route of a table, of things in the order of [`Table::routes`].
+    pub(crate) fn of<T>(self, all: &[T]) -> Option<&T> {
+        all.get(self.0)
     }
 }
 

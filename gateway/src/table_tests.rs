@@ -50,7 +50,7 @@ fn put(state: &mut State, name: &str, routes: Vec<HttpRoute>, tcp: Vec<TcpRoute>
 
 fn found<'t>(table: &'t Table, host: &str, path: &str) -> Option<&'t str> {
     let host = Host::parse(host.as_bytes()).unwrap();
-    table.find(&host, path).map(|place| &*table.route(place).label)
+    table.find(&host, path).and_then(|id| Some(&*table.route(id)?.label))
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn service_without_routable_instance_keeps_its_route_and_has_no_backend() {
     }
     let table = Table::of(&state);
     assert_eq!(found(&table, "a.org", "/"), Some("a.org/"));
-    assert!(table.route(0).backends.is_empty());
+    assert!(table.routes()[0].backends.is_empty());
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn first_service_keeps_a_route_that_two_claim() {
     let table = Table::of(&state);
     assert_eq!(table.routes().len(), 2);
     assert!(table.routes().iter().all(|route| route.service == service("a")));
-    assert_eq!(table.route(table.find_tcp(5432).unwrap()).backends.len(), 1);
+    assert_eq!(table.route(table.find_tcp(5432).unwrap()).unwrap().backends.len(), 1);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::handshake::Handshake;
 use crate::listen::{Kind, Socket};
 use crate::metrics::Cause;
 use crate::proxy::{Gateway, Shared};
-use crate::upstream::{Pool, SWEEP};
+use crate::upstream::{Pool, SWEEP_INTERVAL};
 use pingora::apps::HttpServerApp;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::configuration::ServerConf;
@@ -135,7 +135,7 @@ impl Worker {
         let pool = self.pool.clone();
         let sweeping = tokio::spawn(async move {
             loop {
-                tokio::time::sleep(SWEEP).await;
+                tokio::time::sleep(SWEEP_INTERVAL).await;
                 pool.sweep();
             }
         });
@@ -159,7 +159,7 @@ impl Worker {
 
     async fn drain(&self) {
         // Whatever another worker was handing over has arrived by then.
-        tokio::time::sleep(HAND_OVER).await;
+        tokio::time::sleep(HAND_OVER_DELAY).await;
         self.tasks.close();
         // Connections in use end with their next answer. Those idle for longer than this are the ones least likely to be
         // written to in the moment they are closed.
@@ -185,7 +185,7 @@ impl Worker {
                 // Out of descriptors, mostly: those that are open must end first.
                 Err(error) => {
                     tracing::warn!("cannot accept a connection: {error}");
-                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
@@ -252,8 +252,8 @@ fn proxy(gateway: Gateway) -> HttpProxy<Gateway> {
 }
 
 const IDLE_GRACE: Duration = Duration::from_millis(1_500);
-const HAND_OVER: Duration = Duration::from_millis(50);
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+const HAND_OVER_DELAY: Duration = Duration::from_millis(50);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Connections more than the least loaded worker has before a new one is handed over.
 const UNEVEN: usize = 4;
 /// Idle connections to backends of gRPC, for each worker.

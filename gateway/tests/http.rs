@@ -312,6 +312,7 @@ async fn metrics_and_access_log_tell_what_happened() {
         "ployz_gateway_routing_gaps_total 0",
         "ployz_gateway_routes 1",
         "ployz_gateway_request_duration_seconds_count{route=\"a.org/\"} 1",
+        "ployz_gateway_request_duration_seconds_bucket{le=\"+Inf\",route=\"a.org/\"} 1",
         "ployz_gateway_connections_open 1",
         "# EOF",
     ] {

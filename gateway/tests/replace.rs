@@ -4,6 +4,8 @@
 mod common;
 
 use common::*;
+use ployz_core::routing::Freshness;
+use ployz_core::wire::v1::sidecar::SidecarStatus;
 use ployz_gateway::Limits;
 use ployz_gateway::listen::{Kind, Socket};
 use std::io::Read as _;
@@ -197,6 +199,13 @@ async fn process_takes_the_socket_it_is_handed_says_ready_and_ends_with_zero() {
         let length = notify.recv(&mut buffer).expect("says that it is ready");
         told += &String::from_utf8_lossy(&buffer[..length]);
     }
+    while !told.contains("STATUS=") {
+        let length = notify.recv(&mut buffer).expect("reports its status");
+        told += &String::from_utf8_lossy(&buffer[..length]);
+    }
+    let status = told.lines().find_map(|line| line.split_once("STATUS=")).unwrap().1;
+    let status: SidecarStatus = status.parse().expect("a status that ployzd can read");
+    assert_eq!((status.freshness, status.counts.routes), (Freshness::Empty, Some(0)));
     let answer = once(address, "GET / HTTP/1.1\r\nHost: a.org\r\n\r\n").await.unwrap();
     assert_eq!(answer.status, 503, "its routes are not known");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(child.id() as i32), nix::sys::signal::SIGTERM).unwrap();

@@ -1,4 +1,4 @@
-//! What every Ployz process needs of its host: atomic files, the journal, the clock, randomness, retry delays.
+//! What every Ployz process needs of its host: atomic files, the journal, the metrics page, the clock, randomness.
 //!
 //! The lowest room that does I/O. It knows no network, no store and no service; whatever decides is in `ployz_core`.
 
@@ -6,4 +6,5 @@ pub mod checksummed;
 pub mod clock;
 pub mod file;
 pub mod journal;
+pub mod page;
 pub mod random;

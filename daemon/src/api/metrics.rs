@@ -15,7 +15,9 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use ployz_core::wire::v1::api::PeerStatus;
 use ployz_host::clock;
+use ployz_host::page;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -45,10 +47,7 @@ pub async fn serve(at: SocketAddr, daemon: Arc<Daemon>) {
 }
 
 async fn scrape(State(daemon): State<Arc<Daemon>>) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")],
-        text(&daemon).await,
-    )
+    ([(header::CONTENT_TYPE, page::CONTENT_TYPE)], text(&daemon).await)
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -64,15 +63,11 @@ async fn text(daemon: &Daemon) -> String {
     if let Some(Rooms { network: mesh, images, .. }) = rooms {
         page.health(&mesh);
         page.components(daemon);
-        page.peers(&mesh).await;
-        let refused = images.transfers.refused() as f64;
+        page.peers(&running_status(&mesh).await.peers);
         let help = "Connections to the transfer port that were closed without a transfer";
-        page.value("transfer_connections_refused", help, refused);
+        page.count("transfer_connections_refused", help, images.transfers.refused());
     }
-    let mut text = String::new();
-    // Writing into a string cannot fail.
-    let _ = encode(&mut text, &page.registry);
-    text
+    page.text()
 }
 
 struct Page {
@@ -80,10 +75,24 @@ struct Page {
 }
 
 impl Page {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing into a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
     fn value(&mut self, name: &'static str, help: &'static str, value: f64) {
         let gauge = Value::default();
         gauge.set(value);
         self.registry.register(name, help, gauge);
+    }
+
+    /// `_total` is added to the name.
+    fn count(&mut self, name: &'static str, help: &'static str, count: u64) {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(count);
+        self.registry.register(name, help, counter);
     }
 
     fn labelled(
@@ -124,8 +133,7 @@ impl Page {
         self.value("reconcile_last_time_seconds", "When the last reconciliation was", at);
     }
 
-    async fn peers(&mut self, mesh: &Network) {
-        let peers = running_status(mesh).await.peers;
+    fn peers(&mut self, peers: &[PeerStatus]) {
         let mut of_each = |name, help, value: &dyn Fn(&PeerStatus) -> Option<f64>| {
             let known =
                 peers.iter().filter_map(|peer| Some((vec![("peer", peer.id.to_string())], value(peer)?)));
@@ -138,8 +146,15 @@ impl Page {
             peer.handshake_age_secs.map(|age| age as f64)
         });
         of_each("peer_rtt_seconds", "Round trip over the overlay", &|peer| peer.rtt_ms.map(|ms| ms / 1000.0));
-        of_each("peer_received_bytes", "Bytes received from a peer", &|peer| Some(peer.rx_bytes as f64));
-        of_each("peer_sent_bytes", "Bytes sent to a peer", &|peer| Some(peer.tx_bytes as f64));
+        let mut bytes = |name, help, value: &dyn Fn(&PeerStatus) -> u64| {
+            let family = Family::<Labels, Counter<u64>>::default();
+            for peer in peers {
+                family.get_or_create(&vec![("peer", peer.id.to_string())]).inc_by(value(peer));
+            }
+            self.registry.register(name, help, family);
+        };
+        bytes("peer_received_bytes", "Bytes received from a peer", &|peer| peer.rx_bytes);
+        bytes("peer_sent_bytes", "Bytes sent to a peer", &|peer| peer.tx_bytes);
     }
 }
 
@@ -156,3 +171,39 @@ const LIMITS: Limits = Limits {
     body: 1024,
 };
 const AGAIN: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_end_in_total_and_gauges_do_not() {
+        let peer = PeerStatus {
+            id: "n2".parse().unwrap(),
+            public_key: ployz_core::key::PublicKey::from_bytes([7; 32]),
+            overlay_ip: "fd00::2".parse().unwrap(),
+            subnet: "10.101.1.0/24".to_owned(),
+            endpoint: None,
+            candidates: Vec::new(),
+            handshake_age_secs: None,
+            rx_bytes: 12,
+            tx_bytes: 34,
+            rtt_ms: Some(1.5),
+            reachable: true,
+        };
+        let mut page = Page { registry: Registry::with_prefix("ployz") };
+        page.peers(&[peer]);
+        page.count("transfer_connections_refused", "Help", 3);
+        let text = page.text();
+        for line in [
+            "# TYPE ployz_peer_received_bytes counter\nployz_peer_received_bytes_total{peer=\"n2\"} 12\n",
+            "ployz_peer_sent_bytes_total{peer=\"n2\"} 34\n",
+            "# TYPE ployz_peer_reachable gauge\nployz_peer_reachable{peer=\"n2\"} 1.0\n",
+            "ployz_peer_rtt_seconds{peer=\"n2\"} 0.0015\n",
+            "ployz_transfer_connections_refused_total 3\n",
+        ] {
+            assert!(text.contains(line), "no {line} in\n{text}");
+        }
+        assert!(!text.contains("handshake_age_seconds{"), "a handshake that never was:\n{text}");
+    }
+}

@@ -1,18 +1,17 @@
 //! How fresh what is served is, for `status`: the gateway's routes, the DNS server's names, and Docker.
 
-use super::name::{self, TXT};
+use super::sidecar::{self, Report, Sidecar};
 use crate::network::context::Network;
 use crate::node::supervisor::Supervisor;
 use crate::state::NetworkFile;
-use ployz_core::adopt::sidecar;
-use ployz_core::spec::UnitName;
-use ployz_core::spec::container::ZONE;
+use ployz_core::adopt::sidecar::note_of;
+use ployz_core::routing::Freshness;
 use ployz_core::spec::sidecar::is_tcp_purpose;
 use ployz_core::wire::v1::api::ControlPlaneStatus;
 use ployz_engine::watch::Engine;
 use std::net::{IpAddr, SocketAddr};
 
-/// A line each; the gateway's only where there is somebody whom it tells.
+/// A line each; the gateway's only under systemd, which keeps its report.
 pub async fn rows(mesh: &Network, engine: &Engine) -> Vec<ControlPlaneStatus> {
     let file = mesh.network();
     let (gateway, dns) = tokio::join!(gateway(mesh.shared.reconciler.supervisor()), dns(&file));
@@ -24,7 +23,7 @@ pub async fn rows(mesh: &Network, engine: &Engine) -> Vec<ControlPlaneStatus> {
 fn ipv6(mesh: &Network) -> Option<ControlPlaneStatus> {
     let outcome = mesh.outcome.borrow().clone();
     let live = outcome.as_ref().and_then(|outcome| outcome.live.gateway.present())?;
-    let error = sidecar::note_of(&mesh.spec().gateway, live, |purpose| !is_tcp_purpose(purpose))?;
+    let error = note_of(&mesh.spec().gateway, live, |purpose| !is_tcp_purpose(purpose))?;
     Some(ControlPlaneStatus {
         component: "gateway ipv6".into(),
         healthy: false,
@@ -40,7 +39,7 @@ fn tcp(mesh: &Network) -> Option<ControlPlaneStatus> {
     let outcome = mesh.outcome.borrow().clone();
     let live = outcome.as_ref().and_then(|outcome| outcome.live.gateway.present());
     let error = match live {
-        Some(live) => sidecar::note_of(&gateway, live, is_tcp_purpose),
+        Some(live) => note_of(&gateway, live, is_tcp_purpose),
         None => Some("the gateway is not there".to_owned()),
     };
     let row = ControlPlaneStatus {
@@ -54,15 +53,12 @@ fn tcp(mesh: &Network) -> Option<ControlPlaneStatus> {
 
 async fn gateway(supervisor: &Supervisor) -> Option<ControlPlaneStatus> {
     let Supervisor::Systemd(systemd) = supervisor else { return None };
-    let said = systemd.status_text(&UnitName::GATEWAY).await;
-    Some(row("gateway routes", said.unwrap_or_else(|| SILENT.into())))
+    Some(row("gateway routes", Sidecar::Gateway, &sidecar::gateway(systemd).await))
 }
 
 async fn dns(file: &NetworkFile) -> ControlPlaneStatus {
     let server = SocketAddr::new(IpAddr::V4(file.subnet().service()), super::served::DNS_PORT);
-    let reply = name::ask(server, &format!("_status.{ZONE}"), TXT).await;
-    let said = reply.map(|reply| reply.texts.into_iter().next().unwrap_or_else(|| SILENT.into()));
-    row("dns names", said.unwrap_or_else(|why| format!("{} does not answer: {why}", server.ip())))
+    row("dns names", Sidecar::Dns, &sidecar::dns(server).await)
 }
 
 fn docker(engine: &Engine) -> ControlPlaneStatus {
@@ -74,42 +70,41 @@ fn docker(engine: &Engine) -> ControlPlaneStatus {
     ControlPlaneStatus { component: "docker".into(), healthy, stale_since_unix_secs, error }
 }
 
-/// From a server's own words, which say `live`, or since when it has not been.
-fn row(component: &str, said: String) -> ControlPlaneStatus {
-    let healthy = said.contains("live");
-    let stale_since_unix_secs = since(&said);
-    let error = (!healthy).then_some(said);
-    ControlPlaneStatus { component: component.to_owned(), healthy, stale_since_unix_secs, error }
+/// A sidecar's report as a line. What cannot be parsed is another build's: it is shown, and not unhealthy.
+fn row(component: &str, of: Sidecar, report: &Report) -> ControlPlaneStatus {
+    let (healthy, stale_since_unix_secs, words) = match report {
+        Report::Status(status) => match status.freshness {
+            Freshness::Live => (true, None, None),
+            Freshness::LastGood(since) => (false, Some(since), Some(report.words(of))),
+            Freshness::Empty => (false, None, Some(report.words(of))),
+        },
+        Report::Unknown(_) => (true, None, Some(report.words(of))),
+        Report::Silent(_) => (false, None, Some(report.words(of))),
+    };
+    ControlPlaneStatus { component: component.to_owned(), healthy, stale_since_unix_secs, error: words }
 }
-
-fn since(said: &str) -> Option<u64> {
-    let (_, after) = said.split_once("since")?;
-    after.trim_start_matches([' ', '=']).split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
-/// A process that does not run says nothing, and neither does one that has just begun.
-const SILENT: &str = "it does not run, or does not say";
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ployz_core::wire::v1::sidecar::SidecarStatus;
+
+    fn judged(report: &Report) -> (bool, Option<u64>, bool) {
+        let row = row("x", Sidecar::Gateway, report);
+        (row.healthy, row.stale_since_unix_secs, row.error.is_some())
+    }
 
     #[test]
-    fn both_servers_words_are_understood() {
-        for live in ["3 routes, followed live", "freshness=live"] {
-            assert_eq!(row("x", live.into()).error, None);
-            assert!(row("x", live.into()).healthy);
-        }
-        for old in
-            ["3 routes as last known, NATS away since 1782907200", "freshness=last-good since=1782907200"]
-        {
-            let row = row("x", old.into());
-            assert_eq!((row.healthy, row.stale_since_unix_secs), (false, Some(1_782_907_200)), "{old}");
-            assert_eq!(row.error.as_deref(), Some(old));
-        }
-        let empty = row("x", "freshness=empty".into());
-        assert_eq!((empty.healthy, empty.stale_since_unix_secs), (false, None));
-        let away = row("x", "10.101.0.2 does not answer: Connection refused (os error 111)".into());
-        assert_eq!((away.healthy, away.stale_since_unix_secs), (false, None));
+    fn status_row_follows_freshness() {
+        let of = |freshness| judged(&Report::Status(SidecarStatus::new(freshness, "0.4.0")));
+        assert_eq!(of(Freshness::Live), (true, None, false));
+        assert_eq!(of(Freshness::LastGood(1_782_907_200)), (false, Some(1_782_907_200), true));
+        assert_eq!(of(Freshness::Empty), (false, None, true));
+    }
+
+    #[test]
+    fn status_row_of_another_build_is_not_unhealthy() {
+        assert_eq!(judged(&Report::Unknown("3 routes, followed live".to_owned())), (true, None, true));
+        assert_eq!(judged(&Report::Silent("it does not run".to_owned())), (false, None, true));
     }
 }

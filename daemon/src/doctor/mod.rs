@@ -16,6 +16,7 @@ mod machine;
 mod name;
 mod plane;
 mod served;
+mod sidecar;
 mod sockets;
 mod store;
 mod tunnel;

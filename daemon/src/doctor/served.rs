@@ -1,11 +1,12 @@
 //! Gateway and DNS: who has the gateway's port, whether it answers, whether an own name resolves, and how fresh both tables are.
 
 use super::context::{Ground, Running};
-use super::name::{self, A, Reply, TXT};
+use super::name::{self, A, Reply};
+use super::sidecar::{self, Report, Sidecar};
 use super::sockets::Bound;
 use super::{answers, families, plane, sockets};
 use crate::node::supervisor::Supervisor;
-use ployz_core::spec::UnitName;
+use ployz_core::routing::Freshness;
 use ployz_core::spec::container::ZONE;
 use ployz_core::spec::sidecar::is_tcp_purpose;
 use ployz_core::wire::v1::doctor::Check;
@@ -112,31 +113,35 @@ fn judge_port(
 
 async fn gateway_table(ground: &Ground<'_>) -> Check {
     let Supervisor::Systemd(systemd) = ground.shared.reconciler.supervisor() else {
-        let seen = "reported to systemd only, which is not running";
+        let seen = "reported to systemd only, which does not run here";
         return Check::ok("gateway-routes", format!("{seen}; `gateway_metrics_listen_addr` shows it too"));
     };
-    judge_routes(systemd.status_text(&UnitName::GATEWAY).await.as_deref())
+    judge_freshness("gateway-routes", Sidecar::Gateway, &sidecar::gateway(systemd).await)
 }
 
-/// The gateway's own words, as `systemctl status` shows them.
-fn judge_routes(said: Option<&str>) -> Check {
-    let advice = "it recovers when the store is back: see the store checks";
-    match said {
-        Some(said) if said.contains("live") => Check::ok("gateway-routes", said),
-        Some(said) if said.contains("not known") => Check::fail("gateway-routes", said, advice),
-        Some(said) if !said.is_empty() => Check::warn("gateway-routes", said, advice),
-        _ => {
-            Check::fail("gateway-routes", "the gateway reports no status", "`systemctl status ployz-gateway`")
-        }
+fn judge_freshness(check: &str, of: Sidecar, report: &Report) -> Check {
+    let (seen, program) = (report.words(of), of.program());
+    let live_again = "it goes live by itself when the store is back: see the checks of the store";
+    match report {
+        Report::Status(status) => match status.freshness {
+            Freshness::Live => Check::ok(check, seen),
+            Freshness::LastGood(_) => Check::warn(check, seen, live_again),
+            Freshness::Empty => Check::fail(check, seen, live_again),
+        },
+        Report::Unknown(_) => Check::warn(
+            check,
+            seen,
+            format!("`systemctl restart {program}`, once ployzd and it are of one version"),
+        ),
+        Report::Silent(_) => Check::fail(check, seen, format!("`systemctl status {program}`")),
     }
 }
 
 async fn dns(running: &Running) -> [Check; 2] {
     let server = SocketAddr::new(IpAddr::V4(running.file.subnet().service()), DNS_PORT);
     let own = format!("{}.machine.{ZONE}", running.file.machine.id);
-    let status = format!("_status.{ZONE}");
-    let (name, table) = tokio::join!(name::ask(server, &own, A), name::ask(server, &status, TXT));
-    [judge_name(&own, server, &name), judge_names(&table)]
+    let (name, report) = tokio::join!(name::ask(server, &own, A), sidecar::dns(server));
+    [judge_name(&own, server, &name), judge_freshness("dns-names", Sidecar::Dns, &report)]
 }
 
 fn judge_name(own: &str, server: SocketAddr, reply: &Result<Reply, String>) -> Check {
@@ -161,27 +166,6 @@ fn word(reply: &Reply) -> String {
     }
 }
 
-fn judge_names(reply: &Result<Reply, String>) -> Check {
-    let advice = "it recovers when the store is back: see the store checks";
-    let texts = match reply {
-        Ok(reply) if !reply.texts.is_empty() => reply.texts.join(", "),
-        _ => {
-            return Check::fail(
-                "dns-names",
-                "the DNS server reports no status",
-                "`systemctl status ployz-dns`",
-            );
-        }
-    };
-    if texts.contains("freshness=live") {
-        Check::ok("dns-names", texts)
-    } else if texts.contains("freshness=empty") {
-        Check::fail("dns-names", texts, advice)
-    } else {
-        Check::warn("dns-names", texts, advice)
-    }
-}
-
 /// RFC 1035 section 4.2.1.
 pub(super) const DNS_PORT: u16 = 53;
 
@@ -189,6 +173,7 @@ pub(super) const DNS_PORT: u16 = 53;
 mod tests {
     use super::*;
     use ployz_core::wire::v1::doctor::Level;
+    use ployz_core::wire::v1::sidecar::SidecarStatus;
 
     fn port(holders: Option<&[&str]>, wanted: bool, by_systemd: bool) -> Check {
         let holders: Option<Vec<String>> =
@@ -230,23 +215,12 @@ mod tests {
 
     #[test]
     fn freshness_decides() {
-        let names = |text: &str| {
-            let texts = vec![text.to_owned()];
-            judge_names(&Ok(Reply { code: 0, answers: 1, texts })).level
-        };
-        assert_eq!(names("freshness=live"), Level::Ok);
-        assert_eq!(names("freshness=last-good since=1782907200"), Level::Warn);
-        assert_eq!(names("freshness=empty"), Level::Fail);
-        assert_eq!(judge_names(&Err("refused".into())).level, Level::Fail);
-        assert_eq!(judge_routes(Some("3 routes, followed live")).level, Level::Ok);
-        assert_eq!(
-            judge_routes(Some("3 routes as last known, NATS away since 1782907200")).level,
-            Level::Warn
-        );
-        assert_eq!(
-            judge_routes(Some("routes are not known yet: every request is answered 503")).level,
-            Level::Fail
-        );
-        assert_eq!(judge_routes(None).level, Level::Fail);
+        let level = |report| judge_freshness("dns-names", Sidecar::Dns, &report).level;
+        let of = |freshness| level(Report::Status(SidecarStatus::new(freshness, "0.4.0")));
+        assert_eq!(of(Freshness::Live), Level::Ok);
+        assert_eq!(of(Freshness::LastGood(1_782_907_200)), Level::Warn);
+        assert_eq!(of(Freshness::Empty), Level::Fail);
+        assert_eq!(level(Report::Silent("refused".to_owned())), Level::Fail);
+        assert_eq!(level(Report::Unknown("3 routes, followed live".to_owned())), Level::Warn, "not broken");
     }
 }

@@ -73,7 +73,7 @@ impl Entry {
     /// An upstream's answer; what must not be kept expires at once.
     pub fn new(response: Response, now: Instant) -> Self {
         let lifetime = match response.rcode {
-            wire::rcode::SERVFAIL => FAILURE,
+            wire::rcode::SERVFAIL => FAILURE_TTL,
             _ => Duration::from_secs(response.lifetime().unwrap_or(0).into()),
         };
         Self {
@@ -90,7 +90,7 @@ impl Entry {
         let mut message = wire::header(0, flag::QR | wire::rcode::SERVFAIL);
         wire::put(&mut message, 4, 1);
         message.extend_from_slice(question);
-        Self { message, ttls: Vec::new(), stored: now, expires: now + FAILURE, stale: false }
+        Self { message, ttls: Vec::new(), stored: now, expires: now + FAILURE_TTL, stale: false }
     }
 
     /// The same past its time; asked for again after a while (RFC 8767 section 5).
@@ -99,7 +99,7 @@ impl Entry {
             message: self.message.clone(),
             ttls: self.ttls.clone(),
             stored: self.stored,
-            expires: now + STALE_RECHECK,
+            expires: now + STALE_RECHECK_INTERVAL,
             stale: true,
         }
     }
@@ -112,7 +112,7 @@ impl Entry {
     /// Whether it may still be given out when nobody answers.
     pub fn usable_stale(&self, now: Instant) -> bool {
         matches!(self.code(), wire::rcode::NOERROR | wire::rcode::NXDOMAIN)
-            && now.duration_since(self.stored) < STALE_MOST
+            && now.duration_since(self.stored) < STALE_MAX_AGE
     }
 
     fn code(&self) -> u16 {
@@ -195,11 +195,11 @@ impl Cache {
 
 const GENERATION_ENTRIES: usize = 10_000;
 const GENERATION_BYTES: usize = 4 << 20;
-const FAILURE: Duration = Duration::from_secs(1);
+const FAILURE_TTL: Duration = Duration::from_secs(1);
 /// RFC 8767 section 5: suggested 30 seconds between tries, TTL 30, one to three days at most.
-const STALE_RECHECK: Duration = Duration::from_secs(5);
+const STALE_RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 const STALE_TTL: u32 = 30;
-const STALE_MOST: Duration = Duration::from_secs(86_400);
+const STALE_MAX_AGE: Duration = Duration::from_secs(86_400);
 
 #[cfg(test)]
 mod tests {

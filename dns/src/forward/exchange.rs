@@ -43,8 +43,8 @@ pub async fn udp(
         match taken {
             Ok((Some(answer), _)) => return Ok(answer),
             Ok((None, has_id)) => {
-                tracing::debug!(has_id, "ignoring a datagram");
-                until = until.or_else(|| has_id.then(|| Instant::now() + A_MOMENT));
+                tracing::debug!(has_id, "a datagram is passed over");
+                until = until.or_else(|| has_id.then(|| Instant::now() + GARBLED_TIMEOUT));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
@@ -99,4 +99,4 @@ const LARGEST: usize = 65_535;
 /// In one connection.
 const MESSAGES: usize = 4;
 /// For the answer, after a datagram that had its id and was none: who did not make it up has answered already.
-const A_MOMENT: Duration = Duration::from_millis(300);
+const GARBLED_TIMEOUT: Duration = Duration::from_millis(300);

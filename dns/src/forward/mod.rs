@@ -83,7 +83,7 @@ impl Forwarder {
         Some(entry)
     }
 
-    /// The answer, however long it takes (at most [`LONGEST`]).
+    /// The answer, however long it takes (at most [`ANSWER_DEADLINE`]).
     pub async fn resolve(self: &Arc<Self>, ask: &Ask) -> Vec<u8> {
         let key = Key::of(ask);
         let kept = lock(&self.cache).find(&key);
@@ -112,7 +112,7 @@ impl Forwarder {
     }
 
     /// One question on its way for all who ask it. It is a task of its own: who gives up stops nobody else's. It ends by
-    /// itself within [`LONGEST`], and a stop of the process waits for those who wait for it, not for it.
+    /// itself within [`ANSWER_DEADLINE`], and a stop of the process waits for those who wait for it, not for it.
     fn ask(self: &Arc<Self>, key: Key, stale: Option<Arc<Entry>>) -> Pending {
         let mut asked = lock(&self.asked);
         if let Some(pending) = asked.get(&key) {
@@ -144,7 +144,7 @@ impl Forwarder {
             dnssec_ok: key.dnssec_ok(),
             checking_disabled: key.checking_disabled(),
         };
-        let answer = tokio::time::timeout(LONGEST, self.to_the_end(query)).await.ok().flatten();
+        let answer = tokio::time::timeout(ANSWER_DEADLINE, self.to_the_end(query)).await.ok().flatten();
         let now = Instant::now();
         let entry = match (answer, stale) {
             (Some(response), _) if settles(&response) => Entry::new(response, now),
@@ -195,21 +195,21 @@ impl Forwarder {
             (0..ROUNDS).flat_map(|round| upstreams.iter().map(move |one| (one.clone(), round))).collect();
         let mut running = FuturesUnordered::new();
         let mut best = None;
-        let mut rest = PATIENCE_LEAST;
+        let mut rest = NEXT_TRY_DELAY_MIN;
         let mut mute = 0;
         loop {
             let held = running.len() + mute;
             let next = if held < TRIES_EACH { left.pop_front() } else { None };
             let wait = match next {
                 Some((upstream, round)) => {
-                    let usual = (upstream.expected() * 3).clamp(PATIENCE_LEAST, PATIENCE_MOST);
+                    let usual = (upstream.expected() * 3).clamp(NEXT_TRY_DELAY_MIN, NEXT_TRY_DELAY_MAX);
                     self.counts.tries.fetch_add(1, Relaxed);
                     let edns = with_edns(query.dnssec_ok, round, held);
                     running.push(self.try_once(upstream, query, edns));
                     usual.max(rest)
                 }
                 None if running.is_empty() => return best,
-                None => LONGEST,
+                None => ANSWER_DEADLINE,
             };
             // Cancel-safe: `next` keeps the tries that go on, and the timer is made anew.
             tokio::select! {
@@ -223,7 +223,7 @@ impl Forwarder {
                     Came::Error => {}
                     Came::Nothing => mute += 1,
                 },
-                () = tokio::time::sleep(wait) => rest = (rest * 2).min(PATIENCE_MOST),
+                () = tokio::time::sleep(wait) => rest = (rest * 2).min(NEXT_TRY_DELAY_MAX),
             }
         }
     }
@@ -231,7 +231,7 @@ impl Forwarder {
     async fn try_once(&self, upstream: Arc<Upstream>, query: Query<'_>, edns: bool) -> (Arc<Upstream>, Came) {
         // The semaphore is never closed.
         let _descriptor = self.tries.acquire().await;
-        let came = match tokio::time::timeout(TRY, upstream.ask(query, edns)).await {
+        let came = match tokio::time::timeout(TRY_TIMEOUT, upstream.ask(query, edns)).await {
             Ok(Ok(response)) => {
                 if !edns && settles(&response) {
                     upstream.plain.edns_was_unheard(Instant::now());
@@ -284,15 +284,15 @@ fn descriptors() -> u64 {
 }
 
 /// A stub resolver asks again after 5 seconds (resolv.conf(5)); its answer must be there before.
-pub const LONGEST: Duration = Duration::from_millis(4500);
+pub const ANSWER_DEADLINE: Duration = Duration::from_millis(4500);
 const STALE_AFTER: Duration = Duration::from_millis(1800);
 /// A resolver that has to look far for the answer may take seconds.
-const TRY: Duration = Duration::from_secs(4);
-const PATIENCE_LEAST: Duration = Duration::from_millis(100);
-const PATIENCE_MOST: Duration = Duration::from_millis(800);
+const TRY_TIMEOUT: Duration = Duration::from_secs(4);
+const NEXT_TRY_DELAY_MIN: Duration = Duration::from_millis(100);
+const NEXT_TRY_DELAY_MAX: Duration = Duration::from_millis(800);
 /// How often each resolver is tried for one question, at most.
 const ROUNDS: usize = 3;
-/// Tries for one question that are not over at once. Each holds a descriptor for up to [`TRY`].
+/// Tries for one question that are not over at once. Each holds a descriptor for up to [`TRY_TIMEOUT`].
 const TRIES_EACH: usize = 3;
 /// Aliases that are followed one by one; a chain of one answer counts as one.
 const ALIASES_MOST: usize = 8;

@@ -28,7 +28,7 @@ impl Plain {
 
     /// It refused one, and answered without.
     pub fn edns_was_refused(&self, now: Instant) {
-        *self.until() = Some(now + REMEMBERED);
+        *self.until() = Some(now + WITHOUT_EDNS_TTL);
     }
 
     /// It left one unanswered, and answered another without. Datagrams are lost too, so once says little.
@@ -45,7 +45,7 @@ impl Plain {
 }
 
 const CERTAIN: u32 = 3;
-const REMEMBERED: Duration = Duration::from_secs(600);
+const WITHOUT_EDNS_TTL: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {
@@ -61,8 +61,8 @@ mod tests {
         }
         assert!(!plain.is_better(now));
         (0..3).for_each(|_| plain.edns_was_unheard(now));
-        assert!(plain.is_better(now) && !plain.is_better(now + REMEMBERED));
-        plain.edns_was_refused(now + REMEMBERED);
-        assert!(plain.is_better(now + REMEMBERED));
+        assert!(plain.is_better(now) && !plain.is_better(now + WITHOUT_EDNS_TTL));
+        plain.edns_was_refused(now + WITHOUT_EDNS_TTL);
+        assert!(plain.is_better(now + WITHOUT_EDNS_TTL));
     }
 }

@@ -93,8 +93,8 @@ async fn converse(
         if reads && begun.is_none() && !read.is_empty() {
             begun = Some(Instant::now());
         }
-        let idle = if stop.is_cancelled() { IDLE_STOPPING } else { IDLE };
-        let until = begun.map_or(quiet + idle, |begun| begun + MESSAGE);
+        let idle = if stop.is_cancelled() { STOPPING_IDLE_TIMEOUT } else { IDLE_TIMEOUT };
+        let until = begun.map_or(quiet + idle, |begun| begun + MESSAGE_TIMEOUT);
         // Cancel-safe: `next` keeps what is waited for, `read_buf` keeps what it has read in `read`.
         tokio::select! {
             Some(reply) = waiting.next() => {
@@ -123,16 +123,16 @@ async fn write(output: &mut tokio::net::tcp::OwnedWriteHalf, reply: &[u8]) -> io
     let mut framed = Vec::with_capacity(reply.len() + 2);
     framed.extend_from_slice(&length.to_be_bytes());
     framed.extend_from_slice(reply);
-    timeout(WRITE, output.write_all(&framed)).await?
+    timeout(WRITE_TIMEOUT, output.write_all(&framed)).await?
 }
 
 const CONNECTIONS: usize = 256;
 /// Queries of one connection that wait at the same time.
 const AT_ONCE: usize = 32;
 /// RFC 7766 section 6.2.3: "of the order of a few seconds".
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client that has connected asks by then.
-const IDLE_STOPPING: Duration = Duration::from_secs(1);
+const STOPPING_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// From the first octet of a message to its last.
-const MESSAGE: Duration = Duration::from_secs(3);
-const WRITE: Duration = Duration::from_secs(5);
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(3);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -179,7 +179,7 @@ impl Running {
         socket.connect(self.address).await.unwrap();
         socket.send(bytes).await.unwrap();
         let mut buffer = vec![0; 65_536];
-        let length = tokio::time::timeout(SOON, socket.recv(&mut buffer)).await.ok()?.unwrap();
+        let length = tokio::time::timeout(TEST_TIMEOUT, socket.recv(&mut buffer)).await.ok()?.unwrap();
         buffer.truncate(length);
         Some(buffer)
     }
@@ -194,7 +194,7 @@ impl Running {
         self.stop.cancel();
         self.loops.close();
         self.tasks.close();
-        tokio::time::timeout(SOON, async {
+        tokio::time::timeout(TEST_TIMEOUT, async {
             self.loops.wait().await;
             self.tasks.wait().await;
         })
@@ -217,4 +217,4 @@ pub async fn read_framed(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
 }
 
 /// Long enough for a loaded machine; only a failing test waits for it.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(10);

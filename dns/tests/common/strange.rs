@@ -454,7 +454,7 @@ fn exchange(server: SocketAddr, name: &str, kind: u16) -> std::io::Result<Vec<u8
     query.extend(OPT);
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
     socket.connect(server)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(READ_TIMEOUT))?;
     socket.send(&query)?;
     let mut buffer = vec![0; 65_536];
     let length = socket.recv(&mut buffer)?;
@@ -463,7 +463,7 @@ fn exchange(server: SocketAddr, name: &str, kind: u16) -> std::io::Result<Vec<u8
         return Ok(buffer);
     }
     let mut stream = TcpStream::connect(server)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
     stream.write_all(&framed(&query))?;
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
@@ -490,4 +490,4 @@ const OPT: &[u8] = b"\0\0\x29\x04\xd0\0\0\0\0\0\0";
 const SOA: &[u8] =
     b"\x07example\0\0\x06\0\x01\0\0\0\x3c\0\x16\0\0\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\0\0\x01\0\0\0\x3c";
 const NS: &[u8] = b"\x07example\0\0\x02\0\x01\0\0\x01\x2c\0\x0e\x02ns\x09elsewhere\0";
-const PATIENCE: Duration = Duration::from_secs(6);
+const READ_TIMEOUT: Duration = Duration::from_secs(6);

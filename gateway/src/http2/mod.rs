@@ -62,11 +62,11 @@ async fn accept(worker: &Worker, mut connection: Connection<Io, Bytes>, digest: 
 /// Ready when no stream has been open for the whole time.
 async fn idle(streams: &TaskTracker) {
     streams.wait().await;
-    tokio::time::sleep(IDLE).await;
+    tokio::time::sleep(IDLE_TIMEOUT).await;
 }
 
 /// Of a connection without a stream.
-const IDLE: Duration = Duration::from_secs(120);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 /// Streams of one connection at once.
 const STREAMS: u32 = 100;
 /// Decoded, of one request.

@@ -54,7 +54,7 @@ impl Stream {
             sent: 0,
             kept: None,
             digest,
-            read_timeout: Some(READ),
+            read_timeout: Some(READ_TIMEOUT),
             write_timeout: None,
             drain_timeout: None,
         }
@@ -342,4 +342,4 @@ async fn within<T>(
 }
 
 /// Between two pieces of a body, as Pingora has it for HTTP/1.
-const READ: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);

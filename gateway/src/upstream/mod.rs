@@ -14,4 +14,4 @@ mod sending;
 pub(crate) use body::{Body, Malformed, Piece};
 pub(crate) use exchange::{Asked, Exchange, Outcome};
 pub(crate) use head::{digits, outgoing};
-pub(crate) use pool::{Pool, SWEEP};
+pub(crate) use pool::{Pool, SWEEP_INTERVAL};

@@ -3,7 +3,7 @@
 //! The kind of the *answer* decides how long its silences may be: a stream of events any, an answer whose length is not
 //! known beforehand (generated as it goes) long ones, any other the time of its route.
 
-use crate::backend::WRITE;
+use crate::backend::WRITE_TIMEOUT;
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use std::pin::Pin;
@@ -69,13 +69,17 @@ impl Patience {
         let limit = match self.wait {
             Wait::Head if self.asked_events => None,
             Wait::Head | Wait::Body => Some(self.silence),
-            Wait::Open => Some(self.silence.max(OPEN)),
+            Wait::Open => Some(self.silence.max(UNSIZED_TIMEOUT)),
             Wait::Events | Wait::Tunnel => None,
         };
         if self.half_closed {
             return Some(self.silence);
         }
-        if writes { Some(limit.map_or(WRITE, |limit| limit.min(WRITE.max(self.silence)))) } else { limit }
+        if writes {
+            Some(limit.map_or(WRITE_TIMEOUT, |limit| limit.min(WRITE_TIMEOUT.max(self.silence))))
+        } else {
+            limit
+        }
     }
 
     /// Ready when the silence has lasted too long; `writes`: there is something for the backend to take.
@@ -120,7 +124,7 @@ pub(crate) fn asks_events(headers: &HeaderMap) -> bool {
 
 const EVENTS: &str = "text/event-stream";
 /// For an answer without a length.
-const OPEN: Duration = Duration::from_secs(600);
+const UNSIZED_TIMEOUT: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {
@@ -147,7 +151,7 @@ mod tests {
         let mut patience = Patience::new(silence, false);
         assert_eq!(patience.limit(false), Some(silence));
         patience.wait_for(Wait::Open);
-        assert_eq!(patience.limit(false), Some(OPEN));
+        assert_eq!(patience.limit(false), Some(UNSIZED_TIMEOUT));
         patience.wait_for(Wait::Events);
         assert_eq!(patience.limit(false), None);
         patience.half_closed();
@@ -158,17 +162,17 @@ mod tests {
     #[test]
     fn a_backend_that_takes_nothing_is_given_up_whatever_it_is_waited_for() {
         let mut patience = Patience::new(Duration::from_secs(5), true);
-        assert_eq!(patience.limit(true), Some(WRITE), "no head, because events were asked for");
+        assert_eq!(patience.limit(true), Some(WRITE_TIMEOUT), "no head, because events were asked for");
         for wait in [Wait::Events, Wait::Tunnel, Wait::Open] {
             patience.wait_for(wait);
-            assert_eq!(patience.limit(true), Some(WRITE), "{wait:?}");
+            assert_eq!(patience.limit(true), Some(WRITE_TIMEOUT), "{wait:?}");
         }
         patience.wait_for(Wait::Body);
         assert_eq!(patience.limit(true), Some(Duration::from_secs(5)));
         let mut long = Patience::new(Duration::from_secs(900), false);
         assert_eq!(long.limit(true), Some(Duration::from_secs(900)), "the route says so");
         long.wait_for(Wait::Tunnel);
-        assert_eq!(long.limit(true), Some(WRITE));
+        assert_eq!(long.limit(true), Some(WRITE_TIMEOUT));
     }
 
     #[tokio::test(start_paused = true)]

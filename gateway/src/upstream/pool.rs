@@ -3,7 +3,7 @@
 //! One is only put here when both directions are at the end of a message, and only taken when nothing came in while it
 //! waited: bytes that no request asked for end it, and are counted.
 
-use crate::backend::{Backend, CONNECT, IDLE};
+use crate::backend::{Backend, CONNECT_TIMEOUT, IDLE_TIMEOUT};
 use crate::proxy::Shared;
 use parking_lot::Mutex;
 use socket2::{SockRef, TcpKeepalive};
@@ -48,7 +48,7 @@ impl Pool {
         let waiting = idle.get_mut(&backend.address())?;
         // The one that was used last has the best chance to be alive still.
         while let Some(Idle { stream, since }) = waiting.pop() {
-            if since.elapsed() < IDLE && self.is_quiet(&stream, backend) {
+            if since.elapsed() < IDLE_TIMEOUT && self.is_quiet(&stream, backend) {
                 return Some(stream);
             }
         }
@@ -69,7 +69,7 @@ impl Pool {
 
     /// A new connection to a backend.
     pub async fn connect(&self, backend: &Backend) -> io::Result<TcpStream> {
-        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(backend.address()))
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(backend.address()))
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
         stream.set_nodelay(true)?;
@@ -96,7 +96,7 @@ impl Pool {
     /// Closes what has waited for too long and what the other side closed.
     pub fn sweep(&self) {
         self.idle.lock().retain(|_, waiting| {
-            waiting.retain(|idle| idle.since.elapsed() < IDLE && line(&idle.stream) != Line::Closed);
+            waiting.retain(|idle| idle.since.elapsed() < IDLE_TIMEOUT && line(&idle.stream) != Line::Closed);
             !waiting.is_empty()
         });
     }
@@ -113,7 +113,7 @@ fn line(stream: &TcpStream) -> Line {
 }
 
 /// How often idle connections are looked through.
-pub(crate) const SWEEP: Duration = Duration::from_secs(1);
+pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// To one backend, from one worker: as many as a heavily loaded one has requests under way.
 const MOST: usize = 512;
 /// Tunnels and streams of events wait for ever; this tells them of a machine that vanished without a word.

@@ -201,11 +201,11 @@ impl<V: View> Keeper<V> {
 
     /// Opens another link, later the more often that was of no use.
     fn again(&mut self) {
-        if self.follow.caught() && self.since.elapsed() > STEADY {
+        if self.follow.caught() && self.since.elapsed() > STEADY_AFTER {
             self.attempt = 0;
         }
         self.follow.lost();
-        let wait = (SOON * 2u32.pow(self.attempt.min(6))).min(LATEST);
+        let wait = (RETRY_DELAY * 2u32.pow(self.attempt.min(6))).min(RETRY_DELAY_MAX);
         self.attempt = self.attempt.saturating_add(1);
         self.link = link(self.settings.clone(), scatter(wait));
     }
@@ -230,12 +230,12 @@ impl<V: View> Keeper<V> {
         });
         self.out.send_replace(Arc::new(Snapshot { view, freshness, sequence }));
         let now = Instant::now();
-        self.earliest = now + PACE.max(now - begun);
+        self.earliest = now + VIEW_INTERVAL.max(now - begun);
     }
 
     /// When what is served stops being live unless something is heard.
     fn stale(&self) -> Option<Instant> {
-        self.heard.filter(|_| self.freshness == Freshness::Live).map(|(at, _)| at + GRACE)
+        self.heard.filter(|_| self.freshness == Freshness::Live).map(|(at, _)| at + LIVE_GRACE)
     }
 
     fn go_stale(&mut self) {
@@ -276,7 +276,7 @@ fn begin(settings: &Settings, reads: fn(&Value) -> bool) -> (Follow, Option<Syst
     let network = &settings.network;
     let found = settings.snapshot.as_deref().and_then(|path| {
         if let Some(dir) = path.parent() {
-            ployz_host::file::sweep(dir, LONGEST_WRITE);
+            ployz_host::file::sweep(dir, LEFTOVER_AGE);
         }
         snapshot::load(path, network).unwrap_or_else(|refused| {
             let why = ployz_core::text::chain(&refused);
@@ -310,12 +310,12 @@ fn scatter(wait: Duration) -> Duration {
 
 /// How long the stream may be away and what is served still counts as live: longer than a link takes to notice and to
 /// be made anew.
+const LIVE_GRACE: Duration = Duration::from_secs(4);
 /// A temporary file older than this is a crash's, not a write under way.
-const LONGEST_WRITE: Duration = Duration::from_secs(600);
-const GRACE: Duration = Duration::from_secs(4);
+const LEFTOVER_AGE: Duration = Duration::from_secs(600);
 /// Between two views: what a single event waits at most, and with the view's own time half of a core at most.
-const PACE: Duration = Duration::from_millis(3);
+const VIEW_INTERVAL: Duration = Duration::from_millis(3);
 /// A link that held for as long was a good one.
-const STEADY: Duration = Duration::from_secs(5);
-const SOON: Duration = Duration::from_millis(50);
-const LATEST: Duration = Duration::from_secs(1);
+const STEADY_AFTER: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_millis(50);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(1);

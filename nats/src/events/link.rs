@@ -57,7 +57,7 @@ pub(crate) enum Lost {
     Refused(String),
     #[error("the connection to NATS was lost")]
     Disconnected,
-    #[error("no message from the stream for {} s", SILENCE.as_secs_f32())]
+    #[error("nothing was heard of the stream for {} s", SILENCE_TIMEOUT.as_secs_f32())]
     Silent,
     #[error("the stream sent an unexpected message: {0}")]
     Strange(String),
@@ -109,7 +109,7 @@ impl Session {
         let subscribed = client.subscribe(inbox.clone()).await;
         let messages = subscribed.map_err(|error| Lost::Consumer(error.to_string()))?;
         let config = consumer(settings, inbox);
-        let make = timeout(REQUEST, js.create_consumer_strict_on_stream(config, ROUTING_EVENTS));
+        let make = timeout(REQUEST_TIMEOUT, js.create_consumer_strict_on_stream(config, ROUTING_EVENTS));
         let made = tokio::select! {
             made = make => made.map_err(|late| Lost::Consumer(late.to_string()))?,
             // What is not allowed is never answered.
@@ -119,7 +119,7 @@ impl Session {
         let info = made.cached_info();
         let empty = info.num_pending == 0 && info.delivered.consumer_sequence == 0;
         let prefix = format!("{}.", subject::routing(&settings.network));
-        Ok((Self { client, js, said, messages, prefix, until: Instant::now() + SILENCE }, empty))
+        Ok((Self { client, js, said, messages, prefix, until: Instant::now() + SILENCE_TIMEOUT }, empty))
     }
 
     /// Cut short, it loses nothing: both channels keep what nobody has taken.
@@ -131,7 +131,7 @@ impl Session {
                 message = timeout_at(self.until, self.messages.next()) => message,
             };
             let message = message.map_err(|_| Lost::Silent)?.ok_or(Lost::Disconnected)?;
-            self.until = Instant::now() + SILENCE;
+            self.until = Instant::now() + SILENCE_TIMEOUT;
             if message.status.is_none() {
                 return self.delivery(message).map(Box::new).map(Report::Message);
             }
@@ -162,7 +162,7 @@ impl Session {
         let stalled = header("Nats-Consumer-Stalled");
         let asked = message.reply.as_ref().map(ToString::to_string).or_else(|| stalled.clone());
         if let Some(subject) = asked {
-            let told = timeout(REQUEST, self.client.publish(subject, Bytes::new())).await;
+            let told = timeout(REQUEST_TIMEOUT, self.client.publish(subject, Bytes::new())).await;
             told.map_err(|_| Lost::Silent)?.map_err(|_| Lost::Disconnected)?;
         }
         let sent = header("Nats-Last-Consumer").and_then(|text| text.parse().ok());
@@ -176,14 +176,14 @@ async fn connect(settings: &Settings) -> Result<(Client, mpsc::Receiver<Said>), 
     let options = ConnectOptions::with_nkey(settings.seed.text())
         .name(format!("ployz-{} {}", settings.follower, settings.machine))
         .custom_inbox_prefix(subject::sidecar_inbox(&settings.machine, settings.follower))
-        .request_timeout(Some(REQUEST))
-        .connection_timeout(REQUEST)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .connection_timeout(REQUEST_TIMEOUT)
         .ping_interval(Duration::from_secs(5))
         .event_callback(move |event| {
             let _ = tell.try_send(event);
             std::future::ready(())
         });
-    let connecting = timeout(2 * REQUEST, options.connect(format!("nats://{}", settings.server)));
+    let connecting = timeout(2 * REQUEST_TIMEOUT, options.connect(format!("nats://{}", settings.server)));
     let client = match connecting.await {
         Ok(Ok(client)) => client,
         Ok(Err(error)) => return Err(Lost::Connect(ployz_core::text::chain(&error))),
@@ -218,7 +218,7 @@ fn consumer(settings: &Settings, inbox: String) -> push::Config {
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::None,
         flow_control: true,
-        idle_heartbeat: HEARTBEAT,
+        idle_heartbeat: HEARTBEAT_INTERVAL,
         // Nobody comes back for it.
         inactive_threshold: Duration::from_secs(5),
         memory_storage: true,
@@ -228,9 +228,9 @@ fn consumer(settings: &Settings, inbox: String) -> push::Config {
 }
 
 /// 400 followers of 200 machines: 400 short messages a second for the founder.
-const HEARTBEAT: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 /// Two heartbeats and a half: one late one is not a loss.
-const SILENCE: Duration = Duration::from_millis(2500);
-const REQUEST: Duration = Duration::from_secs(5);
+const SILENCE_TIMEOUT: Duration = Duration::from_millis(2500);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Status of messages that are the consumer's own and not of the stream.
 const CONTROL: u16 = 100;

@@ -105,7 +105,7 @@ impl Publisher {
                 Err(error) => Err(away("read", key, error)),
             }
         };
-        let found = timeout(DEADLINE, ask).await.map_err(|late| away("read", key, late))??;
+        let found = timeout(REQUEST_TIMEOUT, ask).await.map_err(|late| away("read", key, late))??;
         let Some(message) = found else { return Ok(Current { value: None, sequence: 0 }) };
         let sequence = message.sequence;
         match Event::parse(&key.to_string(), &message.payload) {
@@ -124,13 +124,13 @@ impl Publisher {
                 let text = serde_json::to_vec(value).map_err(|error| away("encode", key, error))?;
                 message.payload(text.into())
             }
-            None => message.ttl(GONE),
+            None => message.ttl(TOMBSTONE_TTL),
         };
         if let Some(sequence) = expected {
             message = message.expected_last_subject_sequence(sequence);
         }
         let say = async { self.js.send_publish(self.of(key), message).await?.await };
-        match timeout(DEADLINE, say).await {
+        match timeout(REQUEST_TIMEOUT, say).await {
             Ok(Ok(ack)) => Ok(ack.sequence),
             Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => {
                 Err(PublishError::Conflict(key.clone()))
@@ -154,8 +154,8 @@ pub(crate) fn away(
 }
 
 /// Longer than a founder's restart takes to refuse, shorter than an operator's patience.
-const DEADLINE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the message that a key is gone stays. It is for followers that are connected and have not read it yet; who
 /// connects later rebuilds from what is there. A follower that hears nothing for seconds rebuilds as well.
-const GONE: Duration = Duration::from_secs(3600);
+const TOMBSTONE_TTL: Duration = Duration::from_secs(3600);

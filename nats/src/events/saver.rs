@@ -35,7 +35,7 @@ impl Saver {
     /// `ours`: whether the file there is what is served.
     pub fn new(path: Option<PathBuf>, network: NetworkId, ours: bool) -> Self {
         let now = Instant::now();
-        Self { path, network, due: None, next: now, touch: now + TOUCH, running: None, ours }
+        Self { path, network, due: None, next: now, touch: now + TOUCH_INTERVAL, running: None, ours }
     }
 
     /// What is served has changed.
@@ -75,7 +75,7 @@ impl Saver {
     /// Writes.
     pub fn write(&mut self, kept: Kept) {
         let now = Instant::now();
-        (self.due, self.next, self.touch) = (None, now + BETWEEN, now + TOUCH);
+        (self.due, self.next, self.touch) = (None, now + SAVE_INTERVAL, now + TOUCH_INTERVAL);
         let Some(path) = self.path.clone() else { return };
         let network = self.network.clone();
         self.ours = true;
@@ -84,7 +84,7 @@ impl Saver {
 
     /// Moves the file's time on; `None` when nothing is known of it.
     pub fn touch(&mut self, live: Option<SystemTime>) {
-        self.touch = Instant::now() + TOUCH;
+        self.touch = Instant::now() + TOUCH_INTERVAL;
         if let (Some(path), Some(live)) = (self.path.clone(), live) {
             self.running = Some(spawn_blocking(move || snapshot::touch(&path, live)));
         }
@@ -93,7 +93,7 @@ impl Saver {
     /// It could not be written: another time.
     pub fn failed(&mut self) {
         self.ours = false;
-        self.next = Instant::now() + AGAIN;
+        self.next = Instant::now() + RETRY_DELAY;
         self.due = Some(self.next);
     }
 
@@ -115,7 +115,7 @@ impl Saver {
     }
 }
 
-const BETWEEN: Duration = Duration::from_secs(1);
-const AGAIN: Duration = Duration::from_secs(30);
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(30);
 /// How exact the time of the last good state is after a crash.
-const TOUCH: Duration = Duration::from_secs(10);
+const TOUCH_INTERVAL: Duration = Duration::from_secs(10);

@@ -1,6 +1,9 @@
 //! How a feed is doing, as numbers.
 
 use ployz_core::routing::Freshness;
+use ployz_host::page;
+use prometheus_client::encoding::DescriptorEncoder;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -67,6 +70,18 @@ impl Stats {
 }
 
 impl FeedStats {
+    /// Writes them to a metrics page.
+    pub fn encode(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for Metric { name, help, counter, value } in self.metrics() {
+            if counter {
+                page::counter(to, name, help, value as u64)?;
+            } else {
+                page::gauge(to, name, help, value)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The figures as Prometheus knows them. The age is left out while there is none.
     pub fn metrics(&self) -> Vec<Metric> {
         let gauge = |name, help, value| Metric { name, help, counter: false, value };

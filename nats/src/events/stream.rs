@@ -46,7 +46,7 @@ fn config(network: &NetworkId) -> Config {
         // A route does not end because nobody changes it.
         max_age: std::time::Duration::ZERO,
         // Keys that are gone leave a message, instances are never used twice: without an end of their own those
-        // messages would fill the stream. See `publish::GONE`.
+        // messages would fill the stream. See `publish::TOMBSTONE_TTL`.
         allow_message_ttl: true,
         // Reads of one key without a consumer.
         allow_direct: true,

@@ -258,8 +258,8 @@ fn only_with_a_ticket(ctx: &Ctx) -> Result<()> {
     }
     ctx.wait(10, "three refusals to be counted", || {
         let text = n1.sh("curl -fsS -m 2 http://127.0.0.1:9100/metrics")?;
-        let line = text.lines().find(|line| line.starts_with("ployz_transfer_connections_refused"));
-        ensure!(line == Some("ployz_transfer_connections_refused 3.0"), "{line:?}");
+        let line = text.lines().find(|line| line.starts_with("ployz_transfer_connections_refused_total"));
+        ensure!(line == Some("ployz_transfer_connections_refused_total 3"), "{line:?}");
         Ok(Some(()))
     })?;
     // From the underlay there is nobody to ask.

@@ -12,5 +12,6 @@ pub mod manifest;
 pub mod peer;
 pub mod pull;
 pub mod record;
+pub mod sidecar;
 pub mod subject;
 pub mod token;
