@@ -97,7 +97,7 @@ impl Metrics {
         for (name, help, value) in [
             ("silent", "Messages that were not answered", &self.silent),
             ("unsent", "Replies that could not be sent", &self.unsent),
-            ("overloaded", "Queries refused because too many waited", &self.overloaded),
+            ("overloaded", "Queries refused because too many were waiting", &self.overloaded),
             ("connections_refused", "TCP connections beyond their source's share", &self.connections_refused),
         ] {
             page::counter(to, name, help, value.load(Relaxed))?;
@@ -106,7 +106,7 @@ impl Metrics {
     }
 
     fn write_durations(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let help = "From reading a query to having its reply";
+        let help = "Time from reading a query to its reply";
         let mut family = to.encode_descriptor("query_duration_seconds", help, None, MetricType::Histogram)?;
         for (origin, (counts, micros)) in ORIGINS.iter().zip(self.durations.iter().zip(&self.microseconds)) {
             let bounds = BOUNDS.iter().map(|micros| *micros as f64 / 1e6);
@@ -157,17 +157,17 @@ impl Scrape {
     fn write_forwarding(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let counts = &self.forwarder.counts;
         for (name, help, value) in [
-            ("cache_hits", "Questions of others answered from what is kept", &counts.hits),
-            ("cache_misses", "Questions of others that were not kept", &counts.misses),
-            ("forward_joined", "Asked while the same was being asked", &counts.joined),
+            ("cache_hits", "External queries answered from the cache", &counts.hits),
+            ("cache_misses", "External queries that were not in the cache", &counts.misses),
+            ("forward_joined", "External queries that joined one in flight", &counts.joined),
             ("forward_tries", "Queries sent to upstreams", &counts.tries),
-            ("forward_stale", "Answered from what is past its time", &counts.stale),
-            ("forward_unanswered", "Questions no upstream answered", &counts.unanswered),
-            ("forward_overloaded", "Too many different questions at once", &counts.overloaded),
+            ("forward_stale", "External queries answered with expired cache entries", &counts.stale),
+            ("forward_unanswered", "External queries that no upstream answered", &counts.unanswered),
+            ("forward_overloaded", "External queries refused: too many in flight", &counts.overloaded),
         ] {
             page::counter(to, name, help, value.load(Relaxed))?;
         }
-        page::gauge(to, "cache_entries", "Answers kept", self.forwarder.kept() as f64)
+        page::gauge(to, "cache_entries", "Answers in the cache", self.forwarder.kept() as f64)
     }
 
     fn write_upstreams(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -176,13 +176,13 @@ impl Scrape {
             .iter()
             .map(|upstream| ([("upstream", upstream.address.to_string())], upstream))
             .collect();
-        let help = "Tries that an upstream left without a usable answer";
+        let help = "Attempts at an upstream without a usable answer";
         let mut family = to.encode_descriptor("upstream_failures", help, None, MetricType::Counter)?;
         for (label, upstream) in &named {
             let failures = upstream.failures.load(Relaxed);
             page::write_count(family.encode_family(label)?, failures)?;
         }
-        let help = "How long an upstream is expected to take";
+        let help = "Expected response time of an upstream";
         let mut family = to.encode_descriptor("upstream_expected_seconds", help, None, MetricType::Gauge)?;
         for (label, upstream) in &named {
             let expected = upstream.expected().as_secs_f64();

@@ -121,7 +121,7 @@ async fn gateway_table(ground: &Ground<'_>) -> Check {
 
 fn judge_freshness(check: &str, of: Sidecar, report: &Report) -> Check {
     let (seen, program) = (report.words(of), of.program());
-    let live_again = "it goes live by itself when the store is back: see the checks of the store";
+    let live_again = "it recovers when the store is back: see the store checks";
     match report {
         Report::Status(status) => match status.freshness {
             Freshness::Live => Check::ok(check, seen),

@@ -43,7 +43,7 @@ pub async fn udp(
         match taken {
             Ok((Some(answer), _)) => return Ok(answer),
             Ok((None, has_id)) => {
-                tracing::debug!(has_id, "a datagram is passed over");
+                tracing::debug!(has_id, "ignoring a datagram");
                 until = until.or_else(|| has_id.then(|| Instant::now() + GARBLED_TIMEOUT));
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

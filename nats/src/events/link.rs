@@ -57,7 +57,7 @@ pub(crate) enum Lost {
     Refused(String),
     #[error("the connection to NATS was lost")]
     Disconnected,
-    #[error("nothing was heard of the stream for {} s", SILENCE_TIMEOUT.as_secs_f32())]
+    #[error("no message from the stream for {} s", SILENCE_TIMEOUT.as_secs_f32())]
     Silent,
     #[error("the stream sent an unexpected message: {0}")]
     Strange(String),
