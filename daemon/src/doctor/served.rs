@@ -3,9 +3,9 @@
 use super::context::{Ground, Running};
 use super::name::{self, A, Reply};
 use super::sidecar::{self, Report, Sidecar};
-use super::sockets::Bound;
 use super::{answers, families, plane, sockets};
 use crate::node::supervisor::Supervisor;
+use super::sockets::{Bound, Holder};
 use ployz_core::routing::Freshness;
 use ployz_core::spec::container::ZONE;
 use ployz_core::spec::sidecar::is_tcp_purpose;
@@ -83,7 +83,7 @@ fn judge_port(
     check: &str,
     advice: String,
     at: SocketAddr,
-    holders: Option<&[String]>,
+    holders: Option<&[Holder]>,
     wanted: bool,
     by_systemd: bool,
 ) -> Check {
@@ -98,8 +98,8 @@ fn judge_port(
     if holders.is_empty() {
         return Check::warn(check, format!("an unknown process is listening on {at}"), "run this as root");
     }
-    let ours = |holder: &String| holder.starts_with("ployz-") || (by_systemd && holder.ends_with("(pid 1)"));
-    let others: Vec<&str> = holders.iter().filter(|holder| !ours(holder)).map(String::as_str).collect();
+    let ours = |holder: &Holder| holder.name.starts_with("ployz-") || (by_systemd && holder.pid == 1);
+    let others: Vec<String> = holders.iter().filter(|holder| !ours(holder)).map(Holder::to_string).collect();
     if others.is_empty() && wanted {
         return Check::ok(check, format!("{at} is the gateway's"));
     }
@@ -175,25 +175,25 @@ mod tests {
     use ployz_core::wire::v1::doctor::Level;
     use ployz_core::wire::v1::sidecar::SidecarStatus;
 
-    fn port(holders: Option<&[&str]>, wanted: bool, by_systemd: bool) -> Check {
-        let holders: Option<Vec<String>> =
-            holders.map(|all| all.iter().map(|one| (*one).to_owned()).collect());
+    fn port(holders: Option<&[(&str, u32)]>, wanted: bool, by_systemd: bool) -> Check {
+        let holder = |(name, pid): &(&str, u32)| Holder { name: (*name).to_owned(), pid: *pid };
+        let holders: Option<Vec<Holder>> = holders.map(|all| all.iter().map(holder).collect());
         let at = "0.0.0.0:80".parse().unwrap();
         judge_port("gateway-port", "stop it".into(), at, holders.as_deref(), wanted, by_systemd)
     }
 
     #[test]
     fn a_port_that_somebody_else_has_is_named_with_its_holder() {
-        let taken = port(Some(&["nginx (pid 7)"]), true, false);
+        let taken = port(Some(&[("nginx", 7)]), true, false);
         assert!(
             taken.level == Level::Fail && taken.seen == "0.0.0.0:80 is already in use by nginx (pid 7)",
             "{taken:?}"
         );
-        assert_eq!(port(Some(&["nginx (pid 7)", "ployz-gateway (pid 8)"]), true, true).level, Level::Fail);
-        assert_eq!(port(Some(&["systemd (pid 1)"]), true, false).level, Level::Fail);
-        assert_eq!(port(Some(&["systemd (pid 1)", "ployz-gateway (pid 8)"]), true, true).level, Level::Ok);
-        assert_eq!(port(Some(&["ployz-gateway (pid 8)"]), true, false).level, Level::Ok);
-        assert_eq!(port(Some(&["ployz-gateway (pid 8)"]), false, false).level, Level::Warn);
+        assert_eq!(port(Some(&[("nginx", 7), ("ployz-gateway", 8)]), true, true).level, Level::Fail);
+        assert_eq!(port(Some(&[("systemd", 1)]), true, false).level, Level::Fail);
+        assert_eq!(port(Some(&[("systemd", 1), ("ployz-gateway", 8)]), true, true).level, Level::Ok);
+        assert_eq!(port(Some(&[("ployz-gateway", 8)]), true, false).level, Level::Ok);
+        assert_eq!(port(Some(&[("ployz-gateway", 8)]), false, false).level, Level::Warn);
         assert_eq!(port(Some(&[]), true, true).level, Level::Warn);
         assert_eq!((port(None, true, true).level, port(None, false, false).level), (Level::Fail, Level::Ok));
     }

@@ -1,6 +1,7 @@
 //! Who has a port of the host: the kernel's tables in `/proc/net`, and whose file descriptor a socket is.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// One socket of the host's namespace.
@@ -10,6 +11,21 @@ pub(super) struct Bound {
     pub(super) at: SocketAddr,
     /// 0 for sockets of the kernel's own.
     inode: u64,
+}
+
+/// A process that has a socket; printed as `nginx (pid 7)`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Holder {
+    /// As `/proc/PID/comm` has it: 15 bytes at most.
+    pub(super) name: String,
+    /// Its process id.
+    pub(super) pid: u32,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.name, self.pid)
+    }
 }
 
 #[cfg(test)]
@@ -29,8 +45,8 @@ pub(super) fn tcp(port: u16) -> Vec<Bound> {
     table(&["tcp", "tcp6"], |state| state == LISTENING, port)
 }
 
-/// Names of the processes that have one of these; whoever may not look into other processes sees none.
-pub(super) fn holders(sockets: &[Bound]) -> BTreeSet<String> {
+/// The processes that have one of these; whoever may not look into other processes sees none.
+pub(super) fn holders(sockets: &[Bound]) -> BTreeSet<Holder> {
     let links: Vec<String> = sockets.iter().map(|bound| format!("socket:[{}]", bound.inode)).collect();
     let mut found = BTreeSet::new();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -39,7 +55,7 @@ pub(super) fn holders(sockets: &[Bound]) -> BTreeSet<String> {
         let mut targets = files.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
         if targets.any(|target| links.iter().any(|link| target.as_os_str() == link.as_str())) {
             let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            found.insert(format!("{} (pid {pid})", name.trim()));
+            found.insert(Holder { name: name.trim().to_owned(), pid });
         }
     }
     found
@@ -104,8 +120,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let sockets = tcp(listener.local_addr().unwrap().port());
         assert_eq!(sockets.len(), 1);
-        let own = format!("(pid {})", std::process::id());
-        assert!(holders(&sockets).iter().any(|holder| holder.ends_with(&own)), "{:?}", holders(&sockets));
+        let own = std::process::id();
+        assert!(holders(&sockets).iter().any(|holder| holder.pid == own), "{:?}", holders(&sockets));
         assert!(
             udp(listener.local_addr().unwrap().port())
                 .iter()

@@ -51,7 +51,8 @@ fn port(port: u16) -> Check {
     if let Some(check) = unbound(port, &bound) {
         return check;
     }
-    let by = sockets::holders(&bound).into_iter().collect::<Vec<_>>().join(", ");
+    let by: Vec<String> = sockets::holders(&bound).iter().map(ToString::to_string).collect();
+    let by = by.join(", ");
     let by = if by.is_empty() { "the kernel".to_owned() } else { by };
     Check::ok("udp-port", format!("UDP {port} is bound by {by}; firewalls must allow it"))
 }
