@@ -16,7 +16,7 @@ pub struct PlannedOp {
     pub component: Component,
     /// What is done.
     pub op: Op,
-    /// Why, in a few words: a drifted field, `missing`, or the parent that is made anew.
+    /// Why, in a few words: the drifted fields, `missing`, or the parent that is recreated.
     pub cause: String,
 }
 

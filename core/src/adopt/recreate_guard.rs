@@ -18,7 +18,7 @@ impl RecreateGuard {
         self.without_effect.retain(|component, _| plan.verdict(*component) != Some(&Verdict::Adopt));
         let mut held = Vec::new();
         for step in &mut plan.steps {
-            // What is only made because its parent is made anew stays with a parent that stays.
+            // What is recreated only because its parent is stays with a parent that stays.
             let parent = match &step.verdict {
                 Verdict::Recreate(Cause::Parent(parent)) => {
                     Some(parent).filter(|parent| held.contains(*parent))
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(why, "was recreated and is not different: user: root -> ployz-nats");
     }
 
-    /// Else it would be made anew without its parent, over and over.
+    /// Else it would be recreated without its parent, over and over.
     #[test]
     fn what_lives_in_a_held_component_is_held_too() {
         let netns = || Verdict::Recreate(Cause::Drift(vec![Drift::new("network", "a", "b")]));

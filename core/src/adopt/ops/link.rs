@@ -1,6 +1,6 @@
 //! The operations on links, routes, rules and sysctls.
 //!
-//! What is made anew takes with it what was on it (addresses, routes, sysctls of the link). So the difference is taken from
+//! A link that is recreated takes with it what was on it (addresses, routes, sysctls of the link). So the difference is taken from
 //! what is left then, and not from what was found.
 
 use super::{Context, Ops};
@@ -15,11 +15,11 @@ impl Context<'_> {
     pub(super) fn link(&self, ops: &mut Ops<'_>) {
         let spec = &self.spec.link;
         let mut left = self.live.link.present().cloned().unwrap_or_default();
-        if self.netns_anew {
+        if self.new_netns {
             left.routes.retain(|(side, _)| *side == Side::Host);
             left.netns_sysctls.clear();
         }
-        if self.wireguard_anew {
+        if self.new_wireguard {
             forget(&mut left, &self.spec.wireguard.name);
         }
         let (outer, inner) = (left.host_end.take(), left.netns_end.take());
@@ -42,12 +42,7 @@ impl Context<'_> {
         if controller != Some(&spec.bridge) || left.bridge.is_none() {
             ops.push(Op::AttachPort(spec.port_end.clone(), spec.bridge.clone()), &spec.port_end);
         }
-        let none = BTreeSet::new();
-        end(ops, spec, Side::Host, &spec.host_end, left.host_end.as_ref(), &spec.host_addresses);
-        end(ops, spec, Side::Netns, &spec.netns_end, left.netns_end.as_ref(), &spec.netns_addresses);
-        end(ops, spec, Side::Host, &spec.bridge, left.bridge.as_ref(), &spec.bridge_addresses);
-        end(ops, spec, Side::Host, &spec.port_end, left.port_end.as_ref(), &none);
-        end(ops, spec, Side::Netns, &spec.service_end, left.service_end.as_ref(), &spec.service_addresses);
+        ends(ops, spec, &left);
         for side in [Side::Host, Side::Netns] {
             routes(ops, side, &left.routes, &spec.routes);
         }
@@ -60,7 +55,7 @@ impl Context<'_> {
         }
     }
 
-    /// A pair of which either end is missing, or of another pair, is made anew. Returns what is left of it.
+    /// A pair of which either end is missing, or of another pair, is recreated. Returns what is left of it.
     fn pair(
         &self,
         ops: &mut Ops<'_>,
@@ -69,13 +64,13 @@ impl Context<'_> {
         left: &mut LinkLive,
     ) -> (Option<EndLive>, Option<EndLive>) {
         let paired = |end: &Option<EndLive>| end.as_ref().is_some_and(|end| end.paired);
-        if !self.netns_anew && paired(&out) && paired(&inn) {
+        if !self.new_netns && paired(&out) && paired(&inn) {
             return (out, inn);
         }
         if out.is_some() {
             ops.push(Op::DeleteLink(Side::Host, outer.to_owned()), outer);
         }
-        if inn.is_some() && !self.netns_anew {
+        if inn.is_some() && !self.new_netns {
             ops.push(Op::DeleteLink(Side::Netns, inner.to_owned()), inner);
         }
         ops.push(Op::CreateVeth(outer.to_owned(), inner.to_owned()), outer);
@@ -103,6 +98,15 @@ fn mac(ops: &mut Ops<'_>, side: Side, name: &str, live: Option<&EndLive>, want: 
     if live.and_then(|end| end.mac) != Some(want) {
         ops.push(Op::SetMac(side, name.to_owned(), want), &format!("{name}.mac"));
     }
+}
+
+fn ends(ops: &mut Ops<'_>, spec: &LinkSpec, left: &LinkLive) {
+    let none = BTreeSet::new();
+    end(ops, spec, Side::Host, &spec.host_end, left.host_end.as_ref(), &spec.host_addresses);
+    end(ops, spec, Side::Netns, &spec.netns_end, left.netns_end.as_ref(), &spec.netns_addresses);
+    end(ops, spec, Side::Host, &spec.bridge, left.bridge.as_ref(), &spec.bridge_addresses);
+    end(ops, spec, Side::Host, &spec.port_end, left.port_end.as_ref(), &none);
+    end(ops, spec, Side::Netns, &spec.service_end, left.service_end.as_ref(), &spec.service_addresses);
 }
 
 /// Mark, MTU, state and addresses of one link; `None` = it was made a moment ago.

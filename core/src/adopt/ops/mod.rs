@@ -17,9 +17,9 @@ struct Context<'a> {
     spec: &'a NodeSpec,
     live: &'a NodeLive,
     /// The namespace is made before: what is inside it now is not there then.
-    netns_anew: bool,
+    new_netns: bool,
     /// The same of the device `wg0`.
-    wireguard_anew: bool,
+    new_wireguard: bool,
 }
 
 /// The operations that a step has so far.
@@ -35,9 +35,9 @@ pub(super) fn plan(spec: &NodeSpec, live: &NodeLive, steps: &mut [Step]) {
         let step = steps.iter().find(|step: &&Step| step.component == component);
         step.is_some_and(|step| matches!(step.verdict, Verdict::Create | Verdict::Recreate(_)))
     };
-    let netns_anew = anew(Component::Netns);
-    let wireguard_anew = anew(Component::Wireguard);
-    let context = Context { spec, live, netns_anew, wireguard_anew };
+    let new_netns = anew(Component::Netns);
+    let new_wireguard = anew(Component::Wireguard);
+    let context = Context { spec, live, new_netns, new_wireguard };
     for step in steps.iter_mut().filter(|step| step.verdict.writes()) {
         let mut ops = Ops { component: step.component, verdict: &step.verdict, ops: Vec::new() };
         context.component(step.component, &mut ops);
@@ -92,14 +92,20 @@ impl Context<'_> {
                 ops.push(Op::StopUnit(UnitName::WIREGUARD), "");
             }
         }
-        if ops.is_recreation() && kernel && !self.netns_anew {
+        if ops.is_recreation() && kernel && !self.new_netns {
             ops.push(Op::RemoveWireguard(name()), "");
         }
-        if self.wireguard_anew {
+        if self.new_wireguard {
             ops.push(if kernel { Op::CreateWireguard(name()) } else { Op::AwaitWireguard(name()) }, "");
         }
+        self.wireguard_settings(ops);
+    }
+
+    fn wireguard_settings(&self, ops: &mut Ops<'_>) {
+        let spec = &self.spec.wireguard;
+        let name = || spec.name.clone();
         let blank = WireguardLive::blank(spec.backend);
-        let found = self.live.wireguard.present().filter(|_| !self.wireguard_anew).unwrap_or(&blank);
+        let found = self.live.wireguard.present().filter(|_| !self.new_wireguard).unwrap_or(&blank);
         if found.alias.as_deref() != Some(&spec.alias()) {
             // The mark comes first: a device that is configured and unmarked would be nobody's.
             ops.push(Op::SetAlias(Side::Netns, name(), spec.alias()), "owner");
@@ -131,7 +137,7 @@ impl Context<'_> {
             (
                 Side::Netns,
                 &spec.netns,
-                found.and_then(|found| found.netns.as_ref()).filter(|_| !self.netns_anew),
+                found.and_then(|found| found.netns.as_ref()).filter(|_| !self.new_netns),
             ),
         ];
         for (side, want, have) in sides {
@@ -150,7 +156,7 @@ impl Context<'_> {
             ops.push(Op::ReloadUnit(UnitName::NATS), "settings");
         } else {
             // With the namespace it was stopped already.
-            if ops.is_recreation() && !(self.netns_anew && self.store_is_ours()) {
+            if ops.is_recreation() && !(self.new_netns && self.store_is_ours()) {
                 ops.push(Op::StopUnit(UnitName::NATS), "");
             }
             ops.push(Op::StartUnit(UnitName::NATS), "");
@@ -165,7 +171,7 @@ impl Context<'_> {
     fn sidecar(&self, spec: &SidecarSpec, found: &Seen<SidecarLive>, ops: &mut Ops<'_>) {
         let unit = spec.unit.name.clone();
         // What is found goes with the namespace.
-        let found = found.present().filter(|_| !self.netns_anew);
+        let found = found.present().filter(|_| !self.new_netns);
         let netns = self.live.netns.present().map(|netns| netns.id);
         let what = sidecar::replace(spec, found, netns);
         let (mut opens, mut closes) = (Vec::new(), Vec::new());

@@ -489,7 +489,7 @@ impl Envelope {
 }
 
 impl RunningOperation {
-    /// Whether an operator is told of it at `now` (Unix seconds): one of a moment ago will be over before it is read.
+    /// Whether `status` shows it at `now` (Unix seconds): one that began a moment ago is over before it is read.
     pub fn is_slow(&self, now: u64) -> bool {
         now.saturating_sub(self.since) > 1
     }
