@@ -176,7 +176,8 @@ fn step(part: HostPart, node: &Node) -> Step {
         ),
         HostPart::Disk => Step::In("join-without-inodes"),
         HostPart::Clock => Step::NotHere("the clock is the build machine's"),
-        HostPart::Units => mended("systemctl stop ployz-dns.socket ployz-dns", "", "true"),
+        // The service first: with its socket it goes, and may be unloaded before systemctl comes to it.
+        HostPart::Units => mended("systemctl stop ployz-dns.service ployz-dns.socket", "", "true"),
         HostPart::Programs => Step::In("package-upgrade-stops-nothing"),
         HostPart::Identity => Step::In("cloned-state-is-held"),
     }
