@@ -112,7 +112,7 @@ fn certificate_ends(ctx: &Ctx, node: &Node) -> Result<()> {
 
 fn store_stopped(ctx: &Ctx, node: &Node) -> Result<()> {
     node.sh("systemctl stop ployzd && systemctl stop ployz-nats")?;
-    names(ctx, node, &[("daemon", "does not answer"), ("nats", "not there"), ("store", "does not answer")])?;
+    names(ctx, node, &[("daemon", "does not answer"), ("nats", "missing"), ("store", "does not answer")])?;
     names(ctx, node, &[("dns-names", "as last known"), ("gateway-routes", "as last known")])?;
     node.sh("systemctl start ployzd")?;
     healthy(ctx, node)
