@@ -22,7 +22,8 @@ FLOORS = [
     ["node"],
     ["failure", "keys"],
     ["state"],
-    ["args", "bounded", "descriptors", "http", "progress", "reach"],
+    ["args", "bounded", "http", "progress", "reach"],
+    ["descriptors"],
 ]
 
 

@@ -17,7 +17,6 @@ mod name;
 mod plane;
 mod served;
 mod sidecar;
-mod sockets;
 mod store;
 mod tunnel;
 mod upstreams;
@@ -29,7 +28,6 @@ use crate::node::supervisor::ports::has_ipv6;
 use crate::state::Stored;
 use context::{Ground, Running};
 use ployz_core::config::BadConfig;
-pub use tunnel::footing;
 
 use ployz_core::wire::v1::api::{Envelope, Payload};
 use ployz_core::wire::v1::doctor::{Check, Doctor};

@@ -3,9 +3,10 @@
 use super::context::{Ground, Running};
 use super::name::{self, A, Reply};
 use super::sidecar::{self, Report, Sidecar};
-use super::{answers, families, plane, sockets};
+use super::{answers, families, plane};
+use crate::node::sockets;
+use crate::node::sockets::{Bound, Holder};
 use crate::node::supervisor::Supervisor;
-use super::sockets::{Bound, Holder};
 use ployz_core::routing::Freshness;
 use ployz_core::spec::container::ZONE;
 use ployz_core::spec::sidecar::is_tcp_purpose;

@@ -2,10 +2,10 @@
 
 use super::clock_of_peer::{self, Asked};
 use super::context::{Ground, Running};
-use super::sockets::{self, Bound};
+use crate::node::footing::{mtu, unbound};
+use crate::node::sockets::{self};
 use futures_util::future::join_all;
 use ployz_core::spec::TunnelBackend;
-use ployz_core::spec::wireguard::tunnel_mtu;
 use ployz_core::wire::v1::doctor::Check;
 use ployz_host::clock;
 use std::net::SocketAddr;
@@ -33,19 +33,6 @@ fn backend(running: &Running) -> Check {
     }
 }
 
-/// What a tunnel that is up stands on and others may take away, for a look every few seconds: the processes that have the
-/// port are not looked for, which would be reading all of `/proc`.
-pub async fn footing(tunnel: u32, endpoints: &[SocketAddr], port: u16, at_start: u32) -> [Check; 2] {
-    let bound = Check::ok("udp-port", format!("UDP {port} is bound"));
-    [unbound(port, &sockets::udp(port)).unwrap_or(bound), mtu(endpoints, tunnel, at_start).await]
-}
-
-fn unbound(port: u16, bound: &[Bound]) -> Option<Check> {
-    let advice = "no peer can reach this machine: `ployzctl explain wireguard`";
-    let seen = format!("nothing is listening on UDP {port} in the host namespace");
-    bound.is_empty().then(|| Check::fail("udp-port", seen, advice))
-}
-
 fn port(port: u16) -> Check {
     let bound = sockets::udp(port);
     if let Some(check) = unbound(port, &bound) {
@@ -55,23 +42,6 @@ fn port(port: u16) -> Check {
     let by = by.join(", ");
     let by = if by.is_empty() { "the kernel".to_owned() } else { by };
     Check::ok("udp-port", format!("UDP {port} is bound by {by}; firewalls must allow it"))
-}
-
-/// The underlay's may have changed since ployzd started.
-async fn mtu(offered: &[SocketAddr], tunnel: u32, at_start: u32) -> Check {
-    let seen = ployz_netns::underlay::observe().await;
-    let underlay = seen.map_or(at_start, |seen| ployz_netns::underlay::smallest_mtu(&seen, offered));
-    judge_mtu(underlay, tunnel)
-}
-
-fn judge_mtu(underlay: u32, tunnel: u32) -> Check {
-    let seen = format!("underlay {underlay}, tunnel {tunnel}");
-    if tunnel > tunnel_mtu(underlay) {
-        let advice =
-            "large packets are dropped: `systemctl restart ployzd` adjusts the tunnel's MTU to the underlay";
-        return Check::fail("mtu", seen, advice);
-    }
-    Check::ok("mtu", seen)
 }
 
 fn judge_endpoints(endpoints: &[SocketAddr]) -> Check {
@@ -135,6 +105,8 @@ fn judge_clock(id: &str, skew: i64) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::footing::{footing, judge_mtu};
+    use ployz_core::spec::wireguard::tunnel_mtu;
     use ployz_core::wire::v1::doctor::Level;
 
     #[test]

@@ -1,8 +1,8 @@
 //! Following what the network relies on in the host: looked at again and again, told in the journal when it changes, and
 //! kept for `mesh ready`.
 
-use crate::doctor::footing;
 use crate::network::context::Network;
+use crate::node::footing::footing;
 use crate::node::host::{self, Scene};
 use ployz_core::wire::v1::doctor::{Check, Level};
 use std::sync::Arc;

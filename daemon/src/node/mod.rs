@@ -3,11 +3,13 @@
 //! Knows no store and no other machine. Who decides is `ployz_core::adopt`.
 
 pub mod environment;
+pub mod footing;
 pub mod host;
 pub mod identity;
 pub mod nats;
 pub mod reconcile;
 pub mod sidecars;
+pub mod sockets;
 pub mod spec;
 pub mod supervisor;
 pub mod teardown;

@@ -4,7 +4,8 @@
 use super::running::Progress;
 use crate::node::nats::config;
 use crate::node::reconcile::inspect;
-use crate::node::supervisor::{Supervisor, UnitError};
+use crate::node::supervisor::Supervisor;
+use crate::node::supervisor::error::UnitError;
 use ployz_core::adopt::device::DeviceChange;
 use ployz_core::adopt::sidecar::Replace;
 use ployz_core::adopt::{Component, Op, Plan, Seen, Step};

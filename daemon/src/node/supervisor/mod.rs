@@ -1,12 +1,12 @@
 //! Who runs the sidecars. Two hands with one contract: systemd's transient units, or detached processes where
 //! there is no systemd. Neither needs ployzd to go on living.
 
-mod error;
+pub mod error;
 pub mod ports;
 pub mod process;
 pub mod systemd;
 
-pub use error::{UnitCause, UnitError};
+use error::UnitError;
 use ployz_core::adopt::Seen;
 use ployz_core::adopt::sidecar::Replace;
 use ployz_core::live::{SidecarLive, UnitLive};
@@ -22,7 +22,7 @@ pub enum Supervisor {
 }
 
 impl Supervisor {
-    /// `system` or `user`, as SPEC 10 names the service modes.
+    /// `system` or `user`, the service modes of `ployzd run --service-mode`.
     pub fn service_mode(&self) -> &'static str {
         match self {
             Self::Systemd(_) => "system",

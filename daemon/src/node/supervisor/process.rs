@@ -3,7 +3,7 @@
 
 mod sidecar;
 
-use crate::node::supervisor::{UnitCause, UnitError};
+use crate::node::supervisor::error::{UnitCause, UnitError};
 use crate::state::make_dir;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

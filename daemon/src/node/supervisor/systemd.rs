@@ -4,8 +4,9 @@
 //! because zbus caches properties for a proxy's life.
 
 mod sidecar;
+mod unwilling;
 
-use crate::node::supervisor::{UnitCause, UnitError};
+use crate::node::supervisor::error::{UnitCause, UnitError};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use ployz_core::adopt::Seen;
@@ -27,7 +28,7 @@ use zbus_systemd::zbus::{Connection, OwnedObjectPath, OwnedVariant, Variant};
 #[derive(Clone, Default)]
 pub struct Systemd {
     bus: Arc<Mutex<Option<Connection>>>,
-    unwilling: sidecar::Unwilling,
+    unwilling: unwilling::Unwilling,
 }
 
 type Properties = HashMap<String, OwnedVariant>;

@@ -2,8 +2,9 @@
 //! goes are those variables, and each change of them is a restart; nothing keeps the sockets open meanwhile. Because that
 //! refuses connections, a socket of IPv6 that is missing beside one of IPv4 is no reason for it: it waits for the next start.
 
+use crate::node::supervisor::error::UnitError;
+use crate::node::supervisor::ports;
 use crate::node::supervisor::process::Processes;
-use crate::node::supervisor::{UnitError, ports};
 use ployz_core::adopt::Seen;
 use ployz_core::adopt::identity::Identity;
 use ployz_core::live::{ActiveState, SidecarLive, SocketLive, UnitLive};

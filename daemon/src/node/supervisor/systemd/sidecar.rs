@@ -7,11 +7,11 @@
 //! All sockets lead to the one service: `Service=` cannot be said over D-Bus, so a packaged prefix drop-in says it for
 //! those that are not named as the service (`ployz-gateway-.socket.d`).
 
+use crate::node::supervisor::error::{UnitCause, UnitError};
+use crate::node::supervisor::ports;
 use crate::node::supervisor::systemd::{
-    NO_SUCH_UNIT, Properties, START, STOP, Systemd, file, get, is_named, list, properties, properties_of,
-    state, text,
+    NO_SUCH_UNIT, Properties, START, STOP, Systemd, file, get, is_named, list, properties_of, state, text,
 };
-use crate::node::supervisor::{UnitCause, UnitError, ports};
 use crate::state::replace;
 use ployz_core::adopt::Seen;
 use ployz_core::adopt::identity::Identity;
@@ -19,19 +19,18 @@ use ployz_core::adopt::sidecar::Replace;
 use ployz_core::live::{SidecarLive, SocketLive, UnitLive};
 use ployz_core::spec::sidecar::{V6_ONLY, V6_ONLY_FIELD};
 use ployz_core::spec::unit::HASH_VARIABLE;
-use ployz_core::spec::{Listen, SidecarSpec, SocketSpec, UnitName, UnitSpec};
+use ployz_core::spec::{SidecarSpec, UnitName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use zbus_systemd::systemd1::ManagerProxy;
-use zbus_systemd::zbus::{OwnedObjectPath, OwnedVariant, Result as BusResult, Variant};
+use zbus_systemd::zbus::{OwnedObjectPath, Result as BusResult};
 
 mod routes;
+mod units;
 
 use routes::Begin;
-pub(super) use routes::Unwilling;
-
-type Assignments = Vec<(String, OwnedVariant)>;
+use units::{restart, settings_text};
 
 impl Systemd {
     pub(in crate::node::supervisor) async fn inspect_sidecar(&self, spec: &SidecarSpec) -> Seen<SidecarLive> {
@@ -149,16 +148,6 @@ impl Systemd {
     }
 }
 
-/// Starts a service that is not there, with its own sockets.
-async fn start(manager: ManagerProxy<'static>, spec: SidecarSpec) -> BusResult<OwnedObjectPath> {
-    let (service, sockets) = (service(&spec), spec.sockets.iter().map(socket).collect());
-    manager.start_transient_unit(file(&spec.unit.name), "fail".into(), service, sockets).await
-}
-
-async fn restart(manager: ManagerProxy<'static>, name: UnitName) -> BusResult<OwnedObjectPath> {
-    manager.restart_unit(file(&name), "replace".into()).await
-}
-
 /// The environment that a unit's process was started with. One that is not its unit's program yet (its namespace is not
 /// told then) has another's; one that ends meanwhile is read as empty, or cut short.
 fn environment(live: &UnitLive) -> Option<Vec<(String, String)>> {
@@ -217,26 +206,6 @@ fn entries(environment: &[u8]) -> Vec<(String, String)> {
     variables.filter_map(|entry| entry.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned()))).collect()
 }
 
-/// As systemd.exec(5) reads an `EnvironmentFile=`.
-fn settings_text(unit: &UnitSpec) -> String {
-    let mut text =
-        String::from("# Written by ployzd from its configuration and this machine's network.json.\n");
-    let fingerprint = unit.identity().fingerprint();
-    let own = [(HASH_VARIABLE, fingerprint.as_str())];
-    let given = unit.environment.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    for (key, value) in own.into_iter().chain(given) {
-        let mut quoted = String::new();
-        for letter in value.chars() {
-            if matches!(letter, '"' | '\\' | '`' | '$') {
-                quoted.push('\\');
-            }
-            quoted.push(letter);
-        }
-        text += &format!("{key}=\"{quoted}\"\n");
-    }
-    text
-}
-
 /// What [`settings_text`] wrote.
 fn settings_entries(text: &str) -> Vec<(String, String)> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -250,61 +219,6 @@ fn settings_entries(text: &str) -> Vec<(String, String)> {
         Some((key.to_owned(), plain))
     });
     read.collect()
-}
-
-fn service(spec: &SidecarSpec) -> Assignments {
-    // The mark in the unit itself is of what cannot change without a new unit.
-    let mut assignments = properties(&UnitSpec { environment: BTreeMap::new(), ..spec.unit.clone() });
-    assignments.retain(|(name, _)| name != "RestartUSec");
-    let sockets: Vec<String> = spec.sockets.iter().map(|socket| format!("{}.socket", socket.name)).collect();
-    put(&mut assignments, "Requires", Variant::new(sockets.clone()));
-    put(&mut assignments, "After", Variant::new(sockets));
-    let settings = vec![(spec.settings.display().to_string(), false)];
-    put(&mut assignments, "EnvironmentFiles", Variant::new(settings));
-    // What drains outlives its front, and does not keep the next one waiting.
-    put(&mut assignments, "KillMode", Variant::new("process"));
-    // Whoever connects meanwhile waits for it.
-    put(&mut assignments, "RestartUSec", Variant::new(RESTART_MICROS));
-    assignments
-}
-
-fn socket(spec: &SocketSpec) -> (String, Assignments) {
-    let mut assignments = Vec::new();
-    let listen: Vec<(String, String)> = spec.listen.iter().map(|listen| address(*listen)).collect();
-    let environment = vec![format!("{HASH_VARIABLE}={}", spec.identity().fingerprint())];
-    put(&mut assignments, "Description", Variant::new(format!("Ployz sockets: {}", spec.purpose)));
-    put(&mut assignments, "Listen", Variant::new(listen));
-    put(&mut assignments, "FileDescriptorName", Variant::new(spec.purpose.clone()));
-    if spec.v6_only {
-        put(&mut assignments, "BindIPv6Only", Variant::new(V6_ONLY.to_owned()));
-    }
-    put(&mut assignments, "Environment", Variant::new(environment));
-    if let Some(netns) = &spec.netns {
-        put(&mut assignments, "NetworkNamespacePath", Variant::new(netns.display().to_string()));
-    }
-    // The address may come later: the tunnel is made while this starts.
-    put(&mut assignments, "FreeBind", Variant::new(true));
-    put(&mut assignments, "Backlog", Variant::new(4096u32));
-    put(&mut assignments, "ReceiveBuffer", Variant::new(4u64 << 20));
-    // However often the process ends under load, its sockets stay.
-    put(&mut assignments, "TriggerLimitIntervalUSec", Variant::new(0u64));
-    put(&mut assignments, "TriggerLimitBurst", Variant::new(0u32));
-    put(&mut assignments, "Slice", Variant::new("ployz.slice"));
-    put(&mut assignments, "CollectMode", Variant::new("inactive-or-failed"));
-    (format!("{}.socket", spec.name), assignments)
-}
-
-fn put(assignments: &mut Assignments, name: &str, value: Variant<'_>) {
-    let value = value.try_to_owned().expect("plain data holds no file descriptor");
-    assignments.push((name.to_owned(), value));
-}
-
-fn address(listen: Listen) -> (String, String) {
-    let kind = match listen {
-        Listen::Stream(_) => "Stream",
-        Listen::Datagram(_) => "Datagram",
-    };
-    (kind.to_owned(), listen.address().to_string())
 }
 
 fn socket_live(unit: &Properties, socket: &Properties) -> SocketLive {
@@ -329,12 +243,10 @@ fn socket_live(unit: &Properties, socket: &Properties) -> SocketLive {
     SocketLive { identity, fingerprint, state: state(unit) }
 }
 
-/// Long enough not to spin, short enough not to be a time-out of anybody who waits.
-const RESTART_MICROS: u64 = 250_000;
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ployz_core::spec::UnitSpec;
 
     #[test]
     fn settings_are_read_back_as_they_were_written() {

@@ -5,24 +5,19 @@
 //! all sockets there are. Seen on systemd 252 and 257: 200 of 200 when both are asked for without waiting for an answer in
 //! between, 195 of 200 otherwise; so what was too late is asked for once more.
 
-use crate::node::supervisor::systemd::sidecar::{restart, socket, start};
+use crate::node::supervisor::error::{UnitCause, UnitError};
+use crate::node::supervisor::ports;
+use crate::node::supervisor::systemd::sidecar::units::{restart, socket, start};
 use crate::node::supervisor::systemd::{START, Systemd};
-use crate::node::supervisor::{UnitCause, UnitError, ports};
 use futures_util::future::BoxFuture;
 use ployz_core::adopt::Seen;
 use ployz_core::adopt::sidecar::superfluous;
 use ployz_core::live::SidecarLive;
 use ployz_core::spec::{SidecarSpec, SocketSpec};
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use zbus_systemd::systemd1::ManagerProxy;
 use zbus_systemd::zbus::{OwnedObjectPath, Result as BusResult};
-
-/// Sockets that could be opened by all that can be seen, and that the manager nevertheless did not open: they are left
-/// alone for a while, because every try is a restart.
-#[derive(Clone, Default)]
-pub(in crate::node::supervisor::systemd) struct Unwilling(Arc<Mutex<BTreeMap<String, (Instant, String)>>>);
 
 type Asking = BoxFuture<'static, BusResult<OwnedObjectPath>>;
 
@@ -125,27 +120,6 @@ impl Begin {
     }
 }
 
-impl Unwilling {
-    /// Those of the missing that are not tried again yet.
-    pub(super) fn of(&self, spec: &SidecarSpec, live: &SidecarLive) -> BTreeMap<String, String> {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.retain(|_, (since, _)| since.elapsed() < AGAIN);
-        let missing = spec.routes.wanted.iter().filter(|want| ports::is_missing(want, live));
-        let purposes = missing.map(|want| &want.purpose);
-        purposes.filter_map(|purpose| Some((purpose.clone(), noted.get(purpose)?.1.clone()))).collect()
-    }
-
-    fn note(&self, told: BTreeMap<String, String>) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        noted.extend(told.into_iter().map(|(purpose, why)| {
-            let why = format!("systemd did not open it: {why}");
-            tracing::warn!("the socket for {purpose}: {why}");
-            (purpose, (now, why))
-        }));
-    }
-}
-
 fn nothing(spec: &SidecarSpec) -> SidecarLive {
     let nothing = SidecarLive::default();
     SidecarLive { refused: ports::refused(spec, &nothing), ..nothing }
@@ -154,4 +128,3 @@ fn nothing(spec: &SidecarSpec) -> SidecarLive {
 const TRIES: usize = 4;
 /// The gateway closes its sockets when it is told to end, while its successor already starts.
 const LETS_GO: Duration = Duration::from_secs(2);
-const AGAIN: Duration = Duration::from_secs(60);

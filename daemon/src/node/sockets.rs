@@ -6,20 +6,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// One socket of the host's namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Bound {
+pub struct Bound {
     /// Where.
-    pub(super) at: SocketAddr,
+    pub at: SocketAddr,
     /// 0 for sockets of the kernel's own.
     inode: u64,
 }
 
 /// A process that has a socket; printed as `nginx (pid 7)`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Holder {
+pub struct Holder {
     /// As `/proc/PID/comm` has it: 15 bytes at most.
-    pub(super) name: String,
+    pub name: String,
     /// Its process id.
-    pub(super) pid: u32,
+    pub pid: u32,
 }
 
 impl fmt::Display for Holder {
@@ -30,23 +30,23 @@ impl fmt::Display for Holder {
 
 #[cfg(test)]
 impl Bound {
-    pub(super) fn at(at: SocketAddr) -> Self {
+    pub fn at(at: SocketAddr) -> Self {
         Self { at, inode: 1 }
     }
 }
 
 /// UDP sockets on a port.
-pub(super) fn udp(port: u16) -> Vec<Bound> {
+pub fn udp(port: u16) -> Vec<Bound> {
     table(&["udp", "udp6"], |state| state == CLOSED, port)
 }
 
 /// Listening TCP sockets on a port.
-pub(super) fn tcp(port: u16) -> Vec<Bound> {
+pub fn tcp(port: u16) -> Vec<Bound> {
     table(&["tcp", "tcp6"], |state| state == LISTENING, port)
 }
 
 /// The processes that have one of these; whoever may not look into other processes sees none.
-pub(super) fn holders(sockets: &[Bound]) -> BTreeSet<Holder> {
+pub fn holders(sockets: &[Bound]) -> BTreeSet<Holder> {
     let links: Vec<String> = sockets.iter().map(|bound| format!("socket:[{}]", bound.inode)).collect();
     let mut found = BTreeSet::new();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
