@@ -50,6 +50,8 @@ owns pingora gateway
 owns hickory-server dns
 # The rooms inside the daemon, and import cycles there.
 scripts/check-modules.py || fail=1
+# ARCHITECTURE.md names every folder, and documents name no file that is not there.
+scripts/check-map.py || fail=1
 if command -v shellcheck >/dev/null; then
     git ls-files '*.sh' .ci/run 'packaging/deb/p*inst' 'packaging/deb/p*rm' | xargs -r shellcheck -S warning || fail=1
 fi
