@@ -1,4 +1,4 @@
-//! The Linux hands of Ployz: network namespace, links, routes, firewall, WireGuard.
+//! Linux as Ployz uses it: network namespace, links, routes, firewall, WireGuard.
 //!
 //! Each module finds (`inspect`), makes and removes one kind of thing; each write is one operation of a plan. Nothing here
 //! decides: that is `ployz_core::adopt`.
