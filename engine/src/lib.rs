@@ -2,6 +2,12 @@
 //!
 //! Nothing here decides what should run; that is for deploys. Docker restarts containers, ployzd never does. A container without
 //! our labels is not listed, counted or touched, and no engine at all is a value, not an error.
+//!
+//! # Errors
+//!
+//! Every call gives [`error::DockerError`], whose variants say what the caller can do: wait (`Unavailable`), look again because it may have been
+//! done all the same (`Late`), make what is missing (`Missing`), leave it (`Foreign`), mend the request (`Refused`), or tell the operator the
+//! engine's words (`Failed`, `Odd`). Every call has a deadline.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test that cannot set up its stage must stop"))]
 
 mod body;

@@ -2,6 +2,12 @@
 //!
 //! Each module finds (`inspect`), makes and removes one kind of thing; each write is one operation of a plan. Nothing here
 //! decides: that is `ployz_core::adopt`.
+//!
+//! # Errors
+//!
+//! Every call that can fail gives [`Error`]: the operation, its subject, and the kernel's errno or the program's last words as the cause.
+//! What is looked for and is not there is `None` or `Seen::Absent`, and what is removed and is not there is done: neither is an error. A call
+//! that failed half way leaves the half it did; the next inspection finds it.
 
 pub mod edit;
 pub mod error;
