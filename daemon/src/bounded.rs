@@ -16,11 +16,12 @@ use hyper::service::{Service, service_fn};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -143,7 +144,7 @@ impl<S: Eq + Hash> Default for Open<S> {
 impl<S: Eq + Hash + Copy> Open<S> {
     /// A place for one more, when fewer than `most` are open and fewer than `per_source` of this source.
     pub fn enter(open: &Arc<Self>, source: S, most: usize, per_source: usize) -> Option<Place<S>> {
-        let mut by_source = open.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_source = open.0.lock();
         let all: usize = by_source.values().sum();
         let own = by_source.get(&source).copied().unwrap_or(0);
         if all >= most || own >= per_source {
@@ -156,7 +157,7 @@ impl<S: Eq + Hash + Copy> Open<S> {
 
 impl<S: Eq + Hash> Drop for Place<S> {
     fn drop(&mut self) {
-        let mut by_source = self.open.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut by_source = self.open.0.lock();
         match by_source.get_mut(&self.source) {
             Some(own) if *own > 1 => *own -= 1,
             _ => drop(by_source.remove(&self.source)),
@@ -267,6 +268,6 @@ mod tests {
         held.extend([enter(2).unwrap(), enter(3).unwrap()]);
         assert!(enter(4).is_none(), "six in all");
         drop(held);
-        assert!(enter(4).is_some() && open.0.lock().unwrap().is_empty());
+        assert!(enter(4).is_some() && open.0.lock().is_empty());
     }
 }

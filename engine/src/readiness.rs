@@ -3,9 +3,10 @@
 use crate::docker::Docker;
 use crate::error::DockerError;
 use crate::http_check;
+use parking_lot::Mutex;
 use ployz_core::wire::v1::manifest::{Check, Readiness};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -112,7 +113,7 @@ pub async fn ask(
 
 /// Runs a command in a container. While one that was begun before runs on, no other is begun: the engine cannot end it.
 async fn run(docker: &Docker, id: &str, command: &[String], limit: Duration, under_way: &UnderWay) -> Answer {
-    let last = lock(under_way).clone();
+    let last = under_way.lock().clone();
     if let Some(last) = last {
         match docker.goes_on(&last).await {
             Ok(true) => return Answer::No("the previous command has not ended".into()),
@@ -127,17 +128,13 @@ async fn run(docker: &Docker, id: &str, command: &[String], limit: Duration, und
         }
         Err(error) => return Answer::Unknown(ployz_core::text::chain(&error)),
     };
-    *lock(under_way) = Some(begun.clone());
+    *under_way.lock() = Some(begun.clone());
     match docker.run(&begun, limit).await {
         Ok(0) => Answer::Yes,
         Ok(code) => Answer::No(format!("exit code {code}")),
         Err(DockerError::Late { .. }) => late(limit),
         Err(error) => Answer::Unknown(ployz_core::text::chain(&error)),
     }
-}
-
-fn lock(under_way: &UnderWay) -> MutexGuard<'_, Option<String>> {
-    under_way.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn within(limit: Duration, question: impl Future<Output = Result<(), String>>) -> Answer {

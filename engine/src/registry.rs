@@ -11,14 +11,15 @@ use crate::slot::Slot;
 use bollard::models::{CreateImageInfo, ImageInspect, OciPlatform};
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use ployz_core::deploy::image::content;
 use ployz_core::wire::v1::image::ImageFacts;
 use ployz_core::wire::v1::manifest::{ImageDigest, ImageRef};
 use ployz_core::wire::v1::pull::{PullFound, PullProgress};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// An image as this engine holds it.
@@ -102,7 +103,7 @@ impl Docker {
 impl Progress {
     /// Where it stands.
     pub fn now(&self) -> PullProgress {
-        let layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let layers = self.layers.lock();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let sum = |of: fn(&Layer) -> u64| layers.values().map(of).sum::<u64>();
         PullProgress {
@@ -116,7 +117,7 @@ impl Progress {
     /// For people: what an engine calls its steps decides nothing.
     fn note(&self, info: &CreateImageInfo) {
         let Some(id) = info.id.as_ref().filter(|id| is_layer(id)) else { return };
-        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut layers = self.layers.lock();
         let layer = layers.entry(id.clone()).or_default();
         layer.there |= matches!(info.status.as_deref(), Some("Pull complete" | "Already exists"));
         let number = |number: Option<i64>| number.and_then(|number| u64::try_from(number).ok()).unwrap_or(0);

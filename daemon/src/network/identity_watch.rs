@@ -1,11 +1,11 @@
 //! Who is heard under which key: the number of this run of a machine, and those that its peers' probes carry.
 
+use parking_lot::{Mutex, MutexGuard};
 use ployz_core::key::PublicKey;
 use ployz_core::mesh::twin::{Pair, Run, Twins};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What one network knows.
 pub struct Watch {
@@ -34,7 +34,7 @@ impl Watch {
     }
 
     pub(super) fn twins(&self) -> MutexGuard<'_, Twins> {
-        self.twins.lock().unwrap_or_else(PoisonError::into_inner)
+        self.twins.lock()
     }
 }
 

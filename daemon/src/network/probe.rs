@@ -8,6 +8,7 @@ use crate::network::listener;
 use crate::network::twins;
 use crate::node::environment::NETNS;
 use crate::reach;
+use parking_lot::Mutex;
 use ployz_core::key::PublicKey;
 use ployz_core::live::WireguardLive;
 use ployz_core::mesh::path::{SESSION, Tunnel};
@@ -30,7 +31,7 @@ pub async fn run(mesh: Arc<Network>) {
             match reach::icmp(&namespace::path(NETNS)) {
                 Ok(socket) => {
                     let socket = Arc::new(socket);
-                    let sent = Arc::new(std::sync::Mutex::new(BTreeMap::new()));
+                    let sent = Arc::new(Mutex::new(BTreeMap::new()));
                     // Both halves only read and write datagrams: nothing is lost when they are dropped.
                     tokio::select! {
                         () = send(&mesh, &socket, &sent) => {}
@@ -45,7 +46,7 @@ pub async fn run(mesh: Arc<Network>) {
     }
 }
 
-type Sent = Arc<std::sync::Mutex<BTreeMap<u16, (PublicKey, Ipv6Addr, Instant)>>>;
+type Sent = Arc<Mutex<BTreeMap<u16, (PublicKey, Ipv6Addr, Instant)>>>;
 
 async fn send(mesh: &Arc<Network>, socket: &UdpSocket, sent: &Sent) {
     let own = mesh.network().machine.overlay_ip;
@@ -57,14 +58,10 @@ async fn send(mesh: &Arc<Network>, socket: &UdpSocket, sent: &Sent) {
         let peers: Vec<MachineMembership> =
             mesh.peers.borrow().machines.iter().filter(|m| m.overlay_ip != own).cloned().collect();
         let now = Instant::now();
-        if let Ok(mut sent) = sent.lock() {
-            sent.retain(|_, (.., at)| now.duration_since(*at) < FORGET);
-        }
+        sent.lock().retain(|_, (.., at)| now.duration_since(*at) < FORGET);
         for peer in &peers {
             sequence = sequence.wrapping_add(1);
-            if let Ok(mut sent) = sent.lock() {
-                sent.insert(sequence, (peer.public_key, peer.overlay_ip, Instant::now()));
-            }
+            sent.lock().insert(sequence, (peer.public_key, peer.overlay_ip, Instant::now()));
             mesh.with_path(peer.public_key, |path| path.sent(mesh.millis()));
             let to = SocketAddrV6::new(peer.overlay_ip, 0, 0, 0);
             // ENOKEY and ENETUNREACH say only that there is no path yet.
@@ -89,7 +86,7 @@ async fn receive(mesh: &Network, socket: &UdpSocket, sent: &Sent) {
             mesh.twins.heard(peer, payload, mesh.millis());
         }
         let Some(sequence) = echo_reply(&buffer[..length]) else { continue };
-        let known = sent.lock().ok().and_then(|mut sent| sent.remove(&sequence));
+        let known = sent.lock().remove(&sequence);
         if let Some((key, address, at)) = known
             && from.ip() == IpAddr::V6(address)
         {

@@ -10,7 +10,6 @@ use ployz_core::wire::v1::record::MachineMembership;
 use ployz_netns::{namespace, wireguard};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::PoisonError;
 
 /// Once a second: what is known is told, and acted on where it is this machine that must stand back.
 pub async fn look(mesh: &Network, peers: &[MachineMembership]) {
@@ -26,12 +25,12 @@ pub async fn look(mesh: &Network, peers: &[MachineMembership]) {
         Verdict::Later => mesh.stand_back.notify_one(),
     }
     if contested.is_empty() {
-        mesh.twins.places.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        mesh.twins.places.lock().clear();
     } else {
         note_places(mesh, &contested).await;
         checks.extend(contested.iter().filter_map(|key| {
             let peer = peers.iter().find(|peer| peer.public_key == *key)?;
-            let places = mesh.twins.places.lock().unwrap_or_else(PoisonError::into_inner);
+            let places = mesh.twins.places.lock();
             Some(of_peer(&peer.id, places.get(key)))
         }));
     }
@@ -79,7 +78,7 @@ fn of_peer(id: &MachineId, places: Option<&BTreeSet<SocketAddr>>) -> Check {
 async fn note_places(mesh: &Network, contested: &[PublicKey]) {
     let netns = namespace::path(crate::node::environment::NETNS);
     let Some(device) = wireguard::inspect(WG_DEVICE, &netns).await.present().cloned() else { return };
-    let mut places = mesh.twins.places.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut places = mesh.twins.places.lock();
     places.retain(|key, _| contested.contains(key));
     for key in contested {
         let endpoint = device.peers.get(key).and_then(|peer| peer.stats.endpoint);

@@ -1,12 +1,13 @@
 //! What takes long on behalf of a coordinator: begun when it is first asked for, looked at when it is asked for again, and
 //! given up when nothing asks any more. A coordinator that died leaves no pull behind, and two that want the same share it.
 
+use parking_lot::Mutex;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
 use ployz_core::wire::v1::pull::PullAnswer;
 use ployz_engine::registry::Progress;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -35,7 +36,7 @@ impl Tasks {
     where
         W: Future<Output = Result<()>> + Send + 'static,
     {
-        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.0.lock();
         tasks.retain(|_, task| task.shared.outcome.get().is_none() || task.shared.idle() < FORGOTTEN);
         if let Some(task) = tasks.get(key) {
             task.shared.ask();
@@ -74,11 +75,11 @@ async fn carry_out(shared: Arc<Shared>, work: impl Future<Output = Result<()>>) 
 
 impl Shared {
     fn ask(&self) {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.asked.lock() = Instant::now();
     }
 
     fn idle(&self) -> Duration {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+        self.asked.lock().elapsed()
     }
 
     async fn unattended(&self) {

@@ -1,11 +1,12 @@
 //! Tickets: who shows one gets, once, what it was made for. They live in memory only; a daemon that was restarted honours
 //! none.
 
+use parking_lot::Mutex;
 use ployz_core::id::MachineId;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fmt::Write;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -42,30 +43,26 @@ impl Tickets {
         });
         let (hand_over, shown) = oneshot::channel();
         let (mark, until) = (mark(&text), Instant::now() + LIFE);
-        lock(&self.0).insert(mark, Open { machine: machine.clone(), until, hand_over });
+        self.0.lock().insert(mark, Open { machine: machine.clone(), until, hand_over });
         Ticket { text, shown, mark, all: self.0.clone() }
     }
 
     /// Takes a ticket that a machine shows; `None` when it is not that machine's, or not good any more. Either way it is
     /// worth nothing afterwards.
     pub fn take(&self, text: &str, machine: &MachineId, now: Instant) -> Option<oneshot::Sender<TcpStream>> {
-        let open = lock(&self.0).remove(&mark(text))?;
+        let open = self.0.lock().remove(&mark(text))?;
         (open.machine == *machine && now < open.until).then_some(open.hand_over)
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        lock(&self.all).remove(&self.mark);
+        self.all.lock().remove(&self.mark);
     }
 }
 
 fn mark(text: &str) -> Mark {
     Sha256::digest(text.as_bytes()).into()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// From its making until it is shown.
@@ -102,6 +99,6 @@ mod tests {
         drop(given_up);
         assert!(tickets.take(&text, &n1, now).is_none());
         drop(late);
-        assert!(lock(&tickets.0).is_empty());
+        assert!(tickets.0.lock().is_empty());
     }
 }

@@ -22,9 +22,10 @@ use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use futures_util::stream::FuturesUnordered;
 use nix::sys::resource::{Resource, getrlimit};
+use parking_lot::{Mutex, RwLock};
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 use upstream::{Query, settles};
@@ -58,7 +59,7 @@ impl Forwarder {
 
     /// Changes the resolvers; what is known of those that stay is kept.
     pub fn set_upstreams(&self, addresses: Vec<Address>) {
-        let mut upstreams = self.upstreams.write().unwrap_or_else(PoisonError::into_inner);
+        let mut upstreams = self.upstreams.write();
         let known = |address: &Address| upstreams.iter().find(|known| known.address == *address).cloned();
         *upstreams = addresses
             .into_iter()
@@ -68,17 +69,17 @@ impl Forwarder {
 
     /// The resolvers now.
     pub fn upstreams(&self) -> Arc<[Arc<Upstream>]> {
-        self.upstreams.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.upstreams.read().clone()
     }
 
     /// How many answers are kept.
     pub fn kept(&self) -> usize {
-        lock(&self.cache).kept()
+        self.cache.lock().kept()
     }
 
     /// The answer if it is at hand.
     pub fn at_hand(&self, ask: &Ask, now: Instant) -> Option<Arc<Entry>> {
-        let entry = lock(&self.cache).find(&Key::of(ask)).filter(|entry| entry.fresh(now))?;
+        let entry = self.cache.lock().find(&Key::of(ask)).filter(|entry| entry.fresh(now))?;
         self.counts.hits.fetch_add(1, Relaxed);
         Some(entry)
     }
@@ -86,7 +87,7 @@ impl Forwarder {
     /// The answer, however long it takes (at most [`ANSWER_DEADLINE`]).
     pub async fn resolve(self: &Arc<Self>, ask: &Ask) -> Vec<u8> {
         let key = Key::of(ask);
-        let kept = lock(&self.cache).find(&key);
+        let kept = self.cache.lock().find(&key);
         let now = Instant::now();
         let stale = match kept {
             Some(entry) if entry.fresh(now) => {
@@ -114,7 +115,7 @@ impl Forwarder {
     /// One question on its way for all who ask it. It is a task of its own: who gives up stops nobody else's. It ends by
     /// itself within [`ANSWER_DEADLINE`], and a stop of the process waits for those who wait for it, not for it.
     fn ask(self: &Arc<Self>, key: Key, stale: Option<Arc<Entry>>) -> Pending {
-        let mut asked = lock(&self.asked);
+        let mut asked = self.asked.lock();
         if let Some(pending) = asked.get(&key) {
             self.counts.joined.fetch_add(1, Relaxed);
             return pending.clone();
@@ -161,9 +162,9 @@ impl Forwarder {
         };
         let entry = Arc::new(entry);
         if entry.fresh(now) {
-            lock(&self.cache).insert(key.clone(), entry.clone());
+            self.cache.lock().insert(key.clone(), entry.clone());
         }
-        lock(&self.asked).remove(&key);
+        self.asked.lock().remove(&key);
         entry
     }
 
@@ -266,11 +267,6 @@ enum Came {
     Error,
     /// Silence until the deadline.
     Nothing,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // What is kept under these locks is whole between any two lines.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How many tries may be under way: half of what may be open. Of the unit's, one client can hold a twentieth;

@@ -3,8 +3,8 @@
 //! A resolver that does not know EDNS says so, at the cost of a round trip; one behind a box that drops such queries says nothing
 //! and costs the time until the next try. Either is remembered for a while, and only for questions that want no signatures.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What was heard of one resolver.
@@ -39,8 +39,8 @@ impl Plain {
         }
     }
 
-    fn until(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.until.lock()
     }
 }
 

@@ -1,8 +1,9 @@
 //! What one source address may hold of something that is there for all: connections, questions that wait.
 
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 /// Counts by source; a source that holds nothing is not kept.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ impl Shares {
     /// One more for this source; `None`: it has its share already.
     pub fn take(&self, source: IpAddr) -> Option<Piece> {
         let source = source.to_canonical();
-        let mut held = lock(&self.held);
+        let mut held = self.held.lock();
         let count = held.entry(source).or_default();
         if *count >= self.most {
             return None;
@@ -39,7 +40,7 @@ impl Shares {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        let mut held = lock(&self.held);
+        let mut held = self.held.lock();
         if let Some(count) = held.get_mut(&self.source) {
             *count -= 1;
             if *count == 0 {
@@ -47,11 +48,6 @@ impl Drop for Piece {
             }
         }
     }
-}
-
-fn lock(held: &Mutex<HashMap<IpAddr, usize>>) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-    // Between any two lines the counts are whole.
-    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -70,6 +66,6 @@ mod tests {
         drop(first);
         let third = shares.take(one).unwrap();
         drop((second, third));
-        assert!(lock(&shares.held).is_empty(), "what is given back leaves nothing behind");
+        assert!(shares.held.lock().is_empty(), "what is given back leaves nothing behind");
     }
 }

@@ -1,10 +1,11 @@
 //! How a feed is doing, as numbers.
 
+use parking_lot::Mutex;
 use ployz_core::routing::Freshness;
 use ployz_host::page;
 use prometheus_client::encoding::DescriptorEncoder;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Reads a feed's figures; clones read the same feed, also after it was stopped.
@@ -65,7 +66,7 @@ impl Stats {
     }
 
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut Inner) -> T) -> T {
-        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        look(&mut self.0.lock())
     }
 }
 

@@ -3,12 +3,13 @@
 
 use crate::state::instances::InstancesFile;
 use crate::state::{Disk, DiskError};
+use parking_lot::Mutex;
 use ployz_core::id::{InstanceId, Namespace, NetworkName};
 use ployz_core::wire::v1::deploy::DeployCommand;
 use ployz_engine::watch::{Checks, InstanceKey};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use tokio::sync::{Notify, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
 /// All of this machine's part in deploys that is kept between two commands.
@@ -116,7 +117,7 @@ impl Local {
         &self,
         work: impl FnOnce(&mut InstancesFile) -> Result<T, LocalError>,
     ) -> Result<T, LocalError> {
-        let mut file = lock(&self.file);
+        let mut file = self.file.lock();
         if let Some(file) = file.as_mut() {
             return work(file);
         }
@@ -155,7 +156,7 @@ impl Local {
     /// The turn of one instance: what is done to it is done one after the other, whoever asks.
     pub async fn alone(&self, namespace: &Namespace, instance: &InstanceId) -> OwnedMutexGuard<()> {
         let turn = {
-            let mut turns = lock(&self.turns);
+            let mut turns = self.turns.lock();
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
             turns.entry((namespace.clone(), instance.clone())).or_default().clone()
         };
@@ -164,17 +165,17 @@ impl Local {
 
     /// Notes which instances everybody was told to send requests to.
     pub fn told(&self, routable: BTreeSet<InstanceKey>) {
-        *lock(&self.routable) = routable;
+        *self.routable.lock() = routable;
     }
 
     /// Whether everybody was told to send requests there.
     pub fn is_routable(&self, key: &InstanceKey) -> bool {
-        lock(&self.routable).contains(key)
+        self.routable.lock().contains(key)
     }
 
     /// Takes a namespace within this process; else what it is taken for.
     pub fn occupy(&self, namespace: &Namespace, purpose: Purpose) -> Result<Busy<'_>, Purpose> {
-        match lock(&self.busy).entry(namespace.clone()) {
+        match self.busy.lock().entry(namespace.clone()) {
             Entry::Occupied(taken) => Err(*taken.get()),
             Entry::Vacant(free) => {
                 free.insert(purpose);
@@ -186,17 +187,13 @@ impl Local {
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        lock(&self.local.busy).remove(&self.namespace);
+        self.local.busy.lock().remove(&self.namespace);
     }
 }
 
 fn checks_of(file: &InstancesFile) -> Checks {
     let asked = file.instances.iter().filter_map(|kept| Some((kept.key(), kept.service.readiness.clone()?)));
     Arc::new(asked.collect())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Steps at a time.
@@ -340,7 +337,7 @@ pub(super) mod tests {
         drop(here.local.alone(&shop, &"web-1-a".parse().unwrap()).await);
         drop(turn);
         drop(here.local.alone(&shop, &one).await);
-        assert!(lock(&here.local.turns).len() <= 1, "turns that nobody waits for are forgotten");
+        assert!(here.local.turns.lock().len() <= 1, "turns that nobody waits for are forgotten");
     }
 
     #[test]

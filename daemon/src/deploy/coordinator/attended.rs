@@ -3,12 +3,13 @@
 //! for by name, and counts only until it is committed.
 
 use crate::failure::{Failure, Result};
+use parking_lot::Mutex;
 use ployz_core::id::{DeployId, Namespace};
 use ployz_core::wire::v1::api::{Envelope, ErrorCode, Event};
 use ployz_core::wire::v1::api_deploy::{DeployMark, DeployRequest, ServiceRequest};
 use ployz_core::wire::v1::deploy::DeployFailure;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -63,7 +64,7 @@ impl Wish {
 impl Running {
     /// The deploy that this wish has under way, or a new one; whether it is new.
     pub fn attend(&self, wish: &Wish, id: DeployId) -> (Arc<Attended>, bool) {
-        let mut known = lock(&self.known);
+        let mut known = self.known.lock();
         known.retain(|one| one.ended().is_none_or(|ago| ago < KEPT));
         if let Some(same) = known.iter().rfind(|one| one.ended().is_none() && one.wish == *wish) {
             return (same.clone(), false);
@@ -87,7 +88,7 @@ impl Running {
 
     /// The one of this id; without one the latest that is under way, else the latest that ended.
     pub fn find(&self, id: Option<&DeployId>) -> Option<Arc<Attended>> {
-        let known = lock(&self.known);
+        let known = self.known.lock();
         let found = match id {
             Some(id) => known.iter().rfind(|one| one.id == *id),
             None => known.iter().rfind(|one| one.ended().is_none()).or_else(|| known.back()),
@@ -100,7 +101,7 @@ impl Running {
         let in_it = |other: &&Arc<Attended>| {
             other.namespace == one.namespace && other.id != one.id && other.ended().is_none()
         };
-        lock(&self.known).iter().find(in_it).cloned()
+        self.known.lock().iter().find(in_it).cloned()
     }
 }
 
@@ -195,10 +196,6 @@ impl Attended {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// How long one that ended can be attached to.
 const KEPT: Duration = Duration::from_secs(3600);
 /// How many that ended are kept.
@@ -226,11 +223,11 @@ mod tests {
         let take = |event| {
             if let Event::Progress { message, deploy } = event {
                 let mark = deploy.unwrap();
-                lines.lock().unwrap().push(format!("{} {} {message}", mark.id, mark.committed));
+                lines.lock().push(format!("{} {} {message}", mark.id, mark.committed));
             }
         };
         let end = one.follow(&take).await;
-        (lines.into_inner().unwrap(), end)
+        (lines.into_inner(), end)
     }
 
     #[tokio::test]
@@ -277,13 +274,13 @@ mod tests {
             (0..LINES + 5).for_each(|line| one.say(&line.to_string()));
             one.end(Envelope::ok("done", None));
         }
-        assert_eq!(lock(&running.known).len(), MOST);
+        assert_eq!(running.known.lock().len(), MOST);
         let (lines, _) = all(&running.find(Some(&id(29))).unwrap()).await;
         assert!(lines.len() == LINES && lines[0].ends_with(" 5"), "{}", lines[0]);
         assert!(running.find(Some(&id(0))).is_none());
         tokio::time::sleep(KEPT).await;
         running.attend(&wish("blog"), id(99));
-        assert_eq!(lock(&running.known).len(), 1);
+        assert_eq!(running.known.lock().len(), 1);
     }
 
     #[tokio::test]

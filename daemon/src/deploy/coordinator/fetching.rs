@@ -6,6 +6,7 @@ use crate::failure::{Failure, Result};
 use crate::progress::Say;
 use crate::pull::ask::ask;
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use ployz_core::deploy::pull::Seen;
 use ployz_core::deploy::registry;
 use ployz_core::id::MachineId;
@@ -15,7 +16,6 @@ use ployz_core::wire::v1::manifest::ImageRef;
 use ployz_core::wire::v1::pull::{PullAnswer, PullCommand, PullGive, PullName, PullProgress, PullWanted};
 use ployz_nats::store::Store;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -168,11 +168,11 @@ impl Fetching<'_> {
     }
 
     fn stands(&self, machine: &MachineId, progress: PullProgress) {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner).insert(machine.clone(), progress);
+        self.standing.lock().insert(machine.clone(), progress);
     }
 
     fn progress(&self) -> String {
-        let standing = self.standing.lock().unwrap_or_else(PoisonError::into_inner);
+        let standing = self.standing.lock();
         let moving = standing.iter().filter(|(_, progress)| **progress != PullProgress::default());
         moving
             .map(|(machine, progress)| format!("{machine} {}", line(progress)))

@@ -7,12 +7,13 @@ mod running;
 mod tests;
 
 use crate::node::supervisor::Supervisor;
+use parking_lot::Mutex;
 use ployz_core::adopt::{self, Component, Plan, RecreateGuard, Seen, Trigger, Verdict};
 use ployz_core::live::{NodeLive, SidecarLive};
 use ployz_core::spec::NodeSpec;
 use ployz_core::wire::v1::api::{ComponentStatus, ErrorCode, ExplainRun, RunningOperation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -162,7 +163,7 @@ impl Reconciler {
         let live = self.inspect(spec).await;
         let mut plan = adopt::plan(spec, &live);
         plan.steps.retain(|step| parts.contains(&step.component));
-        lock(&self.guard).hold(&mut plan);
+        self.guard.lock().hold(&mut plan);
         let outcome = if plan.is_silent() {
             Outcome { plan, live, failures: BTreeMap::new() }
         } else {
@@ -175,7 +176,7 @@ impl Reconciler {
             let failed: BTreeSet<Component> = failures.keys().copied().collect();
             let live = self.inspect(spec).await;
             let again = adopt::plan(spec, &live);
-            lock(&self.guard).note(&plan, |component| failed.contains(&component), &again);
+            self.guard.lock().note(&plan, |component| failed.contains(&component), &again);
             verify(&plan, &again, &mut failures);
             Outcome { plan, live, failures }
         };
@@ -185,12 +186,12 @@ impl Reconciler {
 
     /// The last runs, oldest first.
     pub fn history(&self) -> Vec<ExplainRun> {
-        lock(&self.history).iter().cloned().collect()
+        self.history.lock().iter().cloned().collect()
     }
 
     /// Forgets the runs of a network that is gone.
     pub fn forget(&self) {
-        lock(&self.history).clear();
+        self.history.lock().clear();
     }
 
     fn remember(&self, trigger: Trigger, started: Instant, outcome: &Outcome) {
@@ -202,7 +203,7 @@ impl Reconciler {
         let adopted = outcome.plan.count("adopt");
         // News is what was written, what reads otherwise than the last time, and a daemon's start. Looking around and
         // finding the same as before is not.
-        let mut history = lock(&self.history);
+        let mut history = self.history.lock();
         let same = history.back().map_or(silent, |last| last.lines == lines);
         let told = !outcome.plan.is_silent() || !same || trigger == Trigger::Startup;
         for line in lines.iter().filter(|_| told) {
@@ -234,10 +235,6 @@ impl Reconciler {
             history.pop_front();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whatever was to be written must be right now.

@@ -1,10 +1,11 @@
 //! Sockets that the manager does not open although they look free.
 
 use crate::node::supervisor::ports;
+use parking_lot::Mutex;
 use ployz_core::live::SidecarLive;
 use ployz_core::spec::SidecarSpec;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Sockets that could be opened by all that can be seen, and that the manager nevertheless did not open: they are left
@@ -15,7 +16,7 @@ pub(super) struct Unwilling(Arc<Mutex<BTreeMap<String, (Instant, String)>>>);
 impl Unwilling {
     /// Those of the missing that are not tried again yet.
     pub(super) fn of(&self, spec: &SidecarSpec, live: &SidecarLive) -> BTreeMap<String, String> {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.0.lock();
         noted.retain(|_, (since, _)| since.elapsed() < AGAIN);
         let missing = spec.routes.wanted.iter().filter(|want| ports::is_missing(want, live));
         let purposes = missing.map(|want| &want.purpose);
@@ -23,7 +24,7 @@ impl Unwilling {
     }
 
     pub(super) fn note(&self, told: BTreeMap<String, String>) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.0.lock();
         let now = Instant::now();
         noted.extend(told.into_iter().map(|(purpose, why)| {
             let why = format!("systemd did not open it: {why}");
