@@ -5,6 +5,7 @@
 use crate::complete::{namespaces, service_names, services};
 use clap::{Args, Subcommand};
 use clap_complete::engine::ArgValueCompleter;
+use jiff::Timestamp;
 use ployz_core::id::{DeployId, InstanceId, Namespace, ServiceName};
 use ployz_core::wire::v1::manifest::MAX_REPLICAS;
 use std::path::PathBuf;
@@ -141,8 +142,8 @@ pub(crate) struct Logs {
     /// Newest N lines of each instance [default: 100; with --since, all of them]
     #[arg(short = 'n', long, value_name = "N")]
     pub(crate) tail: Option<u32>,
-    /// Only lines newer than this age, or printed after this time: 90s, 10m, 2h, 3d, @1782907200
-    #[arg(long, value_name = "AGE|@TIME")]
+    /// Only lines newer than this age, or printed after this time: 90s, 10m, 2h, 3d, 2026-07-01T12:00:00Z, @1782907200
+    #[arg(long, value_name = "AGE|TIME")]
     pub(crate) since: Option<Since>,
     /// Keep printing new lines, also from instances started later, until Ctrl-C
     #[arg(short, long)]
@@ -156,11 +157,13 @@ pub(crate) struct Named {
     pub(crate) service: ServiceName,
 }
 
-/// A time: an age, or seconds since 1970 behind an `@`.
+/// A time: an age, a date of RFC 3339, or seconds since 1970 behind an `@`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Since {
+    /// So long ago.
     Ago(Duration),
-    At(u64),
+    /// So long after 1970.
+    At(Duration),
 }
 
 impl FromStr for Named {
@@ -176,7 +179,7 @@ impl FromStr for Named {
 impl FromStr for Since {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = "expected an age such as 90s, 10m, 2h or 3d, or a Unix time such as @1782907200";
+        let wrong = "expected an age such as 90s, 10m, 2h or 3d, or a time such as 2026-07-01T12:00:00Z or @1782907200";
         since(text).ok_or_else(|| wrong.to_owned())
     }
 }
@@ -185,7 +188,7 @@ impl Since {
     /// In nanoseconds since 1970, as machines date lines.
     pub(crate) fn nanos(self) -> u64 {
         let since_1970 = match self {
-            Self::At(seconds) => Duration::from_secs(seconds),
+            Self::At(since_1970) => since_1970,
             Self::Ago(age) => {
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 now.saturating_sub(age)
@@ -201,7 +204,10 @@ fn since(text: &str) -> Option<Since> {
         digits.parse::<u64>().ok().filter(|_| digits.bytes().all(|byte| byte.is_ascii_digit()))
     };
     if let Some(seconds) = text.strip_prefix('@') {
-        return whole(seconds).map(Since::At);
+        return whole(seconds).map(|seconds| Since::At(Duration::from_secs(seconds)));
+    }
+    if let Ok(date) = text.parse::<Timestamp>() {
+        return Some(Since::At(Duration::try_from(date.as_duration()).unwrap_or_default()));
     }
     let units = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)];
     let (digits, scale) =
@@ -252,9 +258,28 @@ mod tests {
         for (text, want) in [("0s", ago(0)), ("90s", ago(90)), ("10m", ago(600)), ("3d", ago(259_200))] {
             assert_eq!(text.parse(), want);
         }
-        assert_eq!("@1782907200".parse(), Ok(Since::At(1_782_907_200)));
-        assert_eq!(Since::At(2).nanos(), 2_000_000_000);
-        for bad in ["", "s", "10", "-5m", "+5m", "5 m", "@", "@x", "1w", "99999999999999999999s"] {
+        let noon = Since::At(Duration::from_secs(1_782_907_200));
+        for text in ["@1782907200", "2026-07-01T12:00:00Z", "2026-07-01T14:00:00+02:00"] {
+            assert_eq!(text.parse(), Ok(noon), "{text}");
+        }
+        let precise: Since = "2026-07-01T12:00:00.5Z".parse().unwrap();
+        assert_eq!(precise.nanos(), noon.nanos() + 500_000_000);
+        let before_1970: Since = "1969-07-20T20:17:40Z".parse().unwrap();
+        assert_eq!(before_1970.nanos(), 0);
+        for bad in [
+            "",
+            "s",
+            "10",
+            "-5m",
+            "+5m",
+            "5 m",
+            "@",
+            "@x",
+            "1w",
+            "99999999999999999999s",
+            "2026-07-01",
+            "2026-13-01T00:00:00Z",
+        ] {
             assert!(bad.parse::<Since>().is_err(), "{bad}");
         }
     }
@@ -269,6 +294,6 @@ mod tests {
     #[test]
     fn a_time_before_1970_is_1970() {
         assert_eq!(Since::Ago(Duration::MAX).nanos(), 0);
-        assert_eq!(Since::At(u64::MAX).nanos(), u64::MAX);
+        assert_eq!(Since::At(Duration::MAX).nanos(), u64::MAX);
     }
 }

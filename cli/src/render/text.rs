@@ -1,5 +1,6 @@
 //! Words, units and tables shared by the renderers.
 
+use jiff::Timestamp;
 use ployz_core::wire::v1::deploy::ReadinessState;
 use ployz_core::wire::v1::record::{Lifecycle, RegionRole, StorageParticipation};
 use std::fmt::Display;
@@ -50,20 +51,11 @@ pub(crate) fn duration(seconds: u64) -> String {
     }
 }
 
-/// Unix seconds as `2026-07-01 12:00:00 UTC`. The calendar is "chrono-Compatible Low-Level Date Algorithms"
-/// (Howard Hinnant), civil_from_days.
+/// Unix seconds as `2026-07-01 12:00:00 UTC`; what lies after the year 9999 (another machine's record may say so) as `@SECONDS`.
 pub(crate) fn time(unix_seconds: u64) -> String {
-    let (days, second) = (unix_seconds / 86_400, unix_seconds % 86_400);
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let march_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+    let known = i64::try_from(unix_seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+    known
+        .map_or_else(|| format!("@{unix_seconds}"), |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
 }
 
 /// The word of the record.
@@ -144,6 +136,8 @@ mod tests {
             (1_709_251_199, "2024-02-29 23:59:59 UTC"),
             (1_782_907_200, "2026-07-01 12:00:00 UTC"),
             (4_107_542_400, "2100-03-01 00:00:00 UTC"),
+            (253_402_207_200, "9999-12-30 22:00:00 UTC"),
+            (u64::MAX, "@18446744073709551615"),
         ] {
             assert_eq!(time(seconds), want);
         }
