@@ -5,20 +5,16 @@
 
 use crate::kept;
 use crate::tls::{Certificates, Pair};
-use async_nats::jetstream::kv::{Entry, Operation};
-use async_nats::{ConnectOptions, Event, jetstream};
-use futures_util::StreamExt;
 use ployz_core::id::{MachineId, NetworkId};
 use ployz_core::wire::v1::certificate::{CertificateFacts, CertificateRecord};
-use ployz_core::wire::v1::subject::{self, CERTIFICATES, DOMAIN};
+use ployz_nats::bucket::{self, Change};
+use ployz_nats::certificates::{Lost, Session};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::sync::mpsc;
-use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 /// Where they come from and where they go.
@@ -47,15 +43,7 @@ pub struct Stored {
 #[derive(Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Held(BTreeMap<String, (u64, CertificateRecord)>);
 
-/// A change of the bucket.
-enum Change {
-    Put(String, u64, Box<CertificateRecord>),
-    Gone(String),
-    /// There, but this release cannot read it: what was known of it stands.
-    Unreadable(String),
-}
-
-type Lost = Box<dyn std::error::Error + Send + Sync>;
+type Revised = bucket::Stored<CertificateRecord>;
 
 /// Takes the keys that an earlier gateway kept here off the disk: nobody can ask for HTTPS any more.
 pub fn forget(path: &std::path::Path) {
@@ -98,41 +86,12 @@ impl Stored {
 
 impl Following {
     async fn session(&self, held: &mut Held) -> Result<std::convert::Infallible, Lost> {
-        // The library re-connects by itself and does not say what it missed: its first word of a loss ends the session.
-        let (tell, mut told) = mpsc::channel(16);
-        let connecting = ConnectOptions::with_nkey(self.seed.to_string())
-            .name(format!("ployz-gateway certificates {}", self.machine))
-            .custom_inbox_prefix(subject::sidecar_inbox(&self.machine, "gateway"))
-            .request_timeout(Some(REQUEST_TIMEOUT))
-            .connection_timeout(REQUEST_TIMEOUT)
-            .ping_interval(PING_INTERVAL)
-            .event_callback(move |event| {
-                let _ = tell.try_send(event);
-                std::future::ready(())
-            })
-            .connect(format!("nats://{}", self.server));
-        let client = timeout(2 * REQUEST_TIMEOUT, connecting).await??;
-        let js = jetstream::with_domain(client, DOMAIN);
-        let bucket = timeout(REQUEST_TIMEOUT, js.get_key_value(CERTIFICATES)).await??;
-        let count = timeout(REQUEST_TIMEOUT, bucket.stream.get_info()).await??.state.messages;
-        let mut changes = timeout(REQUEST_TIMEOUT, bucket.watch_with_history(">")).await??;
-        let (mut whole, mut caught) = (Held::default(), count == 0);
-        if caught {
-            self.take(held, &whole).await;
-        }
+        let mut session = Session::open(self.server, &self.seed, &self.machine).await?;
+        let (mut whole, mut caught) = (Held::default(), false);
         loop {
-            // Cancel-safe: both channels keep what nobody has taken.
-            let entry = tokio::select! {
-                biased;
-                event = told.recv() => match event {
-                    Some(Event::Connected | Event::LameDuckMode | Event::ClientError(_)) => continue,
-                    Some(event) => return Err(event.to_string().into()),
-                    None => return Err("the connection ended".into()),
-                },
-                entry = changes.next() => entry.ok_or("the watch ended")??,
-            };
-            whole.apply(change(&entry), held);
-            caught |= entry.delta == 0;
+            let change = session.next().await?;
+            caught |= matches!(change, Change::Caught);
+            whole.apply(change, held);
             if caught {
                 self.take(held, &whole).await;
             }
@@ -167,10 +126,10 @@ impl Held {
         self.0.iter().map(|(key, (revision, _))| (key, *revision))
     }
 
-    fn apply(&mut self, change: Change, before: &Self) {
+    fn apply(&mut self, change: Change<Revised>, before: &Self) {
         match change {
-            Change::Put(key, revision, record) => {
-                self.0.insert(key, (revision, *record));
+            Change::Put(key, revised) => {
+                self.0.insert(key, (revised.revision, revised.value));
             }
             Change::Gone(key) => {
                 self.0.remove(&key);
@@ -181,6 +140,7 @@ impl Held {
                     self.0.insert(key, known.clone());
                 }
             }
+            Change::Caught | Change::Hiccup(_) => {}
         }
     }
 
@@ -211,18 +171,6 @@ impl Held {
     }
 }
 
-fn change(entry: &Entry) -> Change {
-    match entry.operation {
-        Operation::Delete | Operation::Purge => Change::Gone(entry.key.clone()),
-        Operation::Put => match serde_json::from_slice(&entry.value) {
-            Ok(record) => Change::Put(entry.key.clone(), entry.revision, Box::new(record)),
-            Err(_) => Change::Unreadable(entry.key.clone()),
-        },
-    }
-}
-
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-const PING_INTERVAL: Duration = Duration::from_secs(5);
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(5);
 /// A connection that held for as long was a good one.
@@ -246,6 +194,10 @@ mod tests {
         }
     }
 
+    fn put_at(key: &str, revision: u64, value: CertificateRecord) -> Change<Revised> {
+        Change::Put(key.into(), Revised { value, revision })
+    }
+
     fn until(held: &Held, name: &str) -> Option<u64> {
         let certificates = held.named(1_700_000_000);
         certificates.iter().rev().find(|(found, _)| found == name).map(|(_, pair)| pair.not_after())
@@ -255,7 +207,7 @@ mod tests {
     fn of_several_for_one_name_the_valid_one_that_came_last_is_served() {
         let (mut held, none) = (Held::default(), Held::default());
         let put = |held: &mut Held, key: &str, revision, record| {
-            held.apply(Change::Put(key.into(), revision, Box::new(record)), &none);
+            held.apply(put_at(key, revision, record), &none);
         };
         put(&mut held, "a.org", 5, record(&["a.org"], 2050));
         put(&mut held, "b.org", 3, record(&["b.org", "a.org"], 2060));
@@ -276,7 +228,7 @@ mod tests {
         assert_eq!(whole.named(0).len(), 1);
         let mut damaged = record(&["b.org"], 2050);
         damaged.key = "junk".to_owned().into();
-        whole.apply(Change::Put("b.org".into(), 2, Box::new(damaged)), &before);
+        whole.apply(put_at("b.org", 2, damaged), &before);
         assert_eq!(whole.named(0).len(), 1);
     }
 

@@ -47,7 +47,7 @@ pub struct Stored<T> {
 /// A change of a bucket.
 #[derive(Debug, Clone)]
 pub enum Change<T> {
-    /// Put, with how many changes are still to come.
+    /// Put.
     Put(String, T),
     /// Gone.
     Gone(String),
@@ -57,6 +57,22 @@ pub enum Change<T> {
     Caught,
     /// The watch was interrupted and goes on.
     Hiccup(String),
+}
+
+impl<T> Change<T> {
+    /// With the value read; one that `read` gives nothing for is unreadable.
+    pub(crate) fn read<U>(self, read: impl FnOnce(&str, T) -> Option<U>) -> Change<U> {
+        match self {
+            Self::Put(key, value) => match read(&key, value) {
+                Some(value) => Change::Put(key, value),
+                None => Change::Unreadable(key),
+            },
+            Self::Gone(key) => Change::Gone(key),
+            Self::Unreadable(key) => Change::Unreadable(key),
+            Self::Caught => Change::Caught,
+            Self::Hiccup(error) => Change::Hiccup(error),
+        }
+    }
 }
 
 /// What an operation on the store gives.
@@ -142,9 +158,10 @@ pub(crate) async fn update<T: Serialize>(
     })
 }
 
-pub(crate) async fn watch<T: DeserializeOwned + Send + 'static>(
+/// All there is, then [`Change::Caught`], then every change; each value with its revision.
+pub(crate) async fn watch_bytes(
     bucket: &kv::Store,
-) -> Result<impl Stream<Item = Change<T>> + use<T>> {
+) -> Result<impl Stream<Item = Change<Stored<Bytes>>> + use<>> {
     let empty = count(bucket).await? == 0;
     let changes = bucket.watch_with_history(">").await.map_err(|error| away("watch", error))?;
     let first = futures_util::stream::iter(empty.then_some(Change::Caught));
@@ -154,16 +171,12 @@ pub(crate) async fn watch<T: DeserializeOwned + Send + 'static>(
         match item {
             Err(error) => said.push(Change::Hiccup(error.to_string())),
             Ok(entry) => {
-                match entry.operation {
-                    Operation::Put => match decode(&entry.key, &entry.value) {
-                        Ok(value) => said.push(Change::Put(entry.key, value)),
-                        Err(error) => {
-                            tracing::warn!("{error}");
-                            said.push(Change::Unreadable(entry.key));
-                        }
-                    },
-                    Operation::Delete | Operation::Purge => said.push(Change::Gone(entry.key)),
-                }
+                said.push(match entry.operation {
+                    Operation::Put => {
+                        Change::Put(entry.key, Stored { value: entry.value, revision: entry.revision })
+                    }
+                    Operation::Delete | Operation::Purge => Change::Gone(entry.key),
+                });
                 if !caught && entry.delta == 0 {
                     caught = true;
                     said.push(Change::Caught);
@@ -173,6 +186,21 @@ pub(crate) async fn watch<T: DeserializeOwned + Send + 'static>(
         futures_util::stream::iter(said)
     });
     Ok(first.chain(rest))
+}
+
+/// The same, of values that are read.
+pub(crate) async fn watch<T: DeserializeOwned + Send + 'static>(
+    bucket: &kv::Store,
+) -> Result<impl Stream<Item = Change<T>> + use<T>> {
+    Ok(watch_bytes(bucket).await?.map(|change| {
+        change.read(|key, stored| match decode(key, &stored.value) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                tracing::warn!("{error}");
+                None
+            }
+        })
+    }))
 }
 
 pub(crate) fn encode<T: Serialize>(key: &str, value: &T) -> Result<Bytes> {

@@ -1,11 +1,22 @@
-//! The bucket of certificates. Who can read it is said in decision 0011; what may be written is checked by who writes.
+//! The bucket of certificates: for who writes it ([`Certificates`]), and followed by a gateway ([`Session`]). Who can read it is
+//! said in decision 0011; what may be written is checked by who writes.
 
-use crate::bucket::{Result, StoreError, away, create, ensure_bucket, get, keys, update};
+use crate::bucket::{
+    Change, Result, StoreError, Stored, away, create, ensure_bucket, get, keys, update, watch_bytes,
+};
 use crate::store::Store;
-use async_nats::Client;
 use async_nats::jetstream::{self, kv};
+use async_nats::{Client, ConnectOptions, Event};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use ployz_core::id::MachineId;
 use ployz_core::wire::v1::certificate::CertificateRecord;
-use ployz_core::wire::v1::subject::{CERTIFICATES, DOMAIN};
+use ployz_core::wire::v1::subject::{self, CERTIFICATES, DOMAIN};
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 /// Makes the bucket where it is missing.
 pub async fn ensure(client: &Client) -> Result<()> {
@@ -65,4 +76,68 @@ impl Certificates {
     }
 }
 
+/// What a gateway has of the bucket from one connection: all there is, then [`Change::Caught`], then every change.
+pub struct Session {
+    /// The connection lives as long as this.
+    _bucket: kv::Store,
+    events: mpsc::Receiver<Event>,
+    changes: BoxStream<'static, Change<Stored<Bytes>>>,
+}
+
+/// Why a session is over.
+pub type Lost = Box<dyn std::error::Error + Send + Sync>;
+
+impl Session {
+    /// Connects as the gateway of this machine to the server at an address, with the seed of its user.
+    pub async fn open(
+        server: SocketAddr,
+        seed: &str,
+        machine: &MachineId,
+    ) -> std::result::Result<Self, Lost> {
+        let (tell, events) = mpsc::channel(16);
+        let connecting = ConnectOptions::with_nkey(seed.to_owned())
+            .name(format!("ployz-gateway certificates {machine}"))
+            .custom_inbox_prefix(subject::sidecar_inbox(machine, "gateway"))
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .connection_timeout(REQUEST_TIMEOUT)
+            .ping_interval(PING_INTERVAL)
+            .event_callback(move |event| {
+                let _ = tell.try_send(event);
+                std::future::ready(())
+            })
+            .connect(format!("nats://{server}"));
+        let client = timeout(2 * REQUEST_TIMEOUT, connecting).await??;
+        let js = jetstream::with_domain(client, DOMAIN);
+        let bucket = timeout(REQUEST_TIMEOUT, js.get_key_value(CERTIFICATES)).await??;
+        let changes = timeout(2 * REQUEST_TIMEOUT, watch_bytes(&bucket)).await??.boxed();
+        Ok(Self { _bucket: bucket, events, changes })
+    }
+
+    /// The next change; cancel-safe. The library connects again by itself and does not say what it missed, so the first
+    /// event of a loss ends the session: an error, after which it is to be dropped.
+    pub async fn next(&mut self) -> std::result::Result<Change<Stored<CertificateRecord>>, Lost> {
+        loop {
+            // Cancel-safe: both channels keep what was not taken.
+            let change = tokio::select! {
+                biased;
+                event = self.events.recv() => match event {
+                    Some(Event::Connected | Event::LameDuckMode | Event::ClientError(_)) => continue,
+                    Some(event) => return Err(event.to_string().into()),
+                    None => return Err("the connection ended".into()),
+                },
+                change = self.changes.next() => change.ok_or("the watch ended")?,
+            };
+            if let Change::Hiccup(error) = change {
+                return Err(error.into());
+            }
+            return Ok(change.read(|_, Stored { value, revision }| {
+                // Its error is not shown: it may quote the value, which is a private key.
+                serde_json::from_slice(&value).ok().map(|value| Stored { value, revision })
+            }));
+        }
+    }
+}
+
 const CAS_ATTEMPTS: usize = 5;
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_INTERVAL: Duration = Duration::from_secs(5);
