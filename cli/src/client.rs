@@ -4,14 +4,20 @@
 
 use crate::failure::Failure;
 use crate::progress::Progress;
+use futures_util::TryStreamExt;
 use http_body_util::{BodyExt, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use ployz_core::text::chain;
 use ployz_core::wire::v1::api::{Envelope, Event, Request};
 use serde_json::Value;
+use std::error::Error;
+use std::io;
 use std::path::Path;
 use tokio::net::UnixStream;
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::io::StreamReader;
 
 /// The daemon's answer.
 pub(crate) struct Answer {
@@ -61,13 +67,31 @@ async fn converse(
         }
     };
     let status = response.status();
-    let mut lines = Lines { body: response.into_body(), held: Vec::new() };
-    while let Some(line) = lines.next(progress, socket).await? {
-        if let Some(answer) = judge(&line, status, progress)? {
+    let body = response.into_body().into_data_stream().map_err(io::Error::other);
+    let mut lines = FramedRead::new(StreamReader::new(body), LinesCodec::new_with_max_length(MAX_LINE));
+    loop {
+        // Cancel-safe: what came of a line stays in the reader.
+        let line = tokio::select! {
+            line = lines.try_next() => line,
+            () = progress.patience() => {
+                progress.open();
+                continue;
+            }
+        };
+        let line = line.map_err(|error| match error {
+            LinesCodecError::Io(error) => broken_off(socket, &error),
+            error => broken_off(socket, &error),
+        })?;
+        let Some(line) = line else {
+            let cause = "the stream ended without a result".into();
+            return Err(Failure::BrokenOff { socket: socket.to_owned(), cause });
+        };
+        if !line.trim_ascii().is_empty()
+            && let Some(answer) = judge(line.as_bytes(), status, progress)?
+        {
             return Ok(answer);
         }
     }
-    Err(Failure::BrokenOff { socket: socket.to_owned(), cause: "the stream ended without a result".into() })
 }
 
 /// The answer when this line is the last, `None` when more will come.
@@ -99,44 +123,9 @@ fn foreign(line: &[u8]) -> Option<Answer> {
     Some(Answer { envelope, foreign: Some(whole) })
 }
 
-struct Lines {
-    body: Incoming,
-    held: Vec<u8>,
+fn broken_off(socket: &Path, error: &dyn Error) -> Failure {
+    Failure::BrokenOff { socket: socket.to_owned(), cause: chain(error) }
 }
 
-impl Lines {
-    /// The next line that is not empty, the last one with or without its newline.
-    async fn next(&mut self, progress: &mut Progress, socket: &Path) -> Result<Option<Vec<u8>>, Failure> {
-        loop {
-            if let Some(end) = self.held.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.held.drain(..=end).collect();
-                if line.trim_ascii().is_empty() {
-                    continue;
-                }
-                return Ok(Some(line));
-            }
-            // Cancel-safe: a frame is either taken whole or still in the connection.
-            let frame = tokio::select! {
-                frame = self.body.frame() => frame,
-                () = progress.patience() => {
-                    progress.open();
-                    continue;
-                }
-            };
-            match frame {
-                Some(Ok(frame)) => self.held.extend(frame.into_data().unwrap_or_default()),
-                Some(Err(error)) => return Err(broken_off(socket, &error)),
-                None if self.held.trim_ascii().is_empty() => return Ok(None),
-                None => return Ok(Some(std::mem::take(&mut self.held))),
-            }
-        }
-    }
-}
-
-fn broken_off(socket: &Path, error: &hyper::Error) -> Failure {
-    let mut cause = error.to_string();
-    if let Some(source) = std::error::Error::source(error) {
-        cause += &format!(": {source}");
-    }
-    Failure::BrokenOff { socket: socket.to_owned(), cause }
-}
+/// Far more than the logs of a service that can be asked for at once; what is longer is no answer of a daemon.
+const MAX_LINE: usize = 256 * 1024 * 1024;
