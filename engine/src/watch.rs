@@ -12,6 +12,7 @@ use ployz_core::id::{InstanceId, Namespace};
 use ployz_core::live::{ContainerLive, ContainerState};
 use ployz_core::spec::container::{BRIDGE, ContainerOwner};
 use ployz_core::wire::v1::manifest::Readiness;
+use ployz_host::backoff::Backoff;
 use ployz_host::clock;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -85,7 +86,7 @@ pub async fn run(
     view: watch::Sender<View>,
     cancel: CancellationToken,
 ) {
-    let mut pause = SOONEST;
+    let mut backoff = Backoff::new(RETRY_DELAY, RETRY_DELAY_MAX);
     // From one connection to the next: containers go on without the engine's events, and so do the answers they gave.
     let mut probes = Probes::default();
     while !cancel.is_cancelled() {
@@ -98,8 +99,11 @@ pub async fn run(
         let why =
             end.err().map_or_else(|| "the connection ended".to_owned(), |e| ployz_core::text::chain(&e));
         away(&view, why);
-        pause = if started.elapsed() > LATEST { SOONEST } else { (pause * 2).min(LATEST) };
-        tokio::select! { () = cancel.cancelled() => return, () = tokio::time::sleep(pause) => {} }
+        if started.elapsed() > RETRY_DELAY_MAX {
+            backoff.reset();
+        }
+        let pause = tokio::time::sleep(backoff.delay());
+        tokio::select! { () = cancel.cancelled() => return, () = pause => {} }
     }
 }
 
@@ -321,6 +325,6 @@ const SETTLE: Duration = Duration::from_millis(50);
 const RESYNC: Duration = Duration::from_secs(30);
 /// As long as something was not answered, or the network does not stand.
 const SILENT: Duration = Duration::from_secs(2);
-const SOONEST: Duration = Duration::from_millis(250);
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 /// A deploy right after Docker's start waits for this.
-const LATEST: Duration = Duration::from_secs(2);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);

@@ -7,6 +7,7 @@ use crate::kept;
 use crate::tls::{Certificates, Pair};
 use ployz_core::id::{MachineId, NetworkId};
 use ployz_core::wire::v1::certificate::{CertificateFacts, CertificateRecord};
+use ployz_host::backoff::Backoff;
 use ployz_nats::bucket::{self, Change};
 use ployz_nats::certificates::{Lost, Session};
 use serde::{Deserialize, Serialize};
@@ -68,7 +69,7 @@ impl Stored {
     /// Follows the store for ever.
     pub async fn follow(self) {
         let Self { following, mut held } = self;
-        let (mut said, mut wait) = (String::new(), RETRY_DELAY);
+        let (mut said, mut backoff) = (String::new(), Backoff::new(RETRY_DELAY, RETRY_DELAY_MAX));
         loop {
             let begun = tokio::time::Instant::now();
             let Err(lost) = Box::pin(following.session(&mut held)).await;
@@ -78,8 +79,10 @@ impl Stored {
                 tracing::warn!("certificates in the store: {text}; still serving the known ones");
                 said = text;
             }
-            wait = if begun.elapsed() > STEADY_AFTER { RETRY_DELAY } else { (wait * 2).min(RETRY_DELAY_MAX) };
-            tokio::time::sleep(wait).await;
+            if begun.elapsed() > STEADY_AFTER {
+                backoff.reset();
+            }
+            tokio::time::sleep(backoff.delay()).await;
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::state::Stored;
 use ployz_core::adopt::Trigger;
 use ployz_core::id::NetworkName;
 use ployz_core::wire::v1::api::ErrorCode;
+use ployz_host::backoff::Backoff;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,9 +28,9 @@ impl Daemon {
     pub(super) fn resume_later(self: &Arc<Self>) {
         let daemon = self.clone();
         tokio::spawn(async move {
-            let (mut pause, mut last) = (FIRST, String::new());
+            let (mut backoff, mut last) = (Backoff::new(RETRY_DELAY, RETRY_DELAY_MAX), String::new());
             loop {
-                tokio::time::sleep(pause).await;
+                tokio::time::sleep(backoff.delay()).await;
                 let Err(failure) = daemon.resume_once().await else { return };
                 if failure.code == ErrorCode::IdentityHeld {
                     return log(&failure);
@@ -39,7 +40,6 @@ impl Daemon {
                     log(&failure);
                     last = told;
                 }
-                pause = (pause * 2).min(LONGEST);
             }
         });
     }
@@ -77,5 +77,5 @@ fn log(failure: &Failure) {
     tracing::error!(code = %failure.code, "cannot resume the running network: {failure}: {}", failure.causes.join(": "));
 }
 
-const FIRST: Duration = Duration::from_secs(1);
-const LONGEST: Duration = Duration::from_secs(30);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);

@@ -3,6 +3,7 @@
 use crate::network::context::Network;
 use crate::network::listener::until_moved;
 use ployz_core::adopt::Trigger;
+use ployz_host::backoff::Backoff;
 use ployz_netns::watch::Events;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,18 +35,17 @@ async fn listen(mesh: &Network, events: &mut Events) {
         mesh.nudge(Trigger::KernelEvent(event));
         // What our own repair causes comes in now, and perhaps somebody else's next change with it: look once more,
         // and ever less often while it does not stop.
-        let mut pause = BURST;
+        let mut backoff = Backoff::new(BURST_DELAY, BURST_DELAY_MAX);
         loop {
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(backoff.delay()).await;
             if !events.drain() {
                 break;
             }
             mesh.nudge(Trigger::KernelEvent(event));
-            pause = (pause * 2).min(LONGEST);
         }
     }
 }
 
-const BURST: Duration = Duration::from_millis(300);
-const LONGEST: Duration = Duration::from_secs(5);
+const BURST_DELAY: Duration = Duration::from_millis(300);
+const BURST_DELAY_MAX: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(500);

@@ -10,9 +10,8 @@ use crate::events::view::{Snapshot, View};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 use ployz_core::routing::{Freshness, State, Value};
-use std::collections::hash_map::RandomState;
+use ployz_host::backoff::{Backoff, jitter};
 use std::future::pending;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -58,7 +57,7 @@ impl<V: View> Feed<V> {
             changed: false,
             earliest: now,
             since: now,
-            attempt: 0,
+            backoff: Backoff::new(RETRY_DELAY, RETRY_DELAY_MAX),
             said: String::new(),
             saver,
         };
@@ -103,7 +102,7 @@ struct Keeper<V> {
     earliest: Instant,
     /// When this link caught up.
     since: Instant,
-    attempt: u32,
+    backoff: Backoff,
     /// The last complaint: each one is said once.
     said: String,
     saver: Saver,
@@ -202,12 +201,10 @@ impl<V: View> Keeper<V> {
     /// Opens another link, later the more often that was of no use.
     fn again(&mut self) {
         if self.follow.caught() && self.since.elapsed() > STEADY_AFTER {
-            self.attempt = 0;
+            self.backoff.reset();
         }
         self.follow.lost();
-        let wait = (RETRY_DELAY * 2u32.pow(self.attempt.min(6))).min(RETRY_DELAY_MAX);
-        self.attempt = self.attempt.saturating_add(1);
-        self.link = link(self.settings.clone(), scatter(wait));
+        self.link = link(self.settings.clone(), jitter(self.backoff.delay()));
     }
 
     /// At once if the last view is old enough; otherwise with what comes until then.
@@ -300,12 +297,6 @@ async fn at(instant: Option<Instant>) {
         Some(instant) => sleep_until(instant).await,
         None => pending().await,
     }
-}
-
-/// Half to one and a half of it: after the founder's restart hundreds of followers come back.
-fn scatter(wait: Duration) -> Duration {
-    let random = RandomState::new().hash_one(0u8) % 1024;
-    wait * (512 + u32::try_from(random).unwrap_or_default()) / 1024
 }
 
 /// How long the stream may be away and what is served still counts as live: longer than a link takes to notice and to
