@@ -38,15 +38,12 @@ mod tests;
 
 use docker::{Docker, SOCKET};
 use ployz_core::id::NetworkId;
-use ployz_core::live::ContainerState;
 use std::path::Path;
 
 /// How many containers of a network run on this machine; `None` when Docker does not say.
 pub async fn running(network: &NetworkId) -> Option<usize> {
     let docker = Docker::connect(Path::new(SOCKET), network).await.ok()?;
-    let runs =
-        |state| !matches!(state, ContainerState::Created | ContainerState::Exited(_) | ContainerState::Dead);
-    Some(docker.list().await.ok()?.iter().filter(|live| runs(live.state)).count())
+    Some(docker.list().await.ok()?.iter().filter(|live| live.state.runs()).count())
 }
 
 /// Takes the Docker network away when nothing uses it, not even a stopped container; else it stays for the next start.

@@ -64,6 +64,16 @@ pub enum ContainerState {
     Dead,
 }
 
+impl ContainerState {
+    /// Whether it has a process, or may have one at any moment: what depends on the network and is stopped before it is removed.
+    pub fn runs(self) -> bool {
+        match self {
+            Self::Running | Self::Paused | Self::Changing => true,
+            Self::Created | Self::Exited(_) | Self::Dead => false,
+        }
+    }
+}
+
 impl ContainerLive {
     /// The fingerprint it carries, of whatever version; `None` = it carries none and is not ours.
     pub fn fingerprint(&self) -> Option<&str> {
@@ -141,3 +151,15 @@ const LABELLED: [(&str, &str); 7] = [
     ("machine", label::MACHINE),
     ("revision", label::REVISION),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::ContainerState::{self, Changing, Created, Dead, Exited, Paused, Running};
+
+    #[test]
+    fn a_container_runs_from_its_start_to_its_exit() {
+        let runs = |state: &ContainerState| state.runs();
+        assert!([Running, Paused, Changing].iter().all(runs), "a pause or a restart ends nothing");
+        assert!(![Created, Exited(0), Exited(137), Dead].iter().any(runs));
+    }
+}

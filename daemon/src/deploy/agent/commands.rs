@@ -1,7 +1,7 @@
 //! What this machine does when a coordinator asks. Every command can be sent again; nothing is changed after its
 //! `not_after`, and what was to be removed never starts again.
 
-use crate::deploy::agent::container::{self, failed, not_kept, runs};
+use crate::deploy::agent::container::{self, failed, not_kept};
 use crate::deploy::agent::logs;
 use crate::deploy::agent::ops::{self, Refused, Result, in_time};
 use crate::deploy::context::Deploys;
@@ -96,7 +96,7 @@ async fn probe(docker: &Docker, deploys: &Deploys, asked: &Probe) -> Result<Prob
         taken: taken(asked, &found),
         free_addresses: u32::try_from(free).unwrap_or(u32::MAX),
         free_disk: free_disk(),
-        instances: u32::try_from(found.iter().filter(|live| runs(live.state)).count()).unwrap_or(u32::MAX),
+        instances: u32::try_from(found.iter().filter(|live| live.state.runs()).count()).unwrap_or(u32::MAX),
         platform: docker.platform().map(str::to_owned),
     })
 }
@@ -281,7 +281,7 @@ async fn instances(
         instances.push(InstanceSeen {
             address: live.networks.values().next().copied().flatten(),
             publish: live.publish.clone(),
-            runs: Some(runs(live.state)),
+            runs: Some(live.state.runs()),
             verdict: judged.as_ref().map_or("hold", |judged| judged.word()).to_owned(),
             reasons: judged.map_or_else(
                 || vec!["this machine does not remember it".to_owned()],

@@ -7,7 +7,7 @@ use crate::state::instances::Kept;
 use ployz_core::address::NodeSubnet;
 use ployz_core::adopt::Seen;
 use ployz_core::deploy::address;
-use ployz_core::live::{ContainerLive, ContainerState};
+use ployz_core::live::ContainerLive;
 use ployz_core::spec::container::{BRIDGE, ContainerOwner, ContainerSpec, container_name};
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{Candidate, DeployFailure, Start, Started};
@@ -201,11 +201,6 @@ async fn free_address(docker: &Docker, subnet: &NodeSubnet) -> Result<Ipv4Addr> 
 /// Addresses that containers have, stopped ones too.
 pub(super) fn taken(found: &[ContainerLive]) -> BTreeSet<Ipv4Addr> {
     found.iter().filter_map(|live| live.networks.get(BRIDGE).copied().flatten()).collect()
-}
-
-/// Whether a container uses its processor.
-pub(super) fn runs(state: ContainerState) -> bool {
-    matches!(state, ContainerState::Running | ContainerState::Paused | ContainerState::Changing)
 }
 
 /// What deploys made here was not read or written.

@@ -3,7 +3,7 @@
 //! To one instance one thing after the other: Docker answers a start of a container that is in the grace of its stop with
 //! "it runs", and ends it afterwards.
 
-use crate::deploy::agent::container::{failed, not_kept, runs};
+use crate::deploy::agent::container::{failed, not_kept};
 use crate::deploy::agent::instances::Local;
 use crate::state::instances::Kept;
 use futures_util::future::join_all;
@@ -46,7 +46,7 @@ pub(super) async fn stop(local: &Local, docker: &Docker, asked: &Instances) -> R
         let _turn = local.alone(&asked.namespace, &instance).await;
         in_time(asked.not_after)?;
         let Some(live) = find(docker, &asked.namespace, &instance).await? else { return Ok(()) };
-        if runs(live.state) {
+        if live.state.runs() {
             // Before it is done: whoever comes after a crash must know that it was not somebody else's doing.
             note(local, &asked.namespace, &instance, Some(&asked.deploy))?;
         }
@@ -82,7 +82,7 @@ pub(super) async fn start_again(
 ) -> std::result::Result<(), DeployFailure> {
     // Nothing that this deploy did: it was gone before.
     let Some(live) = find(docker, namespace, instance).await? else { return Ok(()) };
-    if runs(live.state) {
+    if live.state.runs() {
         // In the grace of a stop that this daemon's predecessor asked for: it would end after it was started.
         docker.stop(&live.id, grace(local, namespace, instance)).await.map_err(failed)?;
     }
@@ -103,7 +103,7 @@ pub(super) async fn drain(local: &Local, docker: &Docker, asked: &Drain) -> Resu
     marked.map_err(not_kept)?;
     let known = local.read().map_err(not_kept)?;
     let found = docker.survey().await.map_err(failed)?;
-    let running = found.live.iter().filter(|live| runs(live.state)).filter_map(ContainerLive::owner);
+    let running = found.live.iter().filter(|live| live.state.runs()).filter_map(ContainerLive::owner);
     let busy = running.chain(found.silent.into_iter().filter_map(|silent| silent.owner)).any(|owner| {
         // One that nobody can reach has no connections to end.
         let kept = known.get(&owner.namespace, &owner.instance);
