@@ -40,10 +40,8 @@ impl Daemon {
         self.remove_local(name, mesh).await
     }
 
-    /// A peer destroyed the network.
+    /// A peer destroyed the network, and has this machine's answer.
     pub async fn leave(&self, mesh: Arc<Network>) {
-        // The answer to the peer must be out before the tunnel is gone.
-        tokio::time::sleep(Duration::from_millis(500)).await;
         let _alone = self.exclusive.lock().await;
         if !self.is_current(&mesh) {
             return;

@@ -1,20 +1,43 @@
 //! What this machine answers when another asks about the network itself.
 
 use crate::network::context::Network;
+use ployz_core::id::MachineId;
 use ployz_core::wire::v1::peer::{PeerAnswer, PeerCommand};
-use ployz_nats::rpc::Request;
+use ployz_nats::rpc::{self, Request};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Answers a command. `run` names this run of ployzd in the network.
 pub fn take(mesh: &Arc<Network>, run: &str, request: Request) {
     let (mesh, run) = (mesh.clone(), run.to_owned());
     tokio::spawn(async move {
-        let answer = match serde_json::from_slice(&request.payload) {
-            Ok(command) => handle(&mesh, command, &run).await,
-            Err(error) => PeerAnswer::no(format!("unknown command: {error}")),
+        let (answer, leaves) = match serde_json::from_slice(&request.payload) {
+            Ok(command) => {
+                let leaves = matches!(command, PeerCommand::ExecuteDestroy { .. });
+                let answer = handle(&mesh, command, &run).await;
+                let leaves = leaves && answer.ok;
+                (answer, leaves)
+            }
+            Err(error) => (PeerAnswer::no(format!("unknown command: {error}")), false),
         };
+        let asker = request.reply.machine();
         request.reply.send(&answer).await;
+        if leaves {
+            delivered(&mesh, asker).await;
+            mesh.leave.notify_one();
+        }
     });
+}
+
+/// Returns when the answer before this has reached the asker, or after a while: the tunnel it goes through is taken down next.
+/// A question to the asker takes the same connections, in order, and is answered after it. An asker that has nobody left
+/// to wait for may be gone by then.
+async fn delivered(mesh: &Network, asker: Option<MachineId>) {
+    let store = mesh.store.borrow().clone();
+    let (Some(store), Some(asker)) = (store, asker) else { return };
+    if let Err(error) = rpc::ping(&store, &asker, DELIVERY_TIMEOUT).await {
+        tracing::debug!(machine = %asker, "the answer may not have arrived: {error}");
+    }
 }
 
 async fn handle(mesh: &Arc<Network>, command: PeerCommand, run: &str) -> PeerAnswer {
@@ -36,7 +59,6 @@ async fn handle(mesh: &Arc<Network>, command: PeerCommand, run: &str) -> PeerAns
                 Err(error) => PeerAnswer::no(ployz_core::text::chain(&error)),
                 Ok(_) => {
                     tracing::warn!("destroying the network at a peer's request");
-                    mesh.leave.notify_one();
                     PeerAnswer::yes()
                 }
             }
@@ -51,3 +73,5 @@ async fn no_workloads(mesh: &Network) -> Result<(), PeerAnswer> {
         None => Err(PeerAnswer::no("WORKLOADS_RUNNING: its workloads cannot be counted")),
     }
 }
+
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
