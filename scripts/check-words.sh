@@ -10,9 +10,7 @@ cd "$(dirname "$0")/.."
 words='whoever|nobody|somebody|anew|in vain|told|mend|mends|mended|mending|look around|to look at|makes no sense'
 
 # Files that may use one, each with its reason.
-allowed=(
-    core/src/adopt/    # "made anew", "look around": scenarios and the golden drift table compare these reasons
-)
+allowed=()
 
 {
     git ls-files README.md 'docs/*.md' ':!docs/decisions/*' packaging 'cli/tests/golden/*'

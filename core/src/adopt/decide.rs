@@ -22,8 +22,8 @@ use std::fmt::Display;
 pub enum Parent {
     /// It stays; children may be compared with its identity.
     Stays(NsId),
-    /// It is made anew: children are too, with that cause.
-    Anew(Component),
+    /// It is recreated: children are too, with that cause.
+    Recreated(Component),
     /// It is held: children are held too.
     Held(Component),
 }
@@ -53,7 +53,7 @@ pub(super) fn node(spec: &NodeSpec, live: &NodeLive) -> Plan {
         });
         device_parent = match &verdict {
             Verdict::Hold(_) => Parent::Held(Component::Tunnel),
-            Verdict::Create | Verdict::Recreate(_) => Parent::Anew(Component::Tunnel),
+            Verdict::Create | Verdict::Recreate(_) => Parent::Recreated(Component::Tunnel),
             Verdict::Adopt | Verdict::Converge(_) => in_netns,
         };
         steps.push(Step::new(Component::Tunnel, verdict));
@@ -61,7 +61,7 @@ pub(super) fn node(spec: &NodeSpec, live: &NodeLive) -> Plan {
     let wireguard = cascade(device_parent, &live.wireguard, |found| self::wireguard(&spec.wireguard, found));
     let on_wireguard = match &wireguard {
         Verdict::Hold(_) => Parent::Held(Component::Wireguard),
-        Verdict::Create | Verdict::Recreate(_) => Parent::Anew(Component::Wireguard),
+        Verdict::Create | Verdict::Recreate(_) => Parent::Recreated(Component::Wireguard),
         Verdict::Adopt | Verdict::Converge(_) => in_netns,
     };
     steps.push(Step::new(Component::Wireguard, wireguard));
@@ -206,7 +206,7 @@ fn peer_fields(want: &PeerSpec, allowed: &BTreeSet<ipnet::IpNet>, keepalive: u16
 fn link_verdict(spec: &NodeSpec, live: &NodeLive, in_netns: Parent, on_wireguard: Parent) -> Verdict {
     let verdict = match in_netns {
         // Its host half may have survived the namespace, so ownership is proven before anything is replaced.
-        Parent::Anew(parent) => match decide(&live.link, |found| link(&spec.link, found)) {
+        Parent::Recreated(parent) => match decide(&live.link, |found| link(&spec.link, found)) {
             hold @ Verdict::Hold(_) => hold,
             Verdict::Create => Verdict::Create,
             _ => Verdict::Recreate(Cause::Parent(parent)),
@@ -215,8 +215,8 @@ fn link_verdict(spec: &NodeSpec, live: &NodeLive, in_netns: Parent, on_wireguard
     };
     // Routes through wg0 die with it.
     match (&verdict, on_wireguard) {
-        (Verdict::Adopt, Parent::Anew(parent)) => {
-            Verdict::Converge(vec![Drift::change("routes", format!("{parent} is made anew"))])
+        (Verdict::Adopt, Parent::Recreated(parent)) => {
+            Verdict::Converge(vec![Drift::change("routes", format!("{parent} is recreated"))])
         }
         // Its routes lead through wg0: without it there is nothing to set them on.
         (verdict, Parent::Held(parent)) if verdict.writes() => Verdict::Hold(format!("{parent} is held")),
@@ -239,7 +239,7 @@ pub fn link(spec: &LinkSpec, live: &LinkLive) -> Verdict {
         }
     }
     let mut drift = Vec::new();
-    let mut anew = Vec::new();
+    let mut unpaired = Vec::new();
     match (&live.host_end, &live.netns_end) {
         (None, None) if live.bridge.is_none() && live.port_end.is_none() => return Verdict::Create,
         (Some(host), Some(inside)) if host.paired && inside.paired => {
@@ -247,8 +247,8 @@ pub fn link(spec: &LinkSpec, live: &LinkLive) -> Verdict {
             end_drift(&mut drift, spec, &spec.netns_end, inside, &spec.netns_addresses);
         }
         (host, inside) => {
-            anew.push(Drift::new(&spec.host_end, pair_state(host), "paired"));
-            anew.push(Drift::new(&spec.netns_end, pair_state(inside), "paired"));
+            unpaired.push(Drift::new(&spec.host_end, pair_state(host), "paired"));
+            unpaired.push(Drift::new(&spec.netns_end, pair_state(inside), "paired"));
         }
     }
     match &live.bridge {
@@ -259,9 +259,9 @@ pub fn link(spec: &LinkSpec, live: &LinkLive) -> Verdict {
         None => drift.push(Drift::new(&spec.bridge, "missing", "present")),
     }
     port_drift(&mut drift, spec, live);
-    if !anew.is_empty() {
-        anew.extend(drift);
-        return Verdict::Recreate(Cause::Drift(anew));
+    if !unpaired.is_empty() {
+        unpaired.extend(drift);
+        return Verdict::Recreate(Cause::Drift(unpaired));
     }
     let names = |set: &BTreeSet<_>| set.iter().map(route_text).collect::<BTreeSet<String>>();
     sets(&mut drift, "routes", &names(&live.routes), &names(&spec.routes));
@@ -282,7 +282,7 @@ fn sysctl_drift(
     }
 }
 
-/// The namespace's port of the bridge. Made anew it costs workloads a packet or two, so it counts as a soft drift.
+/// The namespace's port of the bridge. Recreating it costs workloads a packet or two, so it counts as a soft drift.
 fn port_drift(drift: &mut Vec<Drift>, spec: &LinkSpec, live: &LinkLive) {
     match (&live.port_end, &live.service_end) {
         (Some(port), Some(service)) if port.paired && service.paired => {
@@ -423,11 +423,11 @@ pub fn unit(spec: &UnitSpec, live: &UnitLive, netns: Option<NsId>) -> Verdict {
     }
 }
 
-/// A unit that waits for its restart because its namespace is gone waits in vain: when the namespace is made anew,
+/// A unit that waits for its restart because its namespace is gone cannot succeed: when the namespace is recreated,
 /// so is the unit.
 pub(super) fn settled(live: &UnitLive, parent: Parent) -> UnitLive {
     let state = match (live.state, parent) {
-        (ActiveState::Changing, Parent::Anew(_)) => ActiveState::Active,
+        (ActiveState::Changing, Parent::Recreated(_)) => ActiveState::Active,
         (state, _) => state,
     };
     UnitLive { state, ..live.clone() }
@@ -440,8 +440,8 @@ pub fn nats(spec: &NatsSpec, live: &NatsLive, parent: Parent) -> Verdict {
         _ => None,
     };
     match unit(&spec.unit, &settled(&live.unit, parent), netns) {
-        // In a namespace that is made anew nobody can be asked, and nobody needs to be.
-        Verdict::Adopt if matches!(parent, Parent::Anew(_)) => Verdict::Adopt,
+        // In a namespace that is recreated no store can be asked, and none needs to be.
+        Verdict::Adopt if matches!(parent, Parent::Recreated(_)) => Verdict::Adopt,
         Verdict::Adopt => match &live.loaded {
             None => Verdict::Hold("runs, but does not answer on its monitoring port".into()),
             Some(loaded) if *loaded == spec.revision => Verdict::Adopt,
@@ -455,16 +455,16 @@ fn parent(component: Component, verdict: &Verdict, id: Option<NsId>) -> Parent {
     match (verdict, id) {
         (Verdict::Adopt | Verdict::Converge(_), Some(id)) => Parent::Stays(id),
         (Verdict::Hold(_), _) => Parent::Held(component),
-        _ => Parent::Anew(component),
+        _ => Parent::Recreated(component),
     }
 }
 
-/// Children of something made anew are made anew; children of something held are held.
+/// Children of a recreated component are recreated; children of a held one are held.
 fn cascade<T>(parent: Parent, seen: &Seen<T>, present: impl FnOnce(&T) -> Verdict) -> Verdict {
     match parent {
         Parent::Held(parent) => Verdict::Hold(format!("{parent} is held")),
         Parent::Stays(_) => decide(seen, present),
-        Parent::Anew(parent) => match decide(seen, present) {
+        Parent::Recreated(parent) => match decide(seen, present) {
             Verdict::Adopt | Verdict::Converge(_) | Verdict::Recreate(_) => {
                 Verdict::Recreate(Cause::Parent(parent))
             }
@@ -477,7 +477,7 @@ fn cascade<T>(parent: Parent, seen: &Seen<T>, present: impl FnOnce(&T) -> Verdic
 fn cascade_soft<T>(parent: Parent, seen: &Seen<T>, present: impl FnOnce(&T) -> Verdict) -> Verdict {
     match cascade(parent, seen, present) {
         Verdict::Recreate(Cause::Parent(parent)) => {
-            Verdict::Converge(vec![Drift::change("table", format!("{parent} is made anew"))])
+            Verdict::Converge(vec![Drift::change("table", format!("{parent} is recreated"))])
         }
         other => other,
     }

@@ -56,8 +56,8 @@ impl Identity {
     }
 }
 
-/// Its version, where that is not the one this release makes. Such a hash says nothing about fields, and nothing is made
-/// anew for it.
+/// Its version, where that is not the one this release makes. Such a hash says nothing about fields, and nothing is
+/// recreated for it.
 pub fn other_version(fingerprint: &str) -> Option<&str> {
     fingerprint.split(':').next().filter(|version| *version != VERSION)
 }

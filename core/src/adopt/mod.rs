@@ -66,7 +66,7 @@ pub enum Verdict {
 pub enum Cause {
     /// These fields differ.
     Drift(Vec<Drift>),
-    /// What it lives in is made anew.
+    /// What it lives in is recreated.
     Parent(Component),
 }
 
@@ -131,7 +131,7 @@ impl Verdict {
             Self::Converge(drift) | Self::Recreate(Cause::Drift(drift)) => {
                 drift.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
             }
-            Self::Recreate(Cause::Parent(parent)) => format!("{parent} is made anew"),
+            Self::Recreate(Cause::Parent(parent)) => format!("{parent} is recreated"),
             Self::Hold(why) => why.clone(),
         }
     }

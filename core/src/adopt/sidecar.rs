@@ -79,7 +79,7 @@ pub fn replace(spec: &SidecarSpec, live: Option<&SidecarLive>, netns: Option<NsI
 }
 
 /// The units of sockets that routes no longer ask for, or that are not what they ask for: they are closed before the
-/// process is made anew.
+/// process is recreated.
 pub fn superfluous(spec: &SidecarSpec, live: &SidecarLive) -> Vec<String> {
     let goes = |name: &str, found: &SocketLive| match spec.routes.wanted.iter().find(|want| want.name == name)
     {

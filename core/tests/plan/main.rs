@@ -214,7 +214,7 @@ fn drift_table() {
         }),
     );
     row(
-        "namespace made anew by a start cut short before it came to the userspace tunnel",
+        "namespace recreated by a start cut short before it came to the userspace tunnel",
         drifted(USERSPACE, |_, live| live.wireguard = Seen::Absent),
     );
     row(

@@ -31,12 +31,12 @@ struct Ops<'a> {
 
 /// Gives each step that writes its operations.
 pub(super) fn plan(spec: &NodeSpec, live: &NodeLive, steps: &mut [Step]) {
-    let anew = |component| {
+    let recreated = |component| {
         let step = steps.iter().find(|step: &&Step| step.component == component);
         step.is_some_and(|step| matches!(step.verdict, Verdict::Create | Verdict::Recreate(_)))
     };
-    let new_netns = anew(Component::Netns);
-    let new_wireguard = anew(Component::Wireguard);
+    let new_netns = recreated(Component::Netns);
+    let new_wireguard = recreated(Component::Wireguard);
     let context = Context { spec, live, new_netns, new_wireguard };
     for step in steps.iter_mut().filter(|step| step.verdict.writes()) {
         let mut ops = Ops { component: step.component, verdict: &step.verdict, ops: Vec::new() };
@@ -193,7 +193,7 @@ impl Ops<'_> {
         let cause = match self.verdict {
             Verdict::Converge(_) if !field.is_empty() => field.to_owned(),
             Verdict::Create => "missing".to_owned(),
-            Verdict::Recreate(Cause::Parent(parent)) => format!("{parent} is made anew"),
+            Verdict::Recreate(Cause::Parent(parent)) => format!("{parent} is recreated"),
             Verdict::Converge(drift) | Verdict::Recreate(Cause::Drift(drift)) => {
                 drift.iter().map(|drift| drift.field.as_str()).collect::<Vec<_>>().join(", ")
             }

@@ -141,7 +141,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let judge = |spec: &SidecarSpec, live: &SidecarLive| {
-            verdict(spec, live, Parent::Anew(ployz_core::adopt::Component::Netns))
+            verdict(spec, live, Parent::Recreated(ployz_core::adopt::Component::Netns))
         };
 
         let both = asking(&[port, taken], true);
@@ -171,7 +171,7 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let judge = |spec: &SidecarSpec, live: &SidecarLive| {
-            verdict(spec, live, Parent::Anew(ployz_core::adopt::Component::Netns))
+            verdict(spec, live, Parent::Recreated(ployz_core::adopt::Component::Netns))
         };
         let (http, tcp) = (free(), free());
         let before = asking(&[tcp], false);
