@@ -120,7 +120,8 @@ fn ask(request: &Request) -> Option<Payload> {
     let socket = socket::find(&global).ok()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let answer = runtime.block_on(async {
-        tokio::time::timeout(PATIENCE, client::call(&socket, request, &mut Progress::silent())).await
+        tokio::time::timeout(COMPLETION_TIMEOUT, client::call(&socket, request, &mut Progress::silent()))
+            .await
     });
     answer.ok()?.ok()?.envelope.payload
 }
@@ -129,4 +130,4 @@ const NAME: &str = "ployzctl";
 /// Set by the scripts, so that no other program's variable is mistaken for a question.
 const VARIABLE: &str = "PLOYZ_COMPLETE";
 /// Longer than this and the operator has typed on.
-const PATIENCE: Duration = Duration::from_millis(300);
+const COMPLETION_TIMEOUT: Duration = Duration::from_millis(300);

@@ -20,7 +20,7 @@ pub(crate) async fn ask(global: &Global, progress: &mut Progress) -> Result<Answ
         Err(failure) => return Err(failure),
     };
     let call = client::call(&socket, &Request::Doctor, progress);
-    let away = match tokio::time::timeout(PATIENCE, call).await {
+    let away = match tokio::time::timeout(DOCTOR_TIMEOUT, call).await {
         Ok(Err(away)) if is_away(&away) => away,
         Ok(answer) => return answer,
         Err(_) => {
@@ -47,7 +47,7 @@ async fn alone(global: &Global, failure: Failure) -> Result<Answer, Failure> {
         command.arg("--config").arg(config);
     }
     let run = command.arg("doctor").kill_on_drop(true).output();
-    let Ok(Ok(output)) = tokio::time::timeout(PATIENCE, run).await else { return Err(failure) };
+    let Ok(Ok(output)) = tokio::time::timeout(DOCTOR_TIMEOUT, run).await else { return Err(failure) };
     match serde_json::from_slice(&output.stdout) {
         Ok(envelope) => Ok(Answer { envelope, foreign: None }),
         Err(_) => Err(failure),
@@ -55,4 +55,4 @@ async fn alone(global: &Global, failure: Failure) -> Result<Answer, Failure> {
 }
 
 /// Every check has a deadline of a few seconds of its own.
-const PATIENCE: Duration = Duration::from_secs(30);
+const DOCTOR_TIMEOUT: Duration = Duration::from_secs(30);

@@ -31,7 +31,7 @@ pub(crate) async fn follow(
     request.tail = u32::MAX;
     let mut silent = false;
     loop {
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         request.after = seen.after(now()).or(request.after);
         match ask(socket, &request).await {
             Ok(answer) => {
@@ -80,7 +80,7 @@ impl Seen {
 
     /// What the next question is for: lines after this date. A clock that is ahead must not hide the others' lines.
     fn after(&mut self, now: u64) -> Option<u64> {
-        let after = self.newest?.min(now).saturating_sub(OVERLAP);
+        let after = self.newest?.min(now).saturating_sub(OVERLAP_NANOS);
         self.last.retain(|_, last| *last > after);
         Some(after)
     }
@@ -125,9 +125,9 @@ fn now() -> u64 {
     u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX)
 }
 
-const INTERVAL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How far the machines' clocks may be apart, in nanoseconds, without a line being lost.
-const OVERLAP: u64 = 10_000_000_000;
+const OVERLAP_NANOS: u64 = 10_000_000_000;
 const PASSING: [ErrorCode; 4] = [
     ErrorCode::NoRunningNetwork,
     ErrorCode::StoreUnavailable,

@@ -78,7 +78,7 @@ pub(crate) async fn call(
         tokio::select! {
             answer = &mut call => return answer,
             signal = signals.next() => (signal, id),
-            () = sleep(SECOND) => return Err(Failure::Interrupted(first)),
+            () = sleep(SECOND_INTERRUPT_TIMEOUT) => return Err(Failure::Interrupted(first)),
         }
     };
     if first == Interruption::Terminate {
@@ -127,7 +127,9 @@ fn notice(known: Option<&DeployMark>, signal: Interruption) -> String {
         );
     }
     let undo = match signal {
-        Interruption::CtrlC => format!("Ctrl-C again within {}s undoes it", SECOND.as_secs()),
+        Interruption::CtrlC => {
+            format!("Ctrl-C again within {}s undoes it", SECOND_INTERRUPT_TIMEOUT.as_secs())
+        }
         Interruption::Terminate => format!("`ployzctl deploy attach {id} --abort` undoes it"),
     };
     format!("deploy {id} of namespace {namespace} continues: {follow}\n{undo}")
@@ -139,4 +141,4 @@ fn say(text: &str) {
 }
 
 /// For how long a second Ctrl-C is waited for.
-const SECOND: Duration = Duration::from_secs(5);
+const SECOND_INTERRUPT_TIMEOUT: Duration = Duration::from_secs(5);

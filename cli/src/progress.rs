@@ -21,7 +21,7 @@ impl Progress {
     /// Shown on a terminal, when `wanted`.
     pub(crate) fn on_terminal(wanted: bool) -> Self {
         Self {
-            held_until: Some(Instant::now() + PATIENCE),
+            held_until: Some(Instant::now() + FIRST_LINE_DELAY),
             latest: "waiting for ployzd".to_owned(),
             on: wanted && io::stderr().is_terminal(),
             deploy: Rc::default(),
@@ -77,4 +77,4 @@ impl Progress {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(1);
+const FIRST_LINE_DELAY: Duration = Duration::from_secs(1);

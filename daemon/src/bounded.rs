@@ -72,7 +72,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits) {
             // Out of descriptors, most often.
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             }
         }
     }
@@ -167,7 +167,7 @@ impl<S: Eq + Hash> Drop for Place<S> {
 
 /// Bytes of a request's head; no client of ours sends one.
 const HEAD: usize = 16 * 1024;
-const AGAIN: Duration = Duration::from_millis(200);
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 mod tests {

@@ -102,17 +102,17 @@ impl Docker {
         let socket = path.display().to_string();
         let unavailable = |detail: String| DockerError::Unavailable { socket: socket.clone(), detail };
         let hello = async {
-            let api = Engine::connect(path, LONGEST).await?;
+            let api = Engine::connect(path, REQUEST_TIMEOUT).await?;
             api.ping().await?;
             let version = api.version().await?;
             let platform =
                 version.os.zip(version.arch).map(|(system, processor)| format!("{system}/{processor}"));
             Ok::<_, bollard::errors::Error>((api, version.version.unwrap_or_default(), platform))
         };
-        match tokio::time::timeout(HELLO, hello).await {
+        match tokio::time::timeout(PING_TIMEOUT, hello).await {
             Ok(Ok((api, version, platform))) => Ok(Self { api, network: network.clone(), version, platform }),
             Ok(Err(error)) => Err(unavailable(ployz_core::text::chain(&error))),
-            Err(_) => Err(unavailable(format!("no answer within {}s", HELLO.as_secs()))),
+            Err(_) => Err(unavailable(format!("no answer within {}s", PING_TIMEOUT.as_secs()))),
         }
     }
 
@@ -128,13 +128,13 @@ impl Docker {
 
     /// Where it keeps images and containers.
     pub async fn root(&self) -> Result<Option<PathBuf>> {
-        let found = limited("ask", "Docker", LIST, self.api.info()).await?;
+        let found = limited("ask", "Docker", LIST_TIMEOUT, self.api.info()).await?;
         Ok(found.docker_root_dir.map(PathBuf::from))
     }
 
     /// Whether it answers.
     pub async fn ping(&self) -> Result<()> {
-        limited("ping", "Docker", HELLO, self.api.ping()).await.map(drop)
+        limited("ping", "Docker", PING_TIMEOUT, self.api.ping()).await.map(drop)
     }
 
     /// The containers of this network, running or not, all of them or an error. One that ends meanwhile is left out.
@@ -154,7 +154,7 @@ impl Docker {
     pub async fn survey(&self) -> Result<Survey> {
         let filter = HashMap::from([("label", vec![self.own_label()])]);
         let options = ListContainersOptionsBuilder::new().all(true).filters(&filter).build();
-        let found = limited("list", "containers", LIST, self.api.list_containers(options)).await?;
+        let found = limited("list", "containers", LIST_TIMEOUT, self.api.list_containers(options)).await?;
         let inspections = stream::iter(found).map(|summary| async move {
             let id = summary.id.unwrap_or_default();
             let seen = self.inspect(&id).await;
@@ -183,7 +183,8 @@ impl Docker {
 
     /// The same; what keeps the engine from an answer is an error.
     async fn look(&self, id: &str) -> Result<Seen<ContainerLive>> {
-        let found = limited("inspect", id, INSPECT, self.api.inspect_container(Slot::object(id)?)).await;
+        let found =
+            limited("inspect", id, INSPECT_TIMEOUT, self.api.inspect_container(Slot::object(id)?)).await;
         match found.map(read::container) {
             Ok(live) => match self.foreign(&live) {
                 None => Ok(Seen::Present(live)),
@@ -215,13 +216,13 @@ impl Docker {
         }
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
         let made = self.api.create_container(options, wish);
-        limited("create container", &name, CHANGE, made).await.map(|made| made.id)
+        limited("create container", &name, CHANGE_TIMEOUT, made).await.map(|made| made.id)
     }
 
     /// Starts a container of ours; one that runs is left as it is.
     pub async fn start(&self, id: &str) -> Result<()> {
         let id = self.own("start", id).await?.id;
-        limited("start container", &id, CHANGE, self.api.start_container(Slot::object(&id)?)).await
+        limited("start container", &id, CHANGE_TIMEOUT, self.api.start_container(Slot::object(&id)?)).await
     }
 
     /// Stops a container of ours; after `grace` it is killed. One that does not run is left as it is. Docker does not
@@ -230,7 +231,7 @@ impl Docker {
         let id = self.own("stop", id).await?.id;
         let seconds = i32::try_from(grace.as_secs()).unwrap_or(i32::MAX);
         let options = StopContainerOptionsBuilder::new().t(seconds).build();
-        let limit = grace.saturating_add(CHANGE);
+        let limit = grace.saturating_add(CHANGE_TIMEOUT);
         let work = self.api.stop_container(Slot::object(&id)?, options, limit);
         limited("stop container", &id, limit, work).await
     }
@@ -244,7 +245,7 @@ impl Docker {
         };
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         let work = self.api.remove_container(Slot::object(&id)?, options);
-        match limited("remove container", &id, CHANGE, work).await {
+        match limited("remove container", &id, CHANGE_TIMEOUT, work).await {
             Err(DockerError::Missing { .. }) => Ok(()),
             other => other,
         }
@@ -280,7 +281,7 @@ impl Docker {
             ..Default::default()
         };
         let made = self.api.create_exec(Slot::object(&id)?, config);
-        limited("run a command in", &id, INSPECT, made).await.map(|made| made.id)
+        limited("run a command in", &id, INSPECT_TIMEOUT, made).await.map(|made| made.id)
     }
 
     /// Runs a command that was prepared; returns its exit code. One that takes longer goes on: the engine has no way to
@@ -304,7 +305,7 @@ impl Docker {
     /// Whether a command is still running.
     pub async fn goes_on(&self, command: &str) -> Result<bool> {
         let work = self.api.inspect_exec(Slot::object(command)?);
-        match limited("inspect", "a command", INSPECT, work).await {
+        match limited("inspect", "a command", INSPECT_TIMEOUT, work).await {
             Ok(found) => Ok(found.running.unwrap_or(true)),
             Err(DockerError::Missing { .. }) => Ok(false),
             Err(error) => Err(error),
@@ -400,12 +401,12 @@ const EVENTS: [&str; 9] =
 pub(super) const NETWORK_EVENTS: [&str; 4] = ["destroy", "remove", "update", "disconnect"];
 /// Where Docker listens.
 pub const SOCKET: &str = "/var/run/docker.sock";
-const HELLO: Duration = Duration::from_secs(3);
-pub(super) const INSPECT: Duration = Duration::from_secs(5);
-const LIST: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
+const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Making and starting a container takes under a second on an idle machine; a busy disk takes its time.
-const CHANGE: Duration = Duration::from_secs(60);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 /// What has no deadline of its own.
-const LONGEST: Duration = Duration::from_secs(3600);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Inspections at a time.
 const AT_ONCE: usize = 8;

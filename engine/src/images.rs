@@ -1,7 +1,7 @@
 //! Images of an engine: found, named, taken out and taken in as streams. What a stream holds is nobody's here: it goes
 //! through in pieces and is never whole in memory.
 
-use crate::docker::{Docker, INSPECT, limited};
+use crate::docker::{Docker, INSPECT_TIMEOUT, limited};
 use crate::error::{DockerError, Result};
 use crate::read;
 use crate::slot::Slot;
@@ -27,7 +27,7 @@ impl Docker {
     /// The image behind a name or an id; `None` when this engine has none.
     pub async fn find_image(&self, reference: &str) -> Result<Option<Found>> {
         let work = self.api.inspect_image(Slot::image(reference)?);
-        match limited("inspect image", reference, INSPECT, work).await {
+        match limited("inspect image", reference, INSPECT_TIMEOUT, work).await {
             Ok(found) => {
                 let id = read::image_id(&found)?;
                 let created = found.created.clone().filter(|text| !text.is_empty());
@@ -50,24 +50,26 @@ impl Docker {
         };
         let options = TagImageOptionsBuilder::new().repo(repository).tag(tag).build();
         let work = self.api.tag_image(Slot::image(id.as_str())?, options);
-        limited("name image", name, INSPECT, work).await
+        limited("name image", name, INSPECT_TIMEOUT, work).await
     }
 
-    /// An image as a tar stream, as `docker save` writes it. A pause of [`PACKING`] ends it with an error.
+    /// An image as a tar stream, as `docker save` writes it. A pause of [`EXPORT_TIMEOUT`] ends it with an error.
     pub fn save(&self, image: &ImageRef) -> Result<impl Stream<Item = Result<Bytes>> + Send + use<>> {
         let subject = image.to_string();
         let pieces = self.api.export_image(Slot::image(image.as_str())?);
-        let pieces = tokio_stream::StreamExt::timeout(pieces, PACKING);
+        let pieces = tokio_stream::StreamExt::timeout(pieces, EXPORT_TIMEOUT);
         Ok(pieces.map(move |piece| match piece {
             Ok(piece) => piece.map_err(|error| DockerError::of("save image", &subject, error)),
-            Err(_) => {
-                Err(DockerError::Late { operation: "save image", subject: subject.clone(), limit: PACKING })
-            }
+            Err(_) => Err(DockerError::Late {
+                operation: "save image",
+                subject: subject.clone(),
+                limit: EXPORT_TIMEOUT,
+            }),
         }))
     }
 
     /// Takes in images from a tar stream, as `docker load` reads it. An error of the stream ends it, and then nothing
-    /// was taken in. The stream's own deadlines count until it is over, [`UNPACKING`] afterwards.
+    /// was taken in. The stream's own deadlines count until it is over, [`IMPORT_TIMEOUT`] afterwards.
     pub async fn load<E>(
         &self,
         tar: impl Stream<Item = std::result::Result<Bytes, E>> + Send + 'static,
@@ -82,25 +84,25 @@ impl Docker {
             std::task::Poll::Ready(None)
         });
         let options = ImportImageOptionsBuilder::new().quiet(true).build();
-        let work = self.api.import_image(options, tar.chain(last), FOR_EVER);
+        let work = self.api.import_image(options, tar.chain(last), UPLOAD_TIMEOUT);
         let late = async {
             // The sender is dropped with the stream: at its end, or when nobody reads it any more.
             let _ = ended.await;
-            tokio::time::sleep(UNPACKING).await;
+            tokio::time::sleep(IMPORT_TIMEOUT).await;
         };
         // Cancel-safe: whichever ends first decides, and nothing is polled after that.
         tokio::select! {
             done = work => done.map_err(|error| DockerError::of("load", "image", error)),
             () = late => {
-                Err(DockerError::Late { operation: "load", subject: "image".to_owned(), limit: UNPACKING })
+                Err(DockerError::Late { operation: "load", subject: "image".to_owned(), limit: IMPORT_TIMEOUT })
             }
         }
     }
 }
 
 /// Docker's own store writes a whole image to its disk before the first byte of it comes.
-const PACKING: Duration = Duration::from_secs(900);
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(900);
 /// From the last byte until the engine has the image.
-const UNPACKING: Duration = Duration::from_secs(900);
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(900);
 /// bollard wants a limit for everything until the answer's first byte, which comes after the last of ours.
-const FOR_EVER: Duration = Duration::from_secs(7 * 86_400);
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);

@@ -155,9 +155,9 @@ async fn helped(program: &str, server: &str) -> Result<Option<Login>, LoginError
         }
         child.wait_with_output().await
     };
-    let output = match tokio::time::timeout(HELPER, work).await {
+    let output = match tokio::time::timeout(HELPER_TIMEOUT, work).await {
         Ok(done) => done.map_err(|error| failed(error.to_string()))?,
-        Err(_) => return Err(failed(format!("no answer within {}s", HELPER.as_secs()))),
+        Err(_) => return Err(failed(format!("no answer within {}s", HELPER_TIMEOUT.as_secs()))),
     };
     let said = Zeroizing::new(output.stdout);
     // A helper without a login for this registry ends with an error; there are no codes to tell that from others.
@@ -213,7 +213,7 @@ fn path() -> Option<PathBuf> {
 
 /// What Docker's own registry is called in the file.
 const HUB_KEY: &str = "https://index.docker.io/v1/";
-const HELPER: Duration = Duration::from_secs(10);
+const HELPER_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 impl Login {

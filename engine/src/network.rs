@@ -132,11 +132,13 @@ pub async fn remove(docker: &Docker) -> Result<bool> {
 async fn delete_unused(docker: &Docker, id: &str) -> Result<bool> {
     let filters = HashMap::from([("network", vec![id])]);
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-    let users = limited("list users of network", NAME, LIMIT, docker.api.list_containers(options)).await?;
+    let users =
+        limited("list users of network", NAME, NETWORK_TIMEOUT, docker.api.list_containers(options)).await?;
     if !users.is_empty() {
         return Ok(false);
     }
-    match limited("remove network", NAME, LIMIT, docker.api.remove_network(Slot::object(id)?)).await {
+    match limited("remove network", NAME, NETWORK_TIMEOUT, docker.api.remove_network(Slot::object(id)?)).await
+    {
         Ok(()) | Err(DockerError::Missing { .. }) => Ok(true),
         // Somebody was attached meanwhile.
         Err(error) if matches!(error.status(), Some(403 | 409)) => Ok(false),
@@ -148,7 +150,7 @@ async fn delete_unused(docker: &Docker, id: &str) -> Result<bool> {
 pub async fn inspect(docker: &Docker) -> Result<Seen<NetworkLive>> {
     let filters = HashMap::from([("name", vec![NAME])]);
     let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
-    let found = limited("list", "networks", LIMIT, docker.api.list_networks(options)).await?;
+    let found = limited("list", "networks", NETWORK_TIMEOUT, docker.api.list_networks(options)).await?;
     // The filter finds every name that contains ours, and two networks may have one name.
     let named: Vec<Network> = found.into_iter().filter(|one| one.name.as_deref() == Some(NAME)).collect();
     let [one] = named.as_slice() else {
@@ -175,7 +177,7 @@ pub fn decide(spec: &NetworkSpec, seen: &Seen<NetworkLive>) -> Verdict {
 }
 
 async fn create(docker: &Docker, spec: &NetworkSpec) -> Result<String> {
-    limited("create network", NAME, LIMIT, docker.api.create_network(spec.request()))
+    limited("create network", NAME, NETWORK_TIMEOUT, docker.api.create_network(spec.request()))
         .await
         .map(|made| made.id)
 }
@@ -218,4 +220,4 @@ const SERVICE: &str = "ployz-service";
 const OPTION_BRIDGE: &str = "com.docker.network.bridge.name";
 const OPTION_MASQUERADE: &str = "com.docker.network.bridge.enable_ip_masquerade";
 const OPTION_MTU: &str = "com.docker.network.driver.mtu";
-const LIMIT: Duration = Duration::from_secs(15);
+const NETWORK_TIMEOUT: Duration = Duration::from_secs(15);

@@ -3,7 +3,7 @@
 //!
 //! A login goes to the engine in a header of the one request that needs it, which nothing prints.
 
-use crate::docker::{Docker, INSPECT, limited};
+use crate::docker::{Docker, INSPECT_TIMEOUT, limited};
 use crate::error::{DockerError, Result};
 use crate::login::Login;
 use crate::read;
@@ -58,7 +58,7 @@ impl Docker {
     pub async fn held(&self, image: &ImageRef) -> Result<Option<Held>> {
         for name in names(image) {
             let work = self.api.inspect_image(Slot::image(&name)?);
-            match limited("inspect image", &name, INSPECT, work).await {
+            match limited("inspect image", &name, INSPECT_TIMEOUT, work).await {
                 Ok(found) => return held(image, name, found).map(Some),
                 Err(DockerError::Missing { .. }) => {}
                 Err(error) => return Err(error),
@@ -72,7 +72,7 @@ impl Docker {
         let (what, subject) = ("ask the registry for", image.as_str());
         let login = login.and_then(Login::header);
         let work = self.api.inspect_registry_image(Slot::image(subject)?, login);
-        let found = limited(what, subject, ASK, work).await?;
+        let found = limited(what, subject, MANIFEST_TIMEOUT, work).await?;
         let digest = found.descriptor.digest.unwrap_or_default();
         let digest = digest.parse().map_err(|error| DockerError::Odd {
             operation: what,
@@ -90,8 +90,8 @@ impl Docker {
         let options = CreateImageOptionsBuilder::new().from_image(name.as_str()).build();
         let mut steps = pin!(self.api.create_image(options, login.and_then(Login::header)));
         loop {
-            match tokio::time::timeout(STALLED, steps.next()).await {
-                Err(_) => return Err(DockerError::Late { operation: PULL, subject, limit: STALLED }),
+            match tokio::time::timeout(STALL_TIMEOUT, steps.next()).await {
+                Err(_) => return Err(DockerError::Late { operation: PULL, subject, limit: STALL_TIMEOUT }),
                 Ok(None) => return Ok(()),
                 Ok(Some(Ok(info))) => progress.note(&info),
                 Ok(Some(Err(error))) => return Err(DockerError::of(PULL, &subject, error)),
@@ -162,9 +162,9 @@ fn is_layer(id: &str) -> bool {
 
 const PULL: &str = "pull";
 /// A registry answers within a second; a network that swallows everything never does.
-const ASK: Duration = Duration::from_secs(15);
+const MANIFEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// Engines tell of every step, and of bytes several times a second; unpacking a large layer is the longest silence.
-const STALLED: Duration = Duration::from_secs(300);
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests {

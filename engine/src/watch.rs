@@ -128,14 +128,14 @@ async fn follow(
         let engine = Engine::Live(docker.version().to_owned());
         set(view, View { engine, network: ensured.clone(), instances });
         let settled = found.silent.is_empty() && matches!(ensured, Ensured::Ready(_));
-        let next = if settled { RESYNC } else { SILENT };
+        let next = if settled { RESYNC_INTERVAL } else { UNSETTLED_INTERVAL };
         // Cancel-safe: whatever is dropped here is found by the look that follows.
         tokio::select! {
             event = events.next() => match event {
                 None => return Ok(()),
                 Some(event) => {
                     let mut network = is_of_network(event?);
-                    tokio::time::sleep(SETTLE).await;
+                    tokio::time::sleep(DEBOUNCE).await;
                     while let Some(Some(event)) = events.next().now_or_never() {
                         network |= is_of_network(event?);
                     }
@@ -236,7 +236,7 @@ impl Probes {
         let (changed, _, _) = futures_util::future::select_all(waits).await;
         if changed.is_err() {
             // Its task is over: the next look starts another.
-            tokio::time::sleep(SETTLE).await;
+            tokio::time::sleep(DEBOUNCE).await;
         }
     }
 
@@ -321,10 +321,10 @@ fn set(view: &watch::Sender<View>, now: View) {
 }
 
 /// Several events of one container (create, start, network connect) become one look.
-const SETTLE: Duration = Duration::from_millis(50);
-const RESYNC: Duration = Duration::from_secs(30);
+const DEBOUNCE: Duration = Duration::from_millis(50);
+const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 /// As long as something was not answered, or the network does not stand.
-const SILENT: Duration = Duration::from_secs(2);
+const UNSETTLED_INTERVAL: Duration = Duration::from_secs(2);
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 /// A deploy right after Docker's start waits for this.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(2);

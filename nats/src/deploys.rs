@@ -174,7 +174,7 @@ impl Records {
                 Err(error) => Err(away("read", error)),
             }
         };
-        tokio::time::timeout(DEADLINE, ask).await.map_err(|late| away("read", late))?
+        tokio::time::timeout(REQUEST_TIMEOUT, ask).await.map_err(|late| away("read", late))?
     }
 
     /// Deletes a decision; the founder's right alone.
@@ -184,7 +184,7 @@ impl Records {
                 self.js.get_stream_no_info(DEPLOY_COMMITS).await.map_err(|error| away("read", error))?;
             stream.delete_message(sequence).await.map(drop).map_err(|error| away("delete", error))
         };
-        tokio::time::timeout(DEADLINE, ask).await.map_err(|late| away("delete", late))?
+        tokio::time::timeout(REQUEST_TIMEOUT, ask).await.map_err(|late| away("delete", late))?
     }
 
     /// What a namespace is: the commit that holds, by its latest deploy's records.
@@ -247,13 +247,13 @@ impl Records {
         let message = PublishMessage::build()
             .header("KV-Operation", "DEL")
             .expected_last_subject_sequence(over)
-            .ttl(GONE);
+            .ttl(RELEASED_TTL);
         self.say(&lock_subject(&key), message).await.map(drop)
     }
 
     async fn say(&self, subject: &str, message: PublishMessage) -> Result<u64> {
         let work = async { self.js.send_publish(subject.to_owned(), message).await?.await };
-        match tokio::time::timeout(DEADLINE, work).await {
+        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
             Ok(Ok(ack)) => Ok(ack.sequence),
             Ok(Err(error)) if error.kind() == PublishErrorKind::WrongLastSequence => {
                 Err(StoreError::Conflict(subject.to_owned()))
@@ -276,7 +276,7 @@ impl Records {
                 Err(error) => Err(away("read", error)),
             }
         };
-        tokio::time::timeout(DEADLINE, ask).await.map_err(|late| away("read", late))?
+        tokio::time::timeout(REQUEST_TIMEOUT, ask).await.map_err(|late| away("read", late))?
     }
 }
 
@@ -289,8 +289,8 @@ fn lock_subject(key: &str) -> String {
     format!("$JS.{DOMAIN}.API.$KV.{LOCKS}.{key}")
 }
 
-const DEADLINE: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the mark of a lock that was given back stays.
-const GONE: Duration = Duration::from_secs(60);
+const RELEASED_TTL: Duration = Duration::from_secs(60);
 /// Some hundred thousand deploys; a full stream refuses.
 const MAX_BYTES: i64 = 2 << 30;

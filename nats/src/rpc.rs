@@ -217,7 +217,7 @@ mod tests {
     use super::*;
     use std::cell::Cell;
 
-    const LEAST: Duration = Duration::from_secs(10);
+    const RECONNECT_GRACE: Duration = Duration::from_secs(10);
 
     #[test]
     fn a_command_goes_to_the_room_of_its_first_word() {
@@ -243,12 +243,12 @@ mod tests {
             async move { if there { Ok("answer") } else { absent() } }
         };
         let long_away = |_| async { false };
-        assert_eq!(connected(LEAST, || send(8), long_away).await.ok(), Some("answer"));
+        assert_eq!(connected(RECONNECT_GRACE, || send(8), long_away).await.ok(), Some("answer"));
         asked.set(0);
         let began = Instant::now();
-        let error = connected(LEAST, || send(u32::MAX), long_away).await.unwrap_err();
+        let error = connected(RECONNECT_GRACE, || send(u32::MAX), long_away).await.unwrap_err();
         assert_eq!(error, NoAnswer::NotConnected);
-        assert!(began.elapsed() >= LEAST && began.elapsed() < LEAST + 2 * RETRY_DELAY);
+        assert!(began.elapsed() >= RECONNECT_GRACE && began.elapsed() < RECONNECT_GRACE + 2 * RETRY_DELAY);
         asked.set(0);
         assert!(
             connected(Duration::ZERO, || send(2), long_away).await.is_err(),

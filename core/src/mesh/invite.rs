@@ -37,7 +37,7 @@ impl InviteRecord {
         let until = match self.state {
             InviteState::Active | InviteState::Redeemed { .. } => self.ends(),
             InviteState::Consumed { at, .. } | InviteState::Revoked { at } => {
-                self.ends().min(at.saturating_add(LINGER))
+                self.ends().min(at.saturating_add(CLOSED_LINGER_SECS))
             }
             InviteState::Expired => return false,
         };
@@ -47,12 +47,12 @@ impl InviteRecord {
     /// When it can no longer be redeemed, Unix seconds: a record that claims a longer life than an invite may have ends with
     /// the longest.
     pub fn ends(&self) -> u64 {
-        self.expires_at.min(self.created_at.saturating_add(LONGEST_LIFE))
+        self.expires_at.min(self.created_at.saturating_add(LIFETIME_MAX_SECS))
     }
 
     /// When a machine that redeemed it in time must be done.
     fn closes(&self) -> u64 {
-        self.ends().saturating_add(CONFIRM_GRACE)
+        self.ends().saturating_add(CONFIRM_GRACE_SECS)
     }
 
     /// Nothing depends on it any more: neither a join in progress nor a refusal that has to be delivered.
@@ -139,13 +139,13 @@ impl InviteRecord {
 }
 
 /// Seconds an invite may be good for: 30 days. `machine invite create` gives a week at most.
-pub const LONGEST_LIFE: u64 = 30 * 86_400;
+pub const LIFETIME_MAX_SECS: u64 = 30 * 86_400;
 
 /// Seconds a closed invite is still answered for.
-pub const LINGER: u64 = 5;
+pub const CLOSED_LINGER_SECS: u64 = 5;
 
 /// Seconds a machine that redeemed in time has to finish.
-pub const CONFIRM_GRACE: u64 = 60;
+pub const CONFIRM_GRACE_SECS: u64 = 60;
 
 #[cfg(test)]
 mod tests {
@@ -252,10 +252,10 @@ mod tests {
     #[test]
     fn an_invite_is_good_for_thirty_days_at_most() {
         let record = InviteRecord { expires_at: u64::MAX, ..invite() };
-        assert!(record.redeem(&key(2), LONGEST_LIFE - 1, || machine(2)).is_ok());
-        assert_eq!(record.redeem(&key(2), LONGEST_LIFE, || machine(2)), Err(Refusal::Expired));
-        assert_eq!(record.lapse(LONGEST_LIFE), Some(InviteState::Expired));
-        assert!(!record.is_heard(LONGEST_LIFE));
+        assert!(record.redeem(&key(2), LIFETIME_MAX_SECS - 1, || machine(2)).is_ok());
+        assert_eq!(record.redeem(&key(2), LIFETIME_MAX_SECS, || machine(2)), Err(Refusal::Expired));
+        assert_eq!(record.lapse(LIFETIME_MAX_SECS), Some(InviteState::Expired));
+        assert!(!record.is_heard(LIFETIME_MAX_SECS));
     }
 
     proptest! {

@@ -24,7 +24,7 @@ pub struct Path {
 pub struct Tunnel {
     /// Endpoint in use, roamed or set.
     pub endpoint: Option<SocketAddr>,
-    /// Whether a session of less than [`SESSION`] stands: then a new endpoint works at once, without a handshake.
+    /// Whether a session of less than [`SESSION_AGE_MAX_SECS`] stands: then a new endpoint works at once, without a handshake.
     pub session: bool,
 }
 
@@ -65,9 +65,9 @@ impl Path {
         let waiting = now.saturating_sub(self.waiting_since?);
         let patience = match self.moved_at {
             None => DEAD_AFTER,
-            Some(_) if self.moves as usize > candidates.len() * 2 => TRY_LONG,
-            Some(_) if tunnel.session => TRY_SESSION,
-            Some(_) => TRY_HANDSHAKE,
+            Some(_) if self.moves as usize > candidates.len() * 2 => LONG_TRY_TIMEOUT,
+            Some(_) if tunnel.session => SESSION_TRY_TIMEOUT,
+            Some(_) => HANDSHAKE_TRY_TIMEOUT,
         };
         let since = self.moved_at.map_or(waiting, |at| now.saturating_sub(at));
         if since < patience {
@@ -94,13 +94,13 @@ fn next_candidate(current: Option<SocketAddr>, candidates: &[SocketAddr]) -> Opt
 /// A path silent for this long is dead. With one probe a second that is three lost in a row.
 pub const DEAD_AFTER: Millis = 3_500;
 /// How long a candidate is given when a session stands.
-pub const TRY_SESSION: Millis = 1_500;
+pub const SESSION_TRY_TIMEOUT: Millis = 1_500;
 /// How long a candidate is given when a handshake is needed: the kernel sends one every 5 s (REKEY_TIMEOUT).
-pub const TRY_HANDSHAKE: Millis = 5_500;
+pub const HANDSHAKE_TRY_TIMEOUT: Millis = 5_500;
 /// How long once all candidates were tried twice: the peer is most likely off.
-pub const TRY_LONG: Millis = 15_000;
+pub const LONG_TRY_TIMEOUT: Millis = 15_000;
 /// Age up to which a session carries data (REJECT_AFTER_TIME), in seconds.
-pub const SESSION: u64 = 180;
+pub const SESSION_AGE_MAX_SECS: u64 = 180;
 
 #[cfg(test)]
 mod tests {
@@ -184,7 +184,7 @@ mod tests {
         let mut world = World::new(at(1), &[at(1), at(2)], &[]);
         world.run(120_000);
         let last: Vec<Millis> = world.moves.iter().rev().take(2).map(|(at, _)| *at).collect();
-        assert!(last[0] - last[1] >= TRY_LONG, "{:?}", world.moves);
+        assert!(last[0] - last[1] >= LONG_TRY_TIMEOUT, "{:?}", world.moves);
     }
 
     #[test]

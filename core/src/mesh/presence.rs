@@ -33,18 +33,18 @@ pub struct Absence {
 impl Absence {
     /// Whether to go on waiting.
     pub fn is_waited_for(&self) -> bool {
-        let lately = self.heard.is_some_and(|ago| ago < MOMENTS);
-        let tried = self.given_up.is_some_and(|ago| ago < AGAIN);
-        self.waited < WAIT && !tried && (lately || self.door == Door::Open)
+        let lately = self.heard.is_some_and(|ago| ago < RECENT_AGE);
+        let tried = self.given_up.is_some_and(|ago| ago < GIVEN_UP_GRACE);
+        self.waited < RETURN_TIMEOUT && !tried && (lately || self.door == Door::Open)
     }
 }
 
 /// The longest that one command waits for one machine.
-pub const WAIT: Duration = Duration::from_secs(10);
+pub const RETURN_TIMEOUT: Duration = Duration::from_secs(10);
 /// "A moment ago".
-pub const MOMENTS: Duration = Duration::from_secs(10);
-/// A machine that did not come back within [`WAIT`] is not waited for again before this.
-pub const AGAIN: Duration = Duration::from_secs(60);
+pub const RECENT_AGE: Duration = Duration::from_secs(10);
+/// A machine that did not come back within [`RETURN_TIMEOUT`] is not waited for again before this.
+pub const GIVEN_UP_GRACE: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

@@ -60,13 +60,13 @@ pub enum Verdict {
 impl Senders {
     /// A probe came from this one.
     pub fn heard(&mut self, run: Run, now: Millis) {
-        self.heard.retain(|_, heard| now.saturating_sub(heard.last) < WINDOW);
+        self.heard.retain(|_, heard| now.saturating_sub(heard.last) < ALTERNATION_WINDOW);
         let begins = Heard { first: now, last: now, returns: Vec::new() };
         let heard = self.heard.entry(run).or_insert(begins);
         if heard.first != now && self.current != Some(run) {
             heard.returns.push(now);
         }
-        heard.returns.retain(|at| now.saturating_sub(*at) < WINDOW);
+        heard.returns.retain(|at| now.saturating_sub(*at) < ALTERNATION_WINDOW);
         heard.last = now;
         self.current = Some(run);
     }
@@ -75,8 +75,9 @@ impl Senders {
     /// that was just booted, is none of them.
     pub fn pair(&self, now: Millis) -> Option<Pair> {
         let active = |heard: &Heard| {
-            let returns = heard.returns.iter().filter(|at| now.saturating_sub(**at) < WINDOW).count();
-            now.saturating_sub(heard.last) < ACTIVE && returns >= TURNS
+            let returns =
+                heard.returns.iter().filter(|at| now.saturating_sub(**at) < ALTERNATION_WINDOW).count();
+            now.saturating_sub(heard.last) < ACTIVE_AGE && returns >= TURNS
         };
         let mut two: Vec<(Millis, Run)> = self
             .heard
@@ -112,7 +113,7 @@ impl Twins {
     /// What the peers say of the key of this machine. One peer may be wrong, or lie: more than half of those that are heard
     /// must say the same before this machine stands back.
     pub fn verdict(&self, own: Run, now: Millis) -> Verdict {
-        let heard = self.said.values().filter(|(at, _)| now.saturating_sub(*at) < HEARD);
+        let heard = self.said.values().filter(|(at, _)| now.saturating_sub(*at) < CLAIM_TTL);
         let says: Vec<Option<Pair>> = heard.map(|(_, says)| *says).collect();
         let later = says.iter().filter(|says| says.is_some_and(|pair| pair.later == own)).count();
         if later * 2 > says.len() {
@@ -128,11 +129,11 @@ impl Twins {
 /// So often each must speak again after the other did: a packet that was overtaken is no second machine.
 const TURNS: usize = 2;
 /// Within this time: a machine that lost its session to the other takes 15 to 30 s to take it back.
-const WINDOW: Millis = 180_000;
+const ALTERNATION_WINDOW: Millis = 180_000;
 /// Silent for longer, one is off. Longer than a turn of the other: the one whose turn it is must still be told of both.
-const ACTIVE: Millis = 45_000;
+const ACTIVE_AGE: Millis = 45_000;
 /// What a peer said counts for so long.
-const HEARD: Millis = 15_000;
+const CLAIM_TTL: Millis = 15_000;
 
 #[cfg(test)]
 mod tests {
@@ -155,7 +156,7 @@ mod tests {
     fn two_that_take_turns_are_two_machines_and_the_first_is_known() {
         let (two, now) = senders(&TWO);
         assert_eq!(two.pair(now), Some(Pair { first: 7, later: 9 }));
-        assert_eq!(two.pair(now + ACTIVE), None, "one of them is off");
+        assert_eq!(two.pair(now + ACTIVE_AGE), None, "one of them is off");
     }
 
     #[test]
@@ -209,6 +210,6 @@ mod tests {
     fn what_was_said_long_ago_does_not_count() {
         let mut twins = Twins::default();
         twins.heard(key(1), 100, Some(Pair { first: 9, later: 7 }), 1_000);
-        assert_eq!(twins.verdict(7, 1_000 + HEARD), Verdict::Alone);
+        assert_eq!(twins.verdict(7, 1_000 + CLAIM_TTL), Verdict::Alone);
     }
 }

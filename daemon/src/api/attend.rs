@@ -162,7 +162,7 @@ async fn watch(records: &Records, mut status: DeployStatus, send: Send<'_>) -> R
         if status.phase.is_final() {
             return Ok(ended(&status, status.phase == DeployPhase::Cleaned));
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         match records.status(&status.namespace).await?.map(|found| found.value) {
             Some(found) if found.deploy == status.deploy => status = found,
             // The next one has begun, so this one is over.
@@ -185,7 +185,7 @@ fn ended(status: &DeployStatus, committed: bool) -> Envelope {
     Envelope::error(code, format!("deploy {id} failed and was undone"), why)
 }
 
-const LOOK: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
 mod tests {

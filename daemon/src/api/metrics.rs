@@ -39,10 +39,13 @@ pub async fn serve(at: SocketAddr, daemon: Arc<Daemon>) {
             Err(error) => error,
         };
         if !told {
-            tracing::error!("cannot serve metrics on {at}: {error}; retrying every {}s", AGAIN.as_secs());
+            tracing::error!(
+                "cannot serve metrics on {at}: {error}; retrying every {}s",
+                RETRY_DELAY.as_secs()
+            );
             told = true;
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -170,7 +173,7 @@ const LIMITS: Limits = Limits {
     whole: Duration::from_secs(30),
     body: 1024,
 };
-const AGAIN: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

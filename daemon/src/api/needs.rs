@@ -75,12 +75,12 @@ fn needs(request: &Request) -> Needs {
 
 /// The store, as soon as it answers; `None` when it has been away for longer than a moment.
 async fn store(mesh: &Network, say: Say<'_>) -> Option<Store> {
-    let until = Instant::now() + STORE;
+    let until = Instant::now() + STORE_TIMEOUT;
     let mut said = false;
     while !is_long_away(mesh) {
         let store = mesh.store.borrow().clone();
         if let Some(store) = store
-            && matches!(tokio::time::timeout(ANSWER, store.ping()).await, Ok(Ok(())))
+            && matches!(tokio::time::timeout(PING_TIMEOUT, store.ping()).await, Ok(Ok(())))
         {
             return Some(store);
         }
@@ -91,14 +91,14 @@ async fn store(mesh: &Network, say: Say<'_>) -> Option<Store> {
             say("waiting for the store, which is disconnected");
             said = true;
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
     None
 }
 
 fn is_long_away(mesh: &Network) -> bool {
     let since = mesh.sync.borrow().since;
-    since.is_some_and(|since| clock::now().saturating_sub(since) > STORE.as_secs())
+    since.is_some_and(|since| clock::now().saturating_sub(since) > STORE_TIMEOUT.as_secs())
 }
 
 /// Waits for members that are not connected although they were a moment ago.
@@ -115,23 +115,23 @@ async fn members(mesh: &Network, store: &Store, say: Say<'_>) {
     say(&format!("waiting for {} to connect to the store again", names.join(", ")));
     join_all(absent.into_iter().map(|machine| async move {
         let goes_on = |waited| store.presence().is_waited_for(machine, waited);
-        let _ = connected(Duration::ZERO, || rpc::ping(store, machine, ANSWER), goes_on).await;
+        let _ = connected(Duration::ZERO, || rpc::ping(store, machine, PING_TIMEOUT), goes_on).await;
     }))
     .await;
 }
 
 /// Whether a member is not connected and worth waiting for.
 async fn is_coming(store: &Store, machine: &MachineId) -> bool {
-    match rpc::ping(store, machine, ANSWER).await {
+    match rpc::ping(store, machine, PING_TIMEOUT).await {
         Err(NoAnswer::NotConnected) => store.presence().is_waited_for(machine, Duration::ZERO).await,
         _ => false,
     }
 }
 
 /// How long the store is waited for. A founder's restart is over within a few seconds.
-const STORE: Duration = Duration::from_secs(15);
-const ANSWER: Duration = Duration::from_secs(2);
-const AGAIN: Duration = Duration::from_millis(300);
+const STORE_TIMEOUT: Duration = Duration::from_secs(15);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+const RETRY_DELAY: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {

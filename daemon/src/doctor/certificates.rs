@@ -87,7 +87,7 @@ fn judge(check: &str, advice: &str, found: io::Result<Vec<Found>>, now: u64) -> 
         words.extend((more > 0).then(|| format!("and {more} more")));
         words.join(", ")
     };
-    let (ended, soon) = (of(|left| left < 0), of(|left| (0..SOON).contains(&left)));
+    let (ended, soon) = (of(|left| left < 0), of(|left| (0..EXPIRY_WARNING_SECS).contains(&left)));
     if !ended.is_empty() {
         let rest = if soon.is_empty() { soon } else { format!(", {soon}") };
         Check::fail(check, format!("{ended}{rest}"), advice)
@@ -130,7 +130,7 @@ const STORED: &str = "certificates";
 const PAIR: &str = "certificate-files";
 const DAY: i64 = 86_400;
 /// Time enough to get another one.
-const SOON: i64 = 14 * DAY;
+const EXPIRY_WARNING_SECS: i64 = 14 * DAY;
 const SHOWN: usize = 5;
 
 #[cfg(test)]

@@ -40,8 +40,8 @@ pub(super) async fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
 
 /// `None` when the deadline passes.
 pub(super) async fn limited<T>(work: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(LIMIT, work).await.ok()
+    tokio::time::timeout(CHECK_TIMEOUT, work).await.ok()
 }
 
 /// Everything here is on this machine or one round trip away.
-const LIMIT: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);

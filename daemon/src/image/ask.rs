@@ -9,11 +9,11 @@ use std::time::Duration;
 
 /// The answer of a machine; what it refuses and what keeps it from answering are failures that name it.
 pub(super) async fn ask(store: &Store, machine: &MachineId, command: &ImageCommand) -> Result<ImageAnswer> {
-    match rpc::answered(store, machine, command.name(), command, PATIENCE).await? {
+    match rpc::answered(store, machine, command.name(), command, RPC_TIMEOUT).await? {
         ImageAnswer::Failed(failure) => Err(failure.on(machine)),
         answer => Ok(answer),
     }
 }
 
 /// Looking at an image takes an engine milliseconds, a connection over a path that is being changed up to ten seconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+const RPC_TIMEOUT: Duration = Duration::from_secs(20);

@@ -139,10 +139,10 @@ async fn connect(mesh: &Network, asked: &ImageFetch) -> Result<TcpStream> {
         frame::write(&mut stream, &Frame::Word(opening.into())).await?;
         Ok::<_, io::Error>(stream)
     };
-    match timeout(CONNECT, open).await {
+    match timeout(CONNECT_TIMEOUT, open).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(unreachable(format!("{at}: {error}"))),
-        Err(_) => Err(unreachable(format!("{at}: no answer within {}s", CONNECT.as_secs()))),
+        Err(_) => Err(unreachable(format!("{at}: no answer within {}s", CONNECT_TIMEOUT.as_secs()))),
     }
 }
 
@@ -182,7 +182,7 @@ pub(super) async fn exchange(docker: &Docker, wanted: &ImageWanted, stream: TcpS
         let _ = say.send(Bytes::from(serde_json::to_vec(&answer).unwrap_or_default()));
         // Closed with something unread, the connection would be reset and the word lost.
         let rest = async { while matches!(reader.read(&mut [0; 4096]).await, Ok(1..)) {} };
-        let _ = timeout(DRAIN, rest).await;
+        let _ = timeout(DRAIN_TIMEOUT, rest).await;
         done
     };
     let (done, _) = tokio::join!(work, stream::beat(writer, last));
@@ -224,7 +224,7 @@ fn interrupted(broken: &Broken<io::Error>) -> DeployFailure {
     DeployFailure::new(ErrorCode::TransferInterrupted, ployz_core::text::chain(broken))
 }
 
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pieces between the connection and the engine.
 const AHEAD: usize = 8;
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -64,7 +64,7 @@ pub async fn push(images: &Images, request: &ImagePushRequest, say: Say<'_>) -> 
     let push = Push::begin(images, request).await?;
     let legs: Vec<Leg<'_>> = push.to.iter().map(|machine| Leg { machine, sent: Arc::default() }).collect();
     let mut work = std::pin::pin!(join_all(legs.iter().map(|leg| push.give(leg))));
-    let mut ticks = tokio::time::interval(TELL);
+    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     let rows = loop {
         // Cancel-safe: the work is pinned and polled on; the daemon's end is the end of a transfer, as a kill would be.
         tokio::select! {
@@ -222,7 +222,7 @@ impl<'a> Push<'a> {
             _ => return Err(odd(leg.machine)),
         }
         // The other end has connected and shown the ticket before it answered.
-        let connection = match tokio::time::timeout(HANDED_OVER, &mut ticket.shown).await {
+        let connection = match tokio::time::timeout(HAND_OVER_TIMEOUT, &mut ticket.shown).await {
             Ok(Ok(connection)) => connection,
             _ => return Err(broken("it did not connect to fetch the image".into())),
         };
@@ -269,6 +269,6 @@ fn odd(machine: &MachineId) -> DeployFailure {
     DeployFailure::new(ErrorCode::InvalidRequest, "unexpected response type").on(machine)
 }
 
-const TELL: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// From the answer that the connection stands until this end has it.
-const HANDED_OVER: Duration = Duration::from_secs(10);
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);

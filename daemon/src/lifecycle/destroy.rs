@@ -154,11 +154,11 @@ async fn withdraw(deploys: &Deploys) {
         crate::deploy::agent::publish::withdraw(deploys, &store).await?;
         crate::network::routes::withdraw(&store, &network).await
     };
-    match tokio::time::timeout(WITHDRAW, work).await {
+    match tokio::time::timeout(WITHDRAW_TIMEOUT, work).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!("its route stays: {}", ployz_core::text::chain(&error)),
-        Err(_) => tracing::warn!("its route stays: no answer within {}s", WITHDRAW.as_secs()),
+        Err(_) => tracing::warn!("its route stays: no answer within {}s", WITHDRAW_TIMEOUT.as_secs()),
     }
 }
 
-const WITHDRAW: Duration = Duration::from_secs(2);
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);

@@ -18,8 +18,8 @@ impl Daemon {
         endpoints: &[NamedEndpoint],
         network: Option<NetworkName>,
     ) -> Result<issue::Made> {
-        if !(1..=MAX_TTL).contains(&ttl_secs) {
-            let message = format!("ttl_secs must be from 1 to {MAX_TTL}, not {ttl_secs}");
+        if !(1..=MAX_TTL_SECS).contains(&ttl_secs) {
+            let message = format!("ttl_secs must be from 1 to {MAX_TTL_SECS}, not {ttl_secs}");
             return Err(Failure::new(ErrorCode::InvalidArgument, message));
         }
         let port = self.shared.around.config.wireguard_listen_port;
@@ -76,4 +76,4 @@ async fn left_out() -> Vec<String> {
 }
 
 /// A week.
-const MAX_TTL: u64 = 7 * 24 * 3600;
+const MAX_TTL_SECS: u64 = 7 * 24 * 3600;

@@ -9,7 +9,7 @@ use crate::progress::Say;
 use crate::state::{Keys, NetworkFile, Stored};
 use ployz_core::adopt::{Component, Trigger};
 use ployz_core::config::Origin;
-use ployz_core::mesh::invite::LONGEST_LIFE;
+use ployz_core::mesh::invite::LIFETIME_MAX_SECS;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::token::{BadToken, Token};
 use ployz_host::clock;
@@ -141,7 +141,7 @@ fn in_time(expires_at: u64, now: u64) -> Result<()> {
     if now >= expires_at {
         return Err(Failure::new(ErrorCode::TokenExpired, "the token has expired"));
     }
-    if expires_at - now > LONGEST_LIFE.saturating_add(CLOCKS_APART) {
+    if expires_at - now > LIFETIME_MAX_SECS.saturating_add(CLOCK_SKEW_MAX_SECS) {
         let what = "the token expires in more than 30 days, which no invite does: check this machine's clock";
         return Err(Failure::new(ErrorCode::InvalidToken, what));
     }
@@ -154,7 +154,7 @@ async fn until_heard(mesh: &Network) {
         let machines = mesh.peers.borrow().machines.clone();
         machines.iter().any(|machine| mesh.path(&machine.public_key).reachable(mesh.millis()))
     };
-    let deadline = tokio::time::Instant::now() + HEARD;
+    let deadline = tokio::time::Instant::now() + PROBE_TIMEOUT;
     while !heard() && tokio::time::Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -167,7 +167,8 @@ async fn carries(mesh: &Network) -> Result<()> {
         outcome.as_ref().map(|outcome| outcome.complaints_of(&CARRYING)).unwrap_or_default()
     };
     // Cancel-safe: the watch keeps its value.
-    let _ = tokio::time::timeout(COMES_UP, outcome.wait_for(|outcome| broken(outcome).is_empty())).await;
+    let _ =
+        tokio::time::timeout(TUNNEL_TIMEOUT, outcome.wait_for(|outcome| broken(outcome).is_empty())).await;
     let broken = broken(&mesh.outcome.borrow());
     if broken.is_empty() {
         return Ok(());
@@ -187,14 +188,14 @@ fn is_joining(file: &NetworkFile, token: &Token) -> bool {
 }
 
 /// Probes are sent every second.
-const HEARD: Duration = Duration::from_secs(3);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 /// What packets to the issuer need.
 const CARRYING: [Component; 4] = [Component::Netns, Component::Tunnel, Component::Wireguard, Component::Link];
 /// What failed at first is tried again every second.
-const COMES_UP: Duration = Duration::from_secs(6);
+const TUNNEL_TIMEOUT: Duration = Duration::from_secs(6);
 const GOES_ON: &str = "the join continues in the background; `ployzctl mesh ready` shows its state, `ployzctl mesh stop` aborts it";
 /// Seconds that two machines' clocks may differ by.
-const CLOCKS_APART: u64 = 3_600;
+const CLOCK_SKEW_MAX_SECS: u64 = 3_600;
 
 #[cfg(test)]
 mod tests {
@@ -203,7 +204,7 @@ mod tests {
     #[test]
     fn a_token_is_good_for_thirty_days_at_most() {
         let now = 1_800_000_000;
-        assert!(in_time(now + 600, now).is_ok() && in_time(now + LONGEST_LIFE, now).is_ok());
+        assert!(in_time(now + 600, now).is_ok() && in_time(now + LIFETIME_MAX_SECS, now).is_ok());
         assert_eq!(in_time(now, now).unwrap_err().code, ErrorCode::TokenExpired);
         for far in [now + 31 * 86_400, u64::MAX] {
             assert_eq!(in_time(far, now).unwrap_err().code, ErrorCode::InvalidToken, "{far}");

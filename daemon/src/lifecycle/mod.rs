@@ -306,11 +306,11 @@ impl Daemon {
 
     async fn until_usable(&self, mesh: &Network) -> Result<()> {
         let mut phase = mesh.phase.subscribe();
-        match tokio::time::timeout(USABLE, phase.wait_for(|phase| *phase == Phase::Running)).await {
+        match tokio::time::timeout(STORE_TIMEOUT, phase.wait_for(|phase| *phase == Phase::Running)).await {
             Ok(_) => Ok(()),
             Err(_) => {
                 let error = mesh.sync.borrow().error.clone();
-                let message = format!("timed out after {}s waiting for the store", USABLE.as_secs());
+                let message = format!("timed out after {}s waiting for the store", STORE_TIMEOUT.as_secs());
                 Err(Failure::new(ErrorCode::StoreUnavailable, message).with(error.into_iter().collect()))
             }
         }
@@ -355,10 +355,10 @@ async fn until_sure(mesh: &Network) -> Option<StartFailure> {
     let mut outcome = mesh.outcome.subscribe();
     let known = outcome.wait_for(|outcome| outcome.as_ref().is_some_and(|outcome| !outcome.is_unsure()));
     // Cancel-safe: the watch keeps its value.
-    let _ = tokio::time::timeout(SURE, known).await;
+    let _ = tokio::time::timeout(INSPECT_TIMEOUT, known).await;
     mesh.outcome.borrow().as_ref().and_then(|outcome| outcome.start_failure())
 }
 
 /// How long a start waits for parts that could not be inspected.
-const SURE: Duration = Duration::from_secs(20);
-const USABLE: Duration = Duration::from_secs(30);
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(20);
+const STORE_TIMEOUT: Duration = Duration::from_secs(30);

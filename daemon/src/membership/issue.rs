@@ -220,7 +220,7 @@ pub async fn confirm(mesh: &Arc<Network>, from: Ipv6Addr, request: ConfirmReques
 /// Closes invites whose time has passed, finishes what a crash left half done, and gives back what was reserved.
 pub async fn lapse_loop(mesh: Arc<Network>) {
     loop {
-        tokio::time::sleep(LAPSE).await;
+        tokio::time::sleep(EXPIRY_INTERVAL).await;
         let Ok(store) = store(&mesh) else { continue };
         if let Err(error) = tidy(&mesh, &store).await {
             tracing::warn!("invites: {error}");
@@ -417,12 +417,12 @@ async fn take_in(mesh: &Arc<Network>, invite: &InviteRecord) -> Result<()> {
 async fn until_known(mesh: &Network, mut known: impl FnMut(&PeersFile) -> bool) -> Result<()> {
     let mut peers = mesh.peers.subscribe();
     // Cancel-safe: the watch keeps its value.
-    if let Ok(Ok(_)) = tokio::time::timeout(PROMPT, peers.wait_for(&mut known)).await {
+    if let Ok(Ok(_)) = tokio::time::timeout(WATCH_TIMEOUT, peers.wait_for(&mut known)).await {
         return Ok(());
     }
     // A restart of the store between two of our looks leaves the watch silent for a while.
     mesh.late_news.notify_waiters();
-    match tokio::time::timeout(NEWS, peers.wait_for(known)).await {
+    match tokio::time::timeout(NEW_WATCH_TIMEOUT, peers.wait_for(known)).await {
         Ok(Ok(_)) => Ok(()),
         _ => Err(Failure::new(
             ErrorCode::StoreUnavailable,
@@ -466,7 +466,7 @@ const ONLY_IN_THE_TOKEN: &str = "only the token names an address of this machine
 other; set it in advertise_endpoints in config.toml, then `systemctl restart ployzd`";
 const CAS_TRIES: usize = 20;
 /// After this the watch is made again.
-const PROMPT: Duration = Duration::from_millis(1500);
+const WATCH_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long the watch may take to bring what was just written.
-const NEWS: Duration = Duration::from_secs(5);
-const LAPSE: Duration = Duration::from_secs(2);
+const NEW_WATCH_TIMEOUT: Duration = Duration::from_secs(5);
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(2);

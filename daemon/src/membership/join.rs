@@ -16,7 +16,7 @@ use ployz_core::address::{OverlayPrefix, candidates};
 use ployz_core::adopt::Trigger;
 use ployz_core::id::MachineId;
 use ployz_core::mesh::admission::{Promised, Refused};
-use ployz_core::mesh::invite::CONFIRM_GRACE;
+use ployz_core::mesh::invite::CONFIRM_GRACE_SECS;
 use ployz_core::mesh::join::{AfterFailure, after_failure};
 use ployz_core::spec::link::WG_DEVICE;
 use ployz_core::spec::wireguard::tunnel_mtu;
@@ -52,7 +52,7 @@ pub async fn redeem(
         say("redeeming the token");
         let request = request(shared, token, keys).await?;
         let to = SocketAddrV6::new(token.issuer_overlay_ip, PORT, 0, 0);
-        let deadline = Instant::now() + REDEEM;
+        let deadline = Instant::now() + REDEEM_DEADLINE;
         let answer: RedeemResponse =
             post((to, &token.issuer_endpoints), "/v1/redeem", &request, deadline).await?;
         keep(shared, token, &request, &answer)
@@ -74,7 +74,7 @@ pub async fn confirm(mesh: &Network) -> Result<NetworkFile> {
     let Stored::Joining { invite, issuer, until } = network.lifecycle.clone() else { return Ok(network) };
     let to = SocketAddrV6::new(issuer, PORT, 0, 0);
     let left = until.saturating_sub(clock::now());
-    let deadline = Instant::now() + CONFIRM.min(Duration::from_secs(left.max(1)));
+    let deadline = Instant::now() + CONFIRM_DEADLINE.min(Duration::from_secs(left.max(1)));
     let machines = mesh.peers.borrow().machines.clone();
     let known =
         machines.iter().find(|machine| machine.overlay_ip == issuer).map(|machine| machine.endpoints.clone());
@@ -236,7 +236,7 @@ fn keep(
         lifecycle: Stored::Joining {
             invite: token.invite_id.clone(),
             issuer: token.issuer_overlay_ip,
-            until: token.expires_at.saturating_add(CONFIRM_GRACE),
+            until: token.expires_at.saturating_add(CONFIRM_GRACE_SECS),
         },
         machine: answer.membership.clone(),
         founder: Founder { id: founder.id.clone(), overlay_ip: founder.overlay_ip },
@@ -285,22 +285,22 @@ async fn post<T: DeserializeOwned>(
     let mut last = "no answer".to_owned();
     let (mut tried, mut sent) = (0, false);
     while Instant::now() < deadline {
-        match tokio::time::timeout(ATTEMPT, once(to, path, body, &mut sent)).await {
+        match tokio::time::timeout(ATTEMPT_TIMEOUT, once(to, path, body, &mut sent)).await {
             Ok(Ok((status, body))) => match parse(status, &body) {
                 // The issuer is there, but its store is not for the moment.
                 Err(failure) if failure.code == ErrorCode::StoreUnavailable => {
                     last = failure.to_string();
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
                 other => return other,
             },
             Ok(Err(error)) => {
                 last = error;
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(RETRY_DELAY).await;
             }
             Err(_) => {
                 tried += 1;
-                last = format!("no answer within {}s", ATTEMPT.as_secs());
+                last = format!("no answer within {}s", ATTEMPT_TIMEOUT.as_secs());
                 next_endpoint(to.ip(), endpoints, tried).await;
             }
         }
@@ -353,9 +353,9 @@ async fn next_endpoint(peer: &Ipv6Addr, known: &[SocketAddr], tried: usize) {
     }
 }
 
-const REDEEM: Duration = Duration::from_secs(45);
-const CONFIRM: Duration = Duration::from_secs(45);
-const ATTEMPT: Duration = Duration::from_secs(6);
-const PAUSE: Duration = Duration::from_millis(300);
+const REDEEM_DEADLINE: Duration = Duration::from_secs(45);
+const CONFIRM_DEADLINE: Duration = Duration::from_secs(45);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
+const RETRY_DELAY: Duration = Duration::from_millis(300);
 /// How often the machine is looked at again when a look came too late.
 const LOOKS: usize = 5;

@@ -22,8 +22,8 @@ pub async fn run(mesh: Arc<Network>) {
             tracing::warn!("endpoints: {error}");
         }
         // A change of links or addresses leads to a reconciliation, and so back here at once.
-        let _ = tokio::time::timeout(EVERY, reconciled.changed()).await;
-        tokio::time::sleep(SETTLE).await;
+        let _ = tokio::time::timeout(RESYNC_INTERVAL, reconciled.changed()).await;
+        tokio::time::sleep(DEBOUNCE).await;
     }
 }
 
@@ -76,7 +76,7 @@ async fn ask_peers(mesh: &Arc<Network>) {
         .take(ASKED);
     for peer in asked {
         let to = SocketAddrV6::new(peer.overlay_ip, PORT, 0, 0);
-        if let Ok(Some(seen)) = tokio::time::timeout(PATIENCE, observed(to)).await {
+        if let Ok(Some(seen)) = tokio::time::timeout(OBSERVE_TIMEOUT, observed(to)).await {
             mesh.reflected().insert(peer.id.clone(), seen);
         }
     }
@@ -99,6 +99,6 @@ pub fn named_first(config: &Config, found: &[std::net::SocketAddr]) -> Vec<std::
 }
 
 const ASKED: usize = 5;
-const EVERY: Duration = Duration::from_secs(30);
-const SETTLE: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_secs(2);
+const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
+const DEBOUNCE: Duration = Duration::from_secs(2);
+const OBSERVE_TIMEOUT: Duration = Duration::from_secs(2);

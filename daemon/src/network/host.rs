@@ -25,8 +25,8 @@ pub async fn run(mesh: Arc<Network>) {
             take_in(&mesh, checks);
         }
         // A change of links, routes or rules leads to a reconciliation, and so back here at once.
-        let _ = tokio::time::timeout(EVERY, reconciled.changed()).await;
-        tokio::time::sleep(SETTLE).await;
+        let _ = tokio::time::timeout(CHECK_INTERVAL, reconciled.changed()).await;
+        tokio::time::sleep(DEBOUNCE).await;
     }
 }
 
@@ -58,5 +58,5 @@ pub fn reasons(mesh: &Network) -> Vec<String> {
     failed.map(|check| format!("{}: {}", check.check, check.seen)).collect()
 }
 
-const EVERY: Duration = Duration::from_secs(15);
-const SETTLE: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(15);
+const DEBOUNCE: Duration = Duration::from_secs(1);

@@ -16,7 +16,7 @@ use std::time::Duration;
 pub async fn run(mesh: Arc<Network>, routes: axum::Router) {
     loop {
         let Some(id) = mesh.usable_netns() else {
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(BIND_RETRY_DELAY).await;
             continue;
         };
         let at = SocketAddrV6::new(mesh.network().machine.overlay_ip, PORT, 0, 0);
@@ -30,7 +30,7 @@ pub async fn run(mesh: Arc<Network>, routes: axum::Router) {
             }
             Err(error) => tracing::debug!("cannot listen on {at}: {error}"),
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(BIND_RETRY_DELAY).await;
     }
 }
 
@@ -57,4 +57,4 @@ const LIMITS: Limits = Limits {
     whole: Duration::from_secs(60),
     body: 64 * 1024,
 };
-const AGAIN: Duration = Duration::from_millis(200);
+const BIND_RETRY_DELAY: Duration = Duration::from_millis(200);

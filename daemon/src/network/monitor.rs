@@ -25,7 +25,7 @@ pub async fn run(mesh: Arc<Network>) {
             (_, Err(error)) => tracing::debug!("cannot watch: {}", ployz_core::text::chain(&error)),
             (None, _) => {}
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -48,4 +48,4 @@ async fn listen(mesh: &Network, events: &mut Events) {
 
 const BURST_DELAY: Duration = Duration::from_millis(300);
 const BURST_DELAY_MAX: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);

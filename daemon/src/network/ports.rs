@@ -66,7 +66,7 @@ async fn pass_on(mesh: &Network, mut snapshots: watch::Receiver<Arc<Snapshot<Por
 /// A port that somebody else had may be free by now.
 async fn look_again(mesh: &Network) {
     loop {
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(PORT_CHECK_INTERVAL).await;
         let outcome = mesh.outcome.borrow().clone();
         let refused = outcome.as_ref().and_then(|outcome| Some(&outcome.live.gateway.present()?.refused));
         let around = &mesh.shared.around;
@@ -95,8 +95,8 @@ impl Pace {
             return None;
         }
         let first = *self.first.get_or_insert(now);
-        let due = (now + QUIET).min(first + LONGEST);
-        Some(self.passed_on.map_or(due, |at| due.max(at + BETWEEN)))
+        let due = (now + DEBOUNCE).min(first + DEBOUNCE_MAX);
+        Some(self.passed_on.map_or(due, |at| due.max(at + CHANGE_INTERVAL_MIN)))
     }
 
     fn passed_on(&mut self, now: Instant) {
@@ -104,11 +104,11 @@ impl Pace {
     }
 }
 
-const QUIET: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(3);
+const DEBOUNCE: Duration = Duration::from_millis(500);
+const DEBOUNCE_MAX: Duration = Duration::from_secs(3);
 /// Ten deploys are not ten restarts.
-const BETWEEN: Duration = Duration::from_secs(5);
-const LOOK_AGAIN: Duration = Duration::from_secs(3);
+const CHANGE_INTERVAL_MIN: Duration = Duration::from_secs(5);
+const PORT_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {

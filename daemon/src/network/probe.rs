@@ -11,7 +11,7 @@ use crate::reach;
 use parking_lot::Mutex;
 use ployz_core::key::PublicKey;
 use ployz_core::live::WireguardLive;
-use ployz_core::mesh::path::{SESSION, Tunnel};
+use ployz_core::mesh::path::{SESSION_AGE_MAX_SECS, Tunnel};
 use ployz_core::spec::link::WG_DEVICE;
 use ployz_core::wire::v1::record::MachineMembership;
 use ployz_host::clock;
@@ -42,7 +42,7 @@ pub async fn run(mesh: Arc<Network>) {
                 Err(error) => tracing::warn!("cannot probe: {error}"),
             }
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(PROBE_INTERVAL).await;
     }
 }
 
@@ -50,7 +50,7 @@ type Sent = Arc<Mutex<BTreeMap<u16, (PublicKey, Ipv6Addr, Instant)>>>;
 
 async fn send(mesh: &Arc<Network>, socket: &UdpSocket, sent: &Sent) {
     let own = mesh.network().machine.overlay_ip;
-    let mut ticks = tokio::time::interval(EVERY);
+    let mut ticks = tokio::time::interval(PROBE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut sequence: u16 = 0;
     loop {
@@ -58,7 +58,7 @@ async fn send(mesh: &Arc<Network>, socket: &UdpSocket, sent: &Sent) {
         let peers: Vec<MachineMembership> =
             mesh.peers.borrow().machines.iter().filter(|m| m.overlay_ip != own).cloned().collect();
         let now = Instant::now();
-        sent.lock().retain(|_, (.., at)| now.duration_since(*at) < FORGET);
+        sent.lock().retain(|_, (.., at)| now.duration_since(*at) < SENT_MAX_AGE);
         for peer in &peers {
             sequence = sequence.wrapping_add(1);
             sent.lock().insert(sequence, (peer.public_key, peer.overlay_ip, Instant::now()));
@@ -133,7 +133,7 @@ async fn move_to(
 fn tunnel(device: &WireguardLive, key: &PublicKey) -> Option<Tunnel> {
     let stats = &device.peers.get(key)?.stats;
     let age = stats.last_handshake.map(|at| clock::now().saturating_sub(at));
-    Some(Tunnel { endpoint: stats.endpoint, session: age.is_some_and(|age| age < SESSION) })
+    Some(Tunnel { endpoint: stats.endpoint, session: age.is_some_and(|age| age < SESSION_AGE_MAX_SECS) })
 }
 
 /// RFC 4443 section 4.1; the kernel fills in the checksum.
@@ -170,5 +170,5 @@ fn identifier() -> [u8; 2] {
 
 const ECHO_REQUEST: u8 = 128;
 const ECHO_REPLY: u8 = 129;
-const EVERY: Duration = Duration::from_secs(1);
-const FORGET: Duration = Duration::from_secs(30);
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const SENT_MAX_AGE: Duration = Duration::from_secs(30);

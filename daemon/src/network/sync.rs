@@ -26,7 +26,7 @@ pub async fn run(mesh: Arc<Network>, router: Box<dyn Fn() -> Router + Send + Syn
         };
         unhealthy(&mesh, error);
         mesh.store.send_replace(None);
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -131,7 +131,7 @@ async fn follow(mesh: &Arc<Network>, store: &Store) -> Result<(), AnyError> {
     let mut machines = pin!(store.watch_machines().await?);
     let mut invites = pin!(store.watch_invites().await?);
     let mut seen = Seen::default();
-    let mut check = tokio::time::interval(CHECK);
+    let mut check = tokio::time::interval(CHECK_INTERVAL);
     loop {
         // Cancel-safe: streams and intervals lose nothing when another arm wins.
         tokio::select! {
@@ -198,7 +198,7 @@ async fn wait_until_back(mesh: &Network, store: &Store, first: StoreError) {
     unhealthy(mesh, first.to_string());
     while let Err(error) = store.ping().await {
         unhealthy(mesh, error.to_string());
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -284,6 +284,6 @@ fn take<T>(
     }
 }
 
-const AGAIN: Duration = Duration::from_millis(500);
-const CHECK: Duration = Duration::from_secs(3);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
+const CHECK_INTERVAL: Duration = Duration::from_secs(3);
 const CAS_TRIES: usize = 5;

@@ -138,7 +138,7 @@ fn peer_specs(network: &NetworkFile, peers: &PeersFile, now: u64) -> BTreeMap<Pu
     let mut specs = BTreeMap::new();
     for invite in peers.invites.iter().filter(|invite| invite.issuer == network.machine.id) {
         // One that is over is forgotten by `issue::tidy`, on disk first; this is for when nobody got to do that.
-        if now < invite.ends().saturating_add(FORGOTTEN_AFTER) {
+        if now < invite.ends().saturating_add(PEER_GRACE_SECS) {
             specs.insert(invite.one_time_key, one_time(network, invite));
         }
         if let Some(joiner) = invite.joiner() {
@@ -174,5 +174,5 @@ fn one_time(network: &NetworkFile, invite: &InviteRecord) -> PeerSpec {
 }
 
 /// Seconds the one-time peer of an invite outlives it.
-const FORGOTTEN_AFTER: u64 = 30;
+const PEER_GRACE_SECS: u64 = 30;
 const UAPI_DIR: &str = "/run/wireguard";

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 /// The answer of a machine; what it refuses and what keeps it from answering are failures that name it.
 pub async fn ask(store: &Store, machine: &MachineId, command: &PullCommand) -> Result<PullAnswer> {
-    match rpc::answered(store, machine, command.name(), command, PATIENCE).await? {
+    match rpc::answered(store, machine, command.name(), command, RPC_TIMEOUT).await? {
         PullAnswer::Failed(failure) => Err(failure.on(machine)),
         answer => Ok(answer),
     }
 }
 
 /// Longer than a machine waits for a registry.
-const PATIENCE: Duration = Duration::from_secs(25);
+const RPC_TIMEOUT: Duration = Duration::from_secs(25);

@@ -37,7 +37,7 @@ impl Tasks {
         W: Future<Output = Result<()>> + Send + 'static,
     {
         let mut tasks = self.0.lock();
-        tasks.retain(|_, task| task.shared.outcome.get().is_none() || task.shared.idle() < FORGOTTEN);
+        tasks.retain(|_, task| task.shared.outcome.get().is_none() || task.shared.idle() < OUTCOME_RETENTION);
         if let Some(task) = tasks.get(key) {
             task.shared.ask();
             let Some(outcome) = task.shared.outcome.get().cloned() else {
@@ -68,7 +68,7 @@ async fn carry_out(shared: Arc<Shared>, work: impl Future<Output = Result<()>>) 
     let outcome = tokio::select! {
         done = work => done,
         () = shared.unattended() => failure("aborted: no machine waits for it any more".into()),
-        () = tokio::time::sleep(LONGEST) => failure(format!("timed out after {}s", LONGEST.as_secs())),
+        () = tokio::time::sleep(PULL_TIMEOUT) => failure(format!("timed out after {}s", PULL_TIMEOUT.as_secs())),
     };
     let _ = shared.outcome.set(outcome);
 }
@@ -83,17 +83,17 @@ impl Shared {
     }
 
     async fn unattended(&self) {
-        while self.idle() < ATTENDED {
-            tokio::time::sleep(ATTENDED.saturating_sub(self.idle())).await;
+        while self.idle() < UNATTENDED_TIMEOUT {
+            tokio::time::sleep(UNATTENDED_TIMEOUT.saturating_sub(self.idle())).await;
         }
     }
 }
 
 /// A coordinator asks every second; its store may be away for a moment.
-const ATTENDED: Duration = Duration::from_secs(30);
+const UNATTENDED_TIMEOUT: Duration = Duration::from_secs(30);
 /// An outcome that was not asked for.
-const FORGOTTEN: Duration = Duration::from_secs(60);
-const LONGEST: Duration = Duration::from_secs(3600);
+const OUTCOME_RETENTION: Duration = Duration::from_secs(60);
+const PULL_TIMEOUT: Duration = Duration::from_secs(3600);
 const MOST: usize = 64;
 
 #[cfg(test)]
@@ -137,7 +137,7 @@ mod tests {
             std::future::pending().await
         };
         assert!(tasks.look("a", work).is_ok());
-        tokio::time::sleep(ATTENDED + Duration::from_secs(1)).await;
+        tokio::time::sleep(UNATTENDED_TIMEOUT + Duration::from_secs(1)).await;
         assert_eq!(dropped.load(Ordering::Relaxed), 1);
         let answer = tasks.look("a", |_| std::future::pending());
         assert_eq!(answer.unwrap_err().code, "IMAGE_PULL_FAILED");

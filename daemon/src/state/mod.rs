@@ -273,7 +273,7 @@ impl Disk {
             remove(&entry.path().join(PEERS))?;
             let keys = std::fs::metadata(entry.path().join(KEYS)).and_then(|meta| meta.modified());
             let forgotten = match keys {
-                Ok(at) => at.elapsed().is_ok_and(|age| age > FORGOTTEN),
+                Ok(at) => at.elapsed().is_ok_and(|age| age > LEFTOVER_AGE),
                 // Cut short before it held anything.
                 Err(_) => std::fs::read_dir(entry.path()).is_ok_and(|mut files| files.next().is_none()),
             };
@@ -499,7 +499,7 @@ fn io_error(operation: &'static str, path: &Path, source: io::Error) -> DiskErro
     DiskError::Io { operation, path: path.to_owned(), source }
 }
 
-const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
+const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Ends the name of a directory that is being removed; no network's name has a dot.
 const REMOVED: &str = ".removed";
 const NETWORK: &str = "network.json";

@@ -32,7 +32,7 @@ pub async fn run(mesh: Arc<Network>, transfers: Arc<Transfers>) {
                 Err(error) => tracing::debug!("cannot listen on {at}: {error}"),
             }
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(BIND_RETRY_DELAY).await;
     }
 }
 
@@ -48,7 +48,7 @@ async fn serve(mesh: &Arc<Network>, transfers: &Arc<Transfers>, listener: &TcpLi
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!("cannot accept a transfer connection: {error}");
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(BIND_RETRY_DELAY).await;
                 continue;
             }
         };
@@ -77,8 +77,8 @@ async fn open(
     let machines = mesh.peers.borrow().machines.clone();
     let member = machines.into_iter().find(|machine| machine.overlay_ip == address);
     let member = member.ok_or("it is not from a member")?.id;
-    let shown = match tokio::time::timeout(PATIENCE, frame::read(&mut stream, OPENING)).await {
-        Err(_) => return Err(format!("no ticket within {}s", PATIENCE.as_secs())),
+    let shown = match tokio::time::timeout(TICKET_TIMEOUT, frame::read(&mut stream, OPENING)).await {
+        Err(_) => return Err(format!("no ticket within {}s", TICKET_TIMEOUT.as_secs())),
         Ok(Ok(Some(Frame::Word(word)))) => serde_json::from_slice::<Opening>(&word),
         Ok(Ok(_)) => return Err("no ticket".into()),
         Ok(Err(error)) => return Err(error.to_string()),
@@ -92,8 +92,8 @@ async fn open(
     wait.send(stream).map_err(|_| "the request for it has ended".to_owned())
 }
 
-const AGAIN: Duration = Duration::from_millis(200);
+const BIND_RETRY_DELAY: Duration = Duration::from_millis(200);
 /// From the connection to its ticket.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TICKET_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of the opening.
 const OPENING: usize = 1024;

@@ -1,7 +1,8 @@
 //! One transfer over a connection that stands: pieces one way, a word at the end the other way.
 //!
-//! Both ends say that they are still there every [`BEAT`], whatever their engines do, so silence for [`IDLE`] means that
-//! the other end is gone. Writes need no deadline of their own: who does not take them in does not beat either.
+//! Both ends say that they are still there every [`HEARTBEAT_INTERVAL`], whatever their engines do, so silence for
+//! [`SILENCE_TIMEOUT`] means that the other end is gone. Writes need no deadline of their own: who does not take them in
+//! does not beat either.
 
 use crate::transfer::frame::{self, Frame, MOST};
 use bytes::Bytes;
@@ -24,10 +25,10 @@ pub enum Broken<E: std::error::Error + 'static> {
     #[error("the other machine closed the connection")]
     Closed,
     /// The other end does not give a sign any more.
-    #[error("the other machine sent nothing for {}s", IDLE.as_secs())]
+    #[error("the other machine sent nothing for {}s", SILENCE_TIMEOUT.as_secs())]
     Silent,
     /// Whoever it is handed on to takes nothing in.
-    #[error("the receiver took no data for {}s", STUCK.as_secs())]
+    #[error("the receiver took no data for {}s", ENGINE_TIMEOUT.as_secs())]
     Stuck,
     /// What is sent cannot be had.
     #[error("cannot read the data to send")]
@@ -56,7 +57,7 @@ pub async fn send<E: std::error::Error + 'static>(
     match written {
         Ok(_open) => word.await,
         // Why it was closed may be on its way.
-        Err(Broken::Connection(error)) => match timeout(LAST_WORD, word).await {
+        Err(Broken::Connection(error)) => match timeout(LAST_FRAME_TIMEOUT, word).await {
             Ok(Ok(word)) => Ok(word),
             _ => Err(Broken::Connection(error)),
         },
@@ -73,7 +74,7 @@ async fn write<E: std::error::Error + 'static, W: AsyncWrite + Unpin>(
     let (mut writer, mut body) = (BufWriter::with_capacity(64 * 1024, writer), pin!(body));
     let broke = Broken::Connection;
     loop {
-        let Ok(piece) = timeout(BEAT, body.next()).await else {
+        let Ok(piece) = timeout(HEARTBEAT_INTERVAL, body.next()).await else {
             frame::write(&mut writer, &Frame::Alive).await.map_err(broke)?;
             writer.flush().await.map_err(broke)?;
             continue;
@@ -94,7 +95,7 @@ async fn write<E: std::error::Error + 'static, W: AsyncWrite + Unpin>(
 
 async fn word<E: std::error::Error + 'static>(reader: &mut (impl AsyncRead + Unpin)) -> Result<Bytes, E> {
     loop {
-        match timeout(IDLE, frame::read(reader, MOST)).await {
+        match timeout(SILENCE_TIMEOUT, frame::read(reader, MOST)).await {
             Err(_) => return Err(Broken::Silent),
             Ok(Err(error)) => return Err(ended(error)),
             Ok(Ok(None)) => return Err(Broken::Closed),
@@ -111,11 +112,11 @@ pub async fn receive(
     into: mpsc::Sender<io::Result<Bytes>>,
 ) -> std::result::Result<bool, Broken<io::Error>> {
     let broken = loop {
-        match timeout(IDLE, frame::read(reader, MOST)).await {
+        match timeout(SILENCE_TIMEOUT, frame::read(reader, MOST)).await {
             Err(_) => break Broken::Silent,
             Ok(Err(error)) => break ended(error),
             Ok(Ok(None)) => break Broken::Closed,
-            Ok(Ok(Some(Frame::Data(piece)))) => match timeout(STUCK, into.send(Ok(piece))).await {
+            Ok(Ok(Some(Frame::Data(piece)))) => match timeout(ENGINE_TIMEOUT, into.send(Ok(piece))).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Ok(false),
                 Err(_) => return Err(Broken::Stuck),
@@ -138,7 +139,7 @@ fn ended<E: std::error::Error>(error: io::Error) -> Broken<E> {
 
 /// Says that this end is still there until it has a word to say, says it and closes.
 pub async fn beat(mut writer: impl AsyncWrite + Unpin, mut last: oneshot::Receiver<Bytes>) -> io::Result<()> {
-    let mut beats = tokio::time::interval(BEAT);
+    let mut beats = tokio::time::interval(HEARTBEAT_INTERVAL);
     loop {
         // Cancel-safe: both only tell that it is time; what is written is written outside.
         let word = tokio::select! {
@@ -159,13 +160,13 @@ pub async fn beat(mut writer: impl AsyncWrite + Unpin, mut last: oneshot::Receiv
 }
 
 /// How often each end says that it is there.
-pub const BEAT: Duration = Duration::from_secs(3);
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 /// Silence after which the other end is gone: WireGuard leaves a dead path within ten seconds.
-pub const IDLE: Duration = Duration::from_secs(30);
+pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// An engine that took in nothing for so long hangs.
-const STUCK: Duration = Duration::from_secs(600);
+const ENGINE_TIMEOUT: Duration = Duration::from_secs(600);
 /// For the word of an end that has closed already.
-const LAST_WORD: Duration = Duration::from_secs(3);
+const LAST_FRAME_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
@@ -205,7 +206,7 @@ mod tests {
         let sent = AtomicU64::new(0);
         // An engine that takes its time is not gone.
         let slow = body(3).then(|piece| async {
-            tokio::time::sleep(IDLE * 3).await;
+            tokio::time::sleep(SILENCE_TIMEOUT * 3).await;
             piece
         });
         let word = send(reader, writer, slow, &sent).await.unwrap();

@@ -42,7 +42,7 @@ impl Tickets {
             text
         });
         let (hand_over, shown) = oneshot::channel();
-        let (mark, until) = (mark(&text), Instant::now() + LIFE);
+        let (mark, until) = (mark(&text), Instant::now() + TICKET_TTL);
         self.0.lock().insert(mark, Open { machine: machine.clone(), until, hand_over });
         Ticket { text, shown, mark, all: self.0.clone() }
     }
@@ -66,7 +66,7 @@ fn mark(text: &str) -> Mark {
 }
 
 /// From its making until it is shown.
-const LIFE: Duration = Duration::from_secs(60);
+const TICKET_TTL: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -93,7 +93,7 @@ mod tests {
     fn a_ticket_ends_with_its_time_and_with_who_waits_for_it() {
         let (tickets, (n1, _), now) = (Tickets::default(), ids(), Instant::now());
         let late = tickets.issue(&n1);
-        assert!(tickets.take(&late.text, &n1, now + LIFE + Duration::from_secs(1)).is_none());
+        assert!(tickets.take(&late.text, &n1, now + TICKET_TTL + Duration::from_secs(1)).is_none());
         let given_up = tickets.issue(&n1);
         let text = given_up.text.clone();
         drop(given_up);

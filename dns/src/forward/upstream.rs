@@ -174,7 +174,7 @@ impl Upstream {
     }
 
     fn blend(&self, took: Duration) {
-        let took = u64::try_from(took.min(EXPECTED_MAX).as_micros()).unwrap_or(u64::MAX);
+        let took = u64::try_from(took.min(EXPECTED_DELAY_MAX).as_micros()).unwrap_or(u64::MAX);
         let before = self.smoothed.load(Ordering::Relaxed);
         let after = if before == 0 { took } else { (before * 7 + took) / 8 };
         self.smoothed.store(after, Ordering::Relaxed);
@@ -222,4 +222,4 @@ fn refuses_edns(response: &Response) -> bool {
     matches!(response.rcode, rcode::FORMERR | rcode::NOTIMP | rcode::BADVERS)
 }
 
-const EXPECTED_MAX: Duration = Duration::from_secs(4);
+const EXPECTED_DELAY_MAX: Duration = Duration::from_secs(4);

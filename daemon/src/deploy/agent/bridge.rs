@@ -24,7 +24,7 @@ pub async fn run(deploys: Arc<Deploys>) {
 /// an error of its own.
 pub async fn stand(mesh: &Network, docker: &Docker) -> Result<(), DockerError> {
     let held = |detail: String| DockerError::Odd { operation: "use network", subject: BRIDGE.into(), detail };
-    if !matches!(tokio::time::timeout(BRIDGE_STANDS, bridge_stands(mesh)).await, Ok(true)) {
+    if !matches!(tokio::time::timeout(BRIDGE_TIMEOUT, bridge_stands(mesh)).await, Ok(true)) {
         return Err(held("the bridge of that name is missing; `ployzctl explain link` shows why".into()));
     }
     match network::ensure(docker, &wanted(mesh)).await? {
@@ -49,4 +49,4 @@ fn wanted(mesh: &Network) -> NetworkSpec {
 }
 
 /// How long a deploy waits for the bridge; a daemon that starts has it within a second.
-const BRIDGE_STANDS: Duration = Duration::from_secs(15);
+const BRIDGE_TIMEOUT: Duration = Duration::from_secs(15);

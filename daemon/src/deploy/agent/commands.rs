@@ -178,8 +178,9 @@ async fn is_gone(docker: &Docker, name: &str) -> bool {
 /// How ready an instance is, from what is kept of it and what the engine last showed. Ready is one that everybody was
 /// told of: a deploy that goes on earlier takes the old one away from gateways that do not know the new one.
 fn state(kept: Option<&Kept>, seen: Option<&Instance>, routable: bool, now: u64) -> ReadinessState {
-    let limit =
-        kept.and_then(|kept| kept.service.readiness.as_ref()).map_or(STARTS, |r| r.deadline.as_secs());
+    let limit = kept
+        .and_then(|kept| kept.service.readiness.as_ref())
+        .map_or(START_DEADLINE_SECS, |r| r.deadline.as_secs());
     let late = kept.is_none_or(|kept| now > kept.started_at.saturating_add(limit));
     let Some(seen) = seen else {
         return match kept {
@@ -191,7 +192,7 @@ fn state(kept: Option<&Kept>, seen: Option<&Instance>, routable: bool, now: u64)
     match seen.state {
         ContainerState::Running if kept.is_some_and(|kept| kept.draining) => ReadinessState::Draining,
         ContainerState::Running if seen.ready && !lasts(kept, seen, now) => {
-            ReadinessState::Starting { last: Some(format!("it has run for less than {LASTS}s")) }
+            ReadinessState::Starting { last: Some(format!("it has run for less than {STEADY_AFTER_SECS}s")) }
         }
         ContainerState::Running if seen.ready && routable => ReadinessState::Ready,
         ContainerState::Running if seen.ready => {
@@ -216,7 +217,7 @@ fn state(kept: Option<&Kept>, seen: Option<&Instance>, routable: bool, now: u64)
 fn lasts(kept: Option<&Kept>, seen: &Instance, now: u64) -> bool {
     let asked = kept.is_none_or(|kept| kept.service.readiness.is_some());
     // A start in the future: the clock was set back since.
-    asked || seen.started_at.is_none_or(|at| at > now || now - at >= LASTS)
+    asked || seen.started_at.is_none_or(|at| at > now || now - at >= STEADY_AFTER_SECS)
 }
 
 async fn list(deploys: &Deploys, docker: &Docker, asked: &List) -> Result<DeployAnswer> {
@@ -226,11 +227,11 @@ async fn list(deploys: &Deploys, docker: &Docker, asked: &List) -> Result<Deploy
 /// The containers of this machine for `explain`: those that are there, and those that should be.
 pub async fn explain(deploys: &Deploys) -> ExplainContainers {
     let unknown = |why| ExplainContainers { rows: Vec::new(), unknown: Some(why) };
-    match tokio::time::timeout(EXPLAINED, containers(deploys)).await {
+    match tokio::time::timeout(EXPLAIN_TIMEOUT, containers(deploys)).await {
         Ok(Ok(rows)) => ExplainContainers { rows, unknown: None },
         Ok(Err(Refused::Failed(failure))) => unknown(failure.message),
         Ok(Err(Refused::TooLate)) | Err(_) => {
-            unknown(format!("Docker did not answer within {}s", EXPLAINED.as_secs()))
+            unknown(format!("Docker did not answer within {}s", EXPLAIN_TIMEOUT.as_secs()))
         }
     }
 }
@@ -337,11 +338,11 @@ fn published(service: &Service) -> BTreeSet<PublishedPort> {
 /// What is said of an instance that should be there.
 pub const GONE: &str = "its container is gone; the next deploy creates a new one";
 /// Who asks why things are as they are does not wait for one that hangs.
-const EXPLAINED: Duration = Duration::from_secs(5);
+const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Seconds for which a container without a readiness check must run to count as ready in a deploy.
-const LASTS: u64 = 3;
+const STEADY_AFTER_SECS: u64 = 3;
 /// How long a container without a readiness check may take to run.
-const STARTS: u64 = 60;
+const START_DEADLINE_SECS: u64 = 60;
 
 #[cfg(test)]
 mod tests {

@@ -86,7 +86,7 @@ impl From<DeployFailure> for Unstarted {
 async fn pruned_again<T, W: Future<Output = std::result::Result<T, Unstarted>>>(
     work: impl Fn() -> W,
 ) -> Result<T> {
-    let mut left = PRUNED;
+    let mut left = PRUNE_RETRIES;
     loop {
         match work().await {
             Ok(done) => return Ok(done),
@@ -95,7 +95,7 @@ async fn pruned_again<T, W: Future<Output = std::result::Result<T, Unstarted>>>(
             Err(Unstarted::Gone(error)) => tracing::info!("retrying: {}", ployz_core::text::chain(&error)),
         }
         left -= 1;
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -176,7 +176,7 @@ async fn make(
 /// Makes the container. An earlier daemon may have asked for it and died: Docker takes the name before there is anything to
 /// look at, so a taken name is looked up, or tried again, until one of the two works.
 async fn create(docker: &Docker, spec: &ContainerSpec) -> Result<(String, Ipv4Addr)> {
-    let until = Instant::now() + MAKING;
+    let until = Instant::now() + CREATE_TIMEOUT;
     loop {
         let error = match docker.create(spec).await {
             Ok(id) => return Ok((id, spec.address)),
@@ -188,7 +188,7 @@ async fn create(docker: &Docker, spec: &ContainerSpec) -> Result<(String, Ipv4Ad
         if let Some(live) = look(docker, &spec.name()).await? {
             return made_before(live, &spec.name());
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -228,10 +228,10 @@ fn code(words: &str) -> ErrorCode {
 }
 
 /// How long Docker may need for a container that somebody else asked for.
-const MAKING: Duration = Duration::from_secs(15);
-const AGAIN: Duration = Duration::from_millis(200);
+const CREATE_TIMEOUT: Duration = Duration::from_secs(15);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// How often a prune may come in between.
-const PRUNED: u32 = 5;
+const PRUNE_RETRIES: u32 = 5;
 /// What Docker answers to a name that is taken, and to what is being removed.
 const CONFLICT: u16 = 409;
 /// And to what is not there.
@@ -267,7 +267,7 @@ mod tests {
         };
         assert_eq!(pruned_until(3).await, Ok("runs"));
         let failure = pruned_until(u32::MAX).await.unwrap_err();
-        assert_eq!((failure.code.as_str(), tries.get()), ("DEPLOY_FAILED", PRUNED + 1));
+        assert_eq!((failure.code.as_str(), tries.get()), ("DEPLOY_FAILED", PRUNE_RETRIES + 1));
         let refused = pruned_again(|| async {
             tries.set(0);
             Err::<(), _>(DeployFailure::new(ErrorCode::ImageMissing, "no image").into())

@@ -28,7 +28,7 @@ pub async fn run(deploys: Arc<Deploys>) {
                     tracing::debug!("cannot follow deploys: {error}");
                 },
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         } else if stores.changed().await.is_err() {
             return;
         }
@@ -42,7 +42,7 @@ async fn follow(
     let records = Records::open(store).await?;
     let mut changes = pin!(records.watch().await?);
     let mut known: BTreeMap<String, DeployStatus> = BTreeMap::new();
-    let mut look = tokio::time::interval(LOOK);
+    let mut look = tokio::time::interval(PENDING_INTERVAL);
     let mut paying = None;
     loop {
         // Cancel-safe: streams, intervals and notifications lose nothing when another arm wins.
@@ -133,5 +133,5 @@ async fn mend_one(deploys: Arc<Deploys>, namespace: Namespace) {
     }
 }
 
-const AGAIN: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_secs(10);
+const RETRY_DELAY: Duration = Duration::from_secs(2);
+const PENDING_INTERVAL: Duration = Duration::from_secs(10);

@@ -29,7 +29,7 @@ pub(super) async fn read(docker: &Docker, asked: &Logs) -> Result<DeployAnswer, 
         }
         Ok::<_, DeployFailure>(())
     };
-    match tokio::time::timeout(LIMIT, collect).await {
+    match tokio::time::timeout(COLLECT_TIMEOUT, collect).await {
         Ok(done) => done?,
         Err(_) => {
             return Err(DeployFailure::new(ErrorCode::DockerUnavailable, "Docker does not return its log"));
@@ -80,7 +80,7 @@ fn text(bytes: &[u8]) -> String {
 const MOST_LINES: u32 = 5_000;
 const MOST_BYTES: usize = 2 << 20;
 const LONGEST_LINE: usize = 16 << 10;
-const LIMIT: Duration = Duration::from_secs(8);
+const COLLECT_TIMEOUT: Duration = Duration::from_secs(8);
 
 #[cfg(test)]
 mod tests {

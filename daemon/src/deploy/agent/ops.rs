@@ -111,7 +111,7 @@ pub(super) async fn drain(local: &Local, docker: &Docker, asked: &Drain) -> Resu
         owner.namespace == which.namespace && which.instances.contains(&owner.instance) && reached
     });
     if busy {
-        tokio::time::sleep(asked.at_most.duration().min(LONGEST_DRAIN)).await;
+        tokio::time::sleep(asked.at_most.duration().min(DRAIN_DURATION_MAX)).await;
     }
     Ok(DeployAnswer::Done)
 }
@@ -194,11 +194,11 @@ async fn each<W: Future<Output = Result<()>>>(
 
 fn grace(local: &Local, namespace: &Namespace, instance: &InstanceId) -> Duration {
     let known = local.read().unwrap_or_default();
-    known.get(namespace, instance).map_or(GRACE, |kept| kept.service.stop_grace_period.duration())
+    known.get(namespace, instance).map_or(STOP_GRACE, |kept| kept.service.stop_grace_period.duration())
 }
 
-const GRACE: Duration = Duration::from_secs(10);
-const LONGEST_DRAIN: Duration = Duration::from_secs(600);
+const STOP_GRACE: Duration = Duration::from_secs(10);
+const DRAIN_DURATION_MAX: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {

@@ -31,13 +31,13 @@ pub async fn run(deploys: Arc<Deploys>) {
             deploys.local.told(BTreeSet::new());
         }
         let store = stores.borrow_and_update().clone();
-        let mut again = RESAY;
+        let mut again = REPUBLISH_INTERVAL;
         if matches!(view.engine, Engine::Live(_))
             && let Err(error) = look(&deploys, &view, store.as_ref(), &mut said).await
         {
             tracing::warn!("routes of instances: {}", ployz_core::text::chain(error.as_ref()));
             said = None;
-            again = RETRY;
+            again = RETRY_DELAY;
         }
         // Cancel-safe: all of them keep what they were told.
         tokio::select! {
@@ -94,7 +94,7 @@ fn is_ready(kept: &Kept, seen: Option<&Instance>, age_millis: u64) -> bool {
     let Some(seen) = seen.filter(|seen| seen.state == ContainerState::Running) else { return false };
     let asked = kept.service.readiness.as_ref().map_or(0, |readiness| {
         let rounds = u64::from(readiness.threshold.max(3)) + 1;
-        rounds * (readiness.interval.as_millis() + readiness.timeout.as_millis()) + SETTLES
+        rounds * (readiness.interval.as_millis() + readiness.timeout.as_millis()) + FIRST_SURVEY_MILLIS
     });
     seen.ready || (kept.ready && age_millis < asked)
 }
@@ -162,10 +162,10 @@ fn announce(file: &mut InstancesFile, wanted: &Routes) {
     file.announced.extend(wanted.keys().map(ToString::to_string));
 }
 
-const RESAY: Duration = Duration::from_secs(30);
-const RETRY: Duration = Duration::from_secs(2);
+const REPUBLISH_INTERVAL: Duration = Duration::from_secs(30);
+const RETRY_DELAY: Duration = Duration::from_secs(2);
 /// Until a daemon that just started has seen its containers for the first time.
-const SETTLES: u64 = 5_000;
+const FIRST_SURVEY_MILLIS: u64 = 5_000;
 
 #[cfg(test)]
 mod tests {

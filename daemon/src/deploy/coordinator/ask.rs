@@ -30,10 +30,10 @@ pub(super) async fn ask(
 async fn patiently<W: Future<Output = Result<DeployAnswer, DeployFailure>>>(
     ask: impl Fn() -> W,
 ) -> Result<DeployAnswer, DeployFailure> {
-    let until = Instant::now() + BUSY;
+    let until = Instant::now() + BUSY_TIMEOUT;
     loop {
         match ask().await? {
-            DeployAnswer::Busy if Instant::now() < until => tokio::time::sleep(AGAIN).await,
+            DeployAnswer::Busy if Instant::now() < until => tokio::time::sleep(RETRY_DELAY).await,
             answer => return Ok(answer),
         }
     }
@@ -81,7 +81,7 @@ fn patience(command: &DeployCommand) -> Duration {
         | DeployCommand::Restore(_)
         | DeployCommand::Stop(_)
         | DeployCommand::Drain(_)
-        | DeployCommand::Remove(_) => RESTART,
+        | DeployCommand::Remove(_) => RESTART_TIMEOUT,
     }
 }
 
@@ -100,10 +100,10 @@ fn limit(command: &DeployCommand) -> Duration {
 }
 
 /// Steps take their time, and so does a machine to be free for another.
-const BUSY: Duration = Duration::from_secs(60);
-const AGAIN: Duration = Duration::from_millis(300);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+const RETRY_DELAY: Duration = Duration::from_millis(300);
 /// A ployzd that is upgraded is away for a few seconds.
-const RESTART: Duration = Duration::from_secs(10);
+const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -120,6 +120,6 @@ mod tests {
         assert_eq!(answer.await, Ok(DeployAnswer::Done));
         let began = Instant::now();
         assert_eq!(patiently(|| async { Ok(DeployAnswer::Busy) }).await, Ok(DeployAnswer::Busy));
-        assert!(began.elapsed() < BUSY + Duration::from_secs(1));
+        assert!(began.elapsed() < BUSY_TIMEOUT + Duration::from_secs(1));
     }
 }

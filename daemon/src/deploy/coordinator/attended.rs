@@ -65,7 +65,7 @@ impl Running {
     /// The deploy that this wish has under way, or a new one; whether it is new.
     pub fn attend(&self, wish: &Wish, id: DeployId) -> (Arc<Attended>, bool) {
         let mut known = self.known.lock();
-        known.retain(|one| one.ended().is_none_or(|ago| ago < KEPT));
+        known.retain(|one| one.ended().is_none_or(|ago| ago < ENDED_RETENTION));
         if let Some(same) = known.iter().rfind(|one| one.ended().is_none() && one.wish == *wish) {
             return (same.clone(), false);
         }
@@ -197,7 +197,7 @@ impl Attended {
 }
 
 /// How long one that ended can be attached to.
-const KEPT: Duration = Duration::from_secs(3600);
+const ENDED_RETENTION: Duration = Duration::from_secs(3600);
 /// How many that ended are kept.
 const MOST: usize = 20;
 /// Lines kept of each: an image's progress comes once a second.
@@ -278,7 +278,7 @@ mod tests {
         let (lines, _) = all(&running.find(Some(&id(29))).unwrap()).await;
         assert!(lines.len() == LINES && lines[0].ends_with(" 5"), "{}", lines[0]);
         assert!(running.find(Some(&id(0))).is_none());
-        tokio::time::sleep(KEPT).await;
+        tokio::time::sleep(ENDED_RETENTION).await;
         running.attend(&wish("blog"), id(99));
         assert_eq!(running.known.lock().len(), 1);
     }

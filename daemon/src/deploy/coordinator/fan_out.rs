@@ -61,10 +61,10 @@ pub(super) async fn insist<W: Future<Output = Result<DeployAnswer, DeployFailure
         if ours > not_after {
             // It did a part and our own time was over; what is left is asked for with the lock's new end.
             ahead = None;
-        } else if ahead.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
+        } else if ahead.get_or_insert_with(Instant::now).elapsed() >= CLOCK_AHEAD_TIMEOUT {
             return Err(skewed(machine, clock, ours));
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     }
 }
 
@@ -100,9 +100,9 @@ pub(super) fn count(machines: &ByMachine) -> String {
     format!("{instances} instance{} on {} machine{}", s(instances), machines.len(), s(machines.len()))
 }
 
-const AGAIN: Duration = Duration::from_millis(400);
+const RETRY_DELAY: Duration = Duration::from_millis(400);
 /// The lock is renewed every 5 s: three chances for a clock that is nearly right.
-const PATIENCE: Duration = Duration::from_secs(15);
+const CLOCK_AHEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests {

@@ -68,7 +68,7 @@ impl Fetching<'_> {
             if failed.is_empty() { Ok(Vec::new()) } else { self.give_rest(failed, survey).await }
         };
         let mut work = std::pin::pin!(work);
-        let mut ticks = tokio::time::interval(TELL);
+        let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
         let mut last = String::new();
         loop {
             // Cancel-safe: the work is pinned and polled on.
@@ -130,7 +130,7 @@ impl Fetching<'_> {
         whose: &MachineId,
         command: &PullCommand,
     ) -> std::result::Result<(), DeployFailure> {
-        let (until, mut answered) = (Instant::now() + LONGEST, Instant::now());
+        let (until, mut answered) = (Instant::now() + PULL_TIMEOUT, Instant::now());
         loop {
             match ask(self.store, machine, command).await {
                 Ok(PullAnswer::Done) => return Ok(()),
@@ -139,14 +139,14 @@ impl Fetching<'_> {
                     self.stands(whose, progress);
                 }
                 Ok(PullAnswer::Working(_)) => {
-                    let what = format!("timed out after {}s", LONGEST.as_secs());
+                    let what = format!("timed out after {}s", PULL_TIMEOUT.as_secs());
                     return Err(DeployFailure::new(ErrorCode::ImagePullFailed, what).on(machine));
                 }
                 Ok(_) => return Err(odd(machine)),
-                Err(failure) if passes(&failure) && answered.elapsed() < RESTART => {}
+                Err(failure) if passes(&failure) && answered.elapsed() < RESTART_TIMEOUT => {}
                 Err(failure) => return Err(failure),
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -223,12 +223,12 @@ pub(super) fn worst(what: &str, mut failures: Vec<DeployFailure>) -> Failure {
     Failure::new(code.unwrap_or(ErrorCode::ImagePullFailed), what).with(causes)
 }
 
-const TELL: Duration = Duration::from_secs(1);
-const AGAIN: Duration = Duration::from_millis(400);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
 /// A ployzd that is upgraded is away for a few seconds.
-const RESTART: Duration = Duration::from_secs(15);
+const RESTART_TIMEOUT: Duration = Duration::from_secs(15);
 /// A machine ends its own part earlier.
-const LONGEST: Duration = Duration::from_secs(3900);
+const PULL_TIMEOUT: Duration = Duration::from_secs(3900);
 
 #[cfg(test)]
 mod tests {

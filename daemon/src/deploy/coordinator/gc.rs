@@ -18,13 +18,13 @@ pub async fn run(mesh: Arc<Network>) {
     // What was looked at and stays is not looked at again until the next start.
     let mut from = 1;
     loop {
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(GC_INTERVAL).await;
         let Some(store) = mesh.store.borrow().clone().filter(|_| mesh.network().is_founder()) else {
             continue;
         };
         let done = async {
             let records = Records::open(&store).await?;
-            prune(&records, clock::now().saturating_sub(KEPT.as_secs()), &mut from).await
+            prune(&records, clock::now().saturating_sub(DECISION_RETENTION.as_secs()), &mut from).await
         };
         match done.await {
             Ok(0) => {}
@@ -81,9 +81,9 @@ fn referred(statuses: &[DeployStatus], records: &Records) -> Referred {
     Referred { namespaces: decisions.iter().filter_map(namespace).collect(), decisions }
 }
 
-const EVERY: Duration = Duration::from_secs(6 * 3600);
+const GC_INTERVAL: Duration = Duration::from_secs(6 * 3600);
 /// Longer than any coordinator sleeps, and long enough to see what happened.
-const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+const DECISION_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A few seconds of the store's time.
 const AT_ONCE: usize = 2_000;
 

@@ -53,7 +53,7 @@ pub async fn take(
             }
             None => {
                 let lock = fresh(deploy, owner);
-                match records.put_lock(namespace, &lock, seen.sequence, TTL).await {
+                match records.put_lock(namespace, &lock, seen.sequence, LOCK_TTL).await {
                     Ok(sequence) => return Ok(Lease::hold(records, namespace, lock, sequence)),
                     Err(StoreError::Conflict(_)) => {}
                     Err(error) => return Err(error.into()),
@@ -77,7 +77,7 @@ fn held(namespace: &Namespace, lock: &DeployLock) -> Failure {
 }
 
 fn fresh(deploy: &DeployId, owner: &MachineId) -> DeployLock {
-    DeployLock { deploy: deploy.clone(), owner: owner.clone(), expires_at: clock::now() + TTL.as_secs() }
+    DeployLock { deploy: deploy.clone(), owner: owner.clone(), expires_at: clock::now() + LOCK_TTL.as_secs() }
 }
 
 impl Lease {
@@ -144,34 +144,34 @@ async fn renew(
     state: Arc<State>,
     ends: CancellationToken,
 ) {
-    let mut pause = EVERY;
+    let mut pause = RENEW_INTERVAL;
     // Told to end between two renewals, never within one.
     while ends.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
         let lock = fresh(&held.deploy, &held.owner);
-        match records.put_lock(&namespace, &lock, state.sequence.load(Ordering::Acquire), TTL).await {
+        match records.put_lock(&namespace, &lock, state.sequence.load(Ordering::Acquire), LOCK_TTL).await {
             Ok(sequence) => {
                 state.sequence.store(sequence, Ordering::Release);
                 state.expires_at.store(lock.expires_at, Ordering::Release);
-                pause = EVERY;
+                pause = RENEW_INTERVAL;
             }
             // A renewal that was written but not answered has moved the sequence on: what is there tells.
             Err(error) => match records.lock(&namespace).await {
                 Ok(seen) if is(&seen.lock, &held) => {
                     state.sequence.store(seen.sequence, Ordering::Release);
-                    pause = SOON;
+                    pause = RETRY_DELAY;
                 }
                 Ok(_) => {
                     tracing::warn!("the lock of namespace {namespace} is lost: {error}");
                     return state.lost.store(true, Ordering::Release);
                 }
-                Err(_) => pause = SOON,
+                Err(_) => pause = RETRY_DELAY,
             },
         }
     }
 }
 
 /// How long a lock lasts. Long enough for a founder's restart, short enough to be waited for.
-const TTL: Duration = Duration::from_secs(20);
-const EVERY: Duration = Duration::from_secs(5);
-const SOON: Duration = Duration::from_secs(1);
+const LOCK_TTL: Duration = Duration::from_secs(20);
+const RENEW_INTERVAL: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 const TRIES: usize = 45;

@@ -51,7 +51,7 @@ impl Pulse {
     fn after(&mut self, ping: Ping) -> Next {
         let Ok(run) = ping else {
             self.silent += 1;
-            return if self.silent < GONE { Next::Wait } else { Next::Gone };
+            return if self.silent < MISSED_PINGS_MAX { Next::Wait } else { Next::Gone };
         };
         let missed = std::mem::take(&mut self.silent) > 0;
         let another = self.run.as_ref().is_some_and(|known| *known != run);
@@ -63,7 +63,7 @@ impl Pulse {
     async fn lost<P: Future<Output = Ping>>(&mut self, ping: impl Fn() -> P) -> bool {
         loop {
             match self.after(ping().await) {
-                Next::Wait => tokio::time::sleep(EVERY).await,
+                Next::Wait => tokio::time::sleep(PING_INTERVAL).await,
                 Next::AskAgain => return false,
                 Next::Gone => return true,
             }
@@ -71,9 +71,9 @@ impl Pulse {
     }
 }
 
-const EVERY: Duration = Duration::from_secs(4);
+const PING_INTERVAL: Duration = Duration::from_secs(4);
 /// A ployzd that is upgraded is away for a few seconds.
-const GONE: u32 = 4;
+const MISSED_PINGS_MAX: u32 = 4;
 
 #[cfg(test)]
 mod tests {

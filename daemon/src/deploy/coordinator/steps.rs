@@ -140,7 +140,7 @@ impl Run<'_> {
             if Instant::now() >= until || !self.lease.holds() {
                 return Err(last);
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -163,7 +163,7 @@ impl Run<'_> {
         let committed = services.filter_map(|name| self.plan.as_ref()?.services.get(name));
         let longest =
             committed.filter_map(|committed| Some(committed.service.readiness.as_ref()?.deadline.duration()));
-        longest.max().unwrap_or_default().max(STARTS) + SLACK
+        longest.max().unwrap_or_default().max(START_TIMEOUT_MIN) + START_TIMEOUT_GRACE
     }
 
     /// Tells gateways and DNS, over what they were told before and nothing else.
@@ -328,10 +328,10 @@ fn is_in(group: &[Wave], work: &SlotWork) -> bool {
         && group.iter().any(|wave| wave.service == work.service && wave.slots.contains(&work.slot))
 }
 
-const POLL: Duration = Duration::from_millis(400);
-const STARTS: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(400);
+const START_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 /// The machine's own deadline comes first: it knows what the container said.
-const SLACK: Duration = Duration::from_secs(10);
+const START_TIMEOUT_GRACE: Duration = Duration::from_secs(10);
 /// Gateways were told before; this is for requests that are under way.
 const DRAIN: Span = Span::from_secs(5);
 const CAS_TRIES: usize = 5;

@@ -128,7 +128,7 @@ where
     let deadline = Instant::now() + DEVICE_TIMEOUT;
     loop {
         match attempt().await {
-            Err(_) if Instant::now() < deadline => tokio::time::sleep(PORT_POLL).await,
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(PORT_POLL_INTERVAL).await,
             done => return done,
         }
     }
@@ -140,7 +140,7 @@ async fn await_wireguard(name: &str, netns: &Path) -> Result<(), ApplyError> {
     loop {
         match wireguard::inspect(name, netns).await {
             Seen::Present(_) => return Ok(()),
-            _ if Instant::now() < deadline => tokio::time::sleep(POLL).await,
+            _ if Instant::now() < deadline => tokio::time::sleep(POLL_INTERVAL).await,
             other => return Err(ApplyError::NoDevice(other.standing())),
         }
     }
@@ -151,7 +151,7 @@ async fn await_store(supervisor: &Supervisor, revision: &str, netns: &Path) -> R
     loop {
         match inspect::store(supervisor, netns).await {
             Seen::Present(live) if live.loaded.as_deref() == Some(revision) => return Ok(()),
-            _ if Instant::now() < deadline => tokio::time::sleep(POLL).await,
+            _ if Instant::now() < deadline => tokio::time::sleep(POLL_INTERVAL).await,
             Seen::Present(live) => {
                 let loaded = live.loaded.unwrap_or_else(|| "nothing".into());
                 return Err(ApplyError::OtherSettings { loaded, wanted: revision.to_owned() });
@@ -185,5 +185,5 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A store with much to read back takes a while; the unit itself is up at once.
 const STORE_TIMEOUT: Duration = Duration::from_secs(20);
-const POLL: Duration = Duration::from_millis(25);
-const PORT_POLL: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(25);
+const PORT_POLL_INTERVAL: Duration = Duration::from_millis(100);

@@ -63,14 +63,14 @@ async fn loaded(unit: &UnitLive, netns: &Path) -> Option<String> {
     if unit.pid == 0 || here.is_none() || unit.netns != here {
         return None;
     }
-    tokio::time::timeout(LIMIT, monitor::revision(netns)).await.ok().flatten()
+    tokio::time::timeout(INSPECT_TIMEOUT, monitor::revision(netns)).await.ok().flatten()
 }
 
 async fn limited<T>(inspection: impl Future<Output = Seen<T>>) -> Seen<T> {
-    match tokio::time::timeout(LIMIT, inspection).await {
+    match tokio::time::timeout(INSPECT_TIMEOUT, inspection).await {
         Ok(seen) => seen,
-        Err(_) => Seen::Unknown(format!("no answer within {}s", LIMIT.as_secs())),
+        Err(_) => Seen::Unknown(format!("no answer within {}s", INSPECT_TIMEOUT.as_secs())),
     }
 }
 
-const LIMIT: Duration = Duration::from_secs(2);
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);

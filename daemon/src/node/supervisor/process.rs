@@ -33,12 +33,12 @@ impl Processes {
     pub(super) async fn inspect(&self, name: &UnitName) -> Seen<UnitLive> {
         let (hands, unit) = (self.clone(), name.clone());
         let found = tokio::task::spawn_blocking(move || hands.find(&unit));
-        match tokio::time::timeout(INSPECT, found).await {
+        match tokio::time::timeout(INSPECT_TIMEOUT, found).await {
             Ok(Ok(Ok(Some(live)))) => Seen::Present(live),
             Ok(Ok(Ok(None))) => Seen::Absent,
             Ok(Ok(Err(error))) => Seen::Unknown(format!("/proc: {error}")),
             Ok(Err(error)) => Seen::Unknown(error.to_string()),
-            Err(_) => Seen::Unknown(format!("/proc timed out after {}s", INSPECT.as_secs())),
+            Err(_) => Seen::Unknown(format!("/proc timed out after {}s", INSPECT_TIMEOUT.as_secs())),
         }
     }
 
@@ -52,7 +52,7 @@ impl Processes {
         let fail = |cause| UnitError::new("start", &spec.name, cause);
         let started = tokio::task::spawn_blocking(move || hands.spawn(&unit, more)).await;
         started.map_err(|error| fail(UnitCause::Other(error.to_string())))?.map_err(fail)?;
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         while Instant::now() < deadline {
             if let Seen::Present(_) = self.inspect(&spec.name).await {
                 return Ok(());
@@ -65,7 +65,7 @@ impl Processes {
 
     pub(super) async fn stop(&self, name: &UnitName) -> Result<(), UnitError> {
         let fail = |cause| UnitError::new("stop", name, cause);
-        let deadline = Instant::now() + STOP;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         let mut signal = Signal::SIGTERM;
         loop {
             let live = match self.inspect(name).await {
@@ -210,9 +210,9 @@ fn is_launcher(pid: u32) -> bool {
 
 const MARK: &str = "PLOYZ_UNIT";
 const REST: &str = "PLOYZ_UNIT_SETTINGS";
-const INSPECT: Duration = Duration::from_secs(2);
-const START: Duration = Duration::from_secs(5);
-const STOP: Duration = Duration::from_secs(10);
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -57,10 +57,10 @@ impl Systemd {
     }
 
     pub(super) async fn inspect(&self, name: &UnitName) -> Seen<UnitLive> {
-        let why = match tokio::time::timeout(INSPECT, self.find(name)).await {
+        let why = match tokio::time::timeout(INSPECT_TIMEOUT, self.find(name)).await {
             Ok(Ok(seen)) => return seen,
             Ok(Err(error)) => format!("D-Bus: {error}"),
-            Err(_) => format!("D-Bus timed out after {}s", INSPECT.as_secs()),
+            Err(_) => format!("D-Bus timed out after {}s", INSPECT_TIMEOUT.as_secs()),
         };
         self.forget();
         Seen::Unknown(why)
@@ -77,7 +77,7 @@ impl Systemd {
             let said = Some(text(&service, "StatusText")).filter(|said| !said.is_empty());
             said.filter(|_| state(&unit) != ActiveState::Inactive)
         };
-        tokio::time::timeout(INSPECT, ask).await.ok().flatten()
+        tokio::time::timeout(INSPECT_TIMEOUT, ask).await.ok().flatten()
     }
 
     async fn find(&self, name: &UnitName) -> zbus_systemd::zbus::Result<Seen<UnitLive>> {
@@ -105,14 +105,14 @@ impl Systemd {
         let job = |manager: ManagerProxy<'static>| async move {
             manager.start_transient_unit(file(&spec.name), "fail".into(), properties, Vec::new()).await
         };
-        self.run_job("start", &spec.name, START, job).await
+        self.run_job("start", &spec.name, START_TIMEOUT, job).await
     }
 
     pub(super) async fn stop(&self, name: &UnitName) -> Result<(), UnitError> {
         let job = |manager: ManagerProxy<'static>| async move {
             manager.stop_unit(file(name), "replace".into()).await
         };
-        match self.run_job("stop", name, STOP, job).await {
+        match self.run_job("stop", name, STOP_TIMEOUT, job).await {
             Err(UnitError { cause: UnitCause::NoSuchUnit, .. }) => return Ok(()),
             other => other?,
         }
@@ -129,7 +129,7 @@ impl Systemd {
         let job = |manager: ManagerProxy<'static>| async move {
             manager.reload_unit(file(&spec.name), "replace".into()).await
         };
-        self.run_job("reload", &spec.name, START, job).await
+        self.run_job("reload", &spec.name, START_TIMEOUT, job).await
     }
 
     /// Starts a job and waits for its end.
@@ -368,9 +368,9 @@ const CAPABILITIES: [(&str, u32); 4] =
     [("CAP_DAC_OVERRIDE", 1), ("CAP_NET_ADMIN", 12), ("CAP_NET_BIND_SERVICE", 10), ("CAP_SYS_ADMIN", 21)];
 /// How the manager names the error of a unit that is not loaded (org.freedesktop.systemd1(5)).
 const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
-const INSPECT: Duration = Duration::from_secs(2);
-const START: Duration = Duration::from_secs(30);
-const STOP: Duration = Duration::from_secs(60);
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(2);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {

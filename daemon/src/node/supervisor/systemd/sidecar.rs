@@ -10,7 +10,8 @@
 use crate::node::supervisor::error::{UnitCause, UnitError};
 use crate::node::supervisor::ports;
 use crate::node::supervisor::systemd::{
-    NO_SUCH_UNIT, Properties, START, STOP, Systemd, file, get, is_named, list, properties_of, state, text,
+    NO_SUCH_UNIT, Properties, START_TIMEOUT, STOP_TIMEOUT, Systemd, file, get, is_named, list, properties_of,
+    state, text,
 };
 use crate::state::replace;
 use ployz_core::adopt::Seen;
@@ -34,11 +35,14 @@ use units::{restart, settings_text};
 
 impl Systemd {
     pub(in crate::node::supervisor) async fn inspect_sidecar(&self, spec: &SidecarSpec) -> Seen<SidecarLive> {
-        let why = match tokio::time::timeout(super::INSPECT, self.find_sidecar(spec)).await {
+        let why = match tokio::time::timeout(super::INSPECT_TIMEOUT, self.find_sidecar(spec)).await {
             Ok(Ok(seen)) => return seen,
             Ok(Err(error)) => format!("D-Bus: {error}"),
             Err(_) => {
-                format!("D-Bus timed out after {}s", crate::node::supervisor::systemd::INSPECT.as_secs())
+                format!(
+                    "D-Bus timed out after {}s",
+                    crate::node::supervisor::systemd::INSPECT_TIMEOUT.as_secs()
+                )
             }
         };
         self.forget();
@@ -59,7 +63,7 @@ impl Systemd {
         written.map_err(|error| UnitError::new("start", name, error))?;
         match what {
             Replace::Process => {
-                self.run_job("restart", name, START, |manager| restart(manager, name.clone())).await
+                self.run_job("restart", name, START_TIMEOUT, |manager| restart(manager, name.clone())).await
             }
             Replace::Routes => self.put_routes(spec, Begin::Restart).await,
             Replace::All => self.put_routes(spec, Begin::Start).await,
@@ -74,7 +78,7 @@ impl Systemd {
             self.stop_file(name, unit).await?;
         }
         self.stop(name).await?;
-        let deadline = Instant::now() + STOP;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         while Instant::now() < deadline {
             match manager.get_unit_processes(file(name)).await {
                 Ok(left) if !left.is_empty() => {
@@ -91,7 +95,7 @@ impl Systemd {
                 Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
-        Err(UnitError::new("stop", name, UnitCause::TimedOut(STOP)))
+        Err(UnitError::new("stop", name, UnitCause::TimedOut(STOP_TIMEOUT)))
     }
 
     async fn stop_file(&self, name: &UnitName, unit: String) -> Result<(), UnitError> {
@@ -99,7 +103,7 @@ impl Systemd {
             let unit = unit.clone();
             async move { manager.stop_unit(unit, "replace".into()).await }
         };
-        match self.run_job("stop", name, STOP, job).await {
+        match self.run_job("stop", name, STOP_TIMEOUT, job).await {
             Err(UnitError { cause: UnitCause::NoSuchUnit, .. }) => return Ok(()),
             other => other?,
         }

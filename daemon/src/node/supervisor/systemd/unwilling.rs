@@ -17,7 +17,7 @@ impl Unwilling {
     /// Those of the missing that are not tried again yet.
     pub(super) fn of(&self, spec: &SidecarSpec, live: &SidecarLive) -> BTreeMap<String, String> {
         let mut noted = self.0.lock();
-        noted.retain(|_, (since, _)| since.elapsed() < AGAIN);
+        noted.retain(|_, (since, _)| since.elapsed() < RETRY_INTERVAL);
         let missing = spec.routes.wanted.iter().filter(|want| ports::is_missing(want, live));
         let purposes = missing.map(|want| &want.purpose);
         purposes.filter_map(|purpose| Some((purpose.clone(), noted.get(purpose)?.1.clone()))).collect()
@@ -34,4 +34,4 @@ impl Unwilling {
     }
 }
 
-const AGAIN: Duration = Duration::from_secs(60);
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);

@@ -8,7 +8,7 @@
 use crate::node::supervisor::error::{UnitCause, UnitError};
 use crate::node::supervisor::ports;
 use crate::node::supervisor::systemd::sidecar::units::{restart, socket, start};
-use crate::node::supervisor::systemd::{START, Systemd};
+use crate::node::supervisor::systemd::{START_TIMEOUT, Systemd};
 use futures_util::future::BoxFuture;
 use ployz_core::adopt::Seen;
 use ployz_core::adopt::sidecar::superfluous;
@@ -53,7 +53,7 @@ impl Systemd {
     ) -> Vec<SocketSpec> {
         let missing = spec.routes.wanted.iter().filter(|want| ports::is_missing(want, live));
         let mut open = Vec::new();
-        let deadline = Instant::now() + LETS_GO;
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
         for socket in missing.filter(|want| !live.refused.contains_key(&want.purpose)) {
             while tried.contains_key(&socket.purpose)
                 && ports::taken(socket).is_some()
@@ -92,7 +92,7 @@ impl Systemd {
             jobs
         };
         let (name, operation) = (&spec.unit.name, begin.word());
-        let mut ends = self.run_jobs(operation, name, START, jobs).await?.into_iter();
+        let mut ends = self.run_jobs(operation, name, START_TIMEOUT, jobs).await?.into_iter();
         let begun = ends.next().unwrap_or(Ok(()));
         begun.map_err(|cause| UnitError::new(operation, name, cause))?;
         let opened = ends.skip(close.len()).zip(open);
@@ -127,4 +127,4 @@ fn nothing(spec: &SidecarSpec) -> SidecarLive {
 
 const TRIES: usize = 4;
 /// The gateway closes its sockets when it is told to end, while its successor already starts.
-const LETS_GO: Duration = Duration::from_secs(2);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
