@@ -98,8 +98,8 @@ async fn connection(
         .serve_connection(TokioIo::new(stream), service);
     match timeout(limits.whole, served).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%from, %error, "a connection broke"),
-        Err(_) => tracing::debug!(%from, "a connection took too long"),
+        Ok(Err(error)) => tracing::debug!(%from, %error, "connection broke"),
+        Err(_) => tracing::debug!(%from, "connection timed out"),
     }
 }
 

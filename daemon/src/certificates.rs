@@ -24,7 +24,12 @@ pub async fn import(mesh: &Network, import: CertificateImport) -> Result<Certifi
     let (facts, record) = checked(import, &mesh.network().machine.id, clock::now())?;
     let named = |error| conflict(error, facts.name());
     open(mesh).await?.put(&store_key(facts.name()), &record).await.map_err(named)?;
-    tracing::info!(name = facts.name(), fingerprint = facts.fingerprint, "certificate imported");
+    tracing::info!(
+        target: "audit",
+        name = facts.name(),
+        fingerprint = facts.fingerprint,
+        "certificate imported"
+    );
     Ok(row(facts, &record))
 }
 
@@ -36,10 +41,12 @@ pub async fn list(mesh: &Network) -> Result<Vec<CertificateRow>> {
         match bucket.get(&key).await {
             Ok(Some(record)) => match CertificateFacts::of_pem(&record.chain) {
                 Ok(facts) => rows.push(row(facts, &record)),
-                Err(error) => tracing::warn!("the certificate {key} in the store: {error}"),
+                Err(error) => tracing::warn!(key, %error, "a certificate in the store is invalid"),
             },
             Ok(None) => {}
-            Err(error @ StoreError::Damaged { .. }) => tracing::warn!("{error}"),
+            Err(error @ StoreError::Damaged { .. }) => {
+                tracing::warn!(key, %error, "a certificate in the store cannot be read")
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -61,7 +68,7 @@ pub async fn remove(mesh: &Network, name: &str) -> Result<()> {
     if !removed {
         return Err(missing());
     }
-    tracing::info!(name, "certificate removed");
+    tracing::info!(target: "audit", name, "certificate removed");
     Ok(())
 }
 

@@ -76,7 +76,7 @@ async fn run(config: ployz_core::config::Config, mode: args::ServiceMode) -> any
     let disk = Disk::open(&config.data_dir)?;
     if let Err(error) = disk.sweep() {
         // What is left lying is no reason to have no daemon.
-        tracing::error!("{}", ployz_core::text::chain(&error));
+        tracing::error!(error = %ployz_core::text::chain(&error), "cannot remove leftover temporary files");
     }
     let seen = ployz_netns::underlay::observe().await.context("cannot read this machine's addresses")?;
     let shared = compose::shared(mode, config, disk, &seen);

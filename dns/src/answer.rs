@@ -268,7 +268,7 @@ impl Sections {
             self.additional.iter(),
         );
         if let Err(error) = response.destructive_emit(&mut encoder) {
-            tracing::error!(%error, "a reply could not be written");
+            tracing::error!(%error, "cannot write a reply");
             return bare(ask.id, ask.flags, rcode::SERVFAIL);
         }
         // A record that did not fit is still in the buffer, behind the end.

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!(error = format!("{error:#}"), "ployz-dns failed");
             ExitCode::FAILURE
         }
     }
@@ -155,7 +155,7 @@ async fn set_upstreams(settings: &Settings, realm: &Realm, forwarder: &Forwarder
     };
     if !found.is_empty() && !before.iter().map(|upstream| &upstream.address).eq(&found) {
         let shown: Vec<String> = found.iter().map(ToString::to_string).collect();
-        tracing::info!("forwarding to {}", shown.join(", "));
+        tracing::info!(upstreams = shown.join(", "), "forwarding external names");
         forwarder.set_upstreams(found);
     }
 }

@@ -69,12 +69,12 @@ pub async fn serve(listener: UnixListener, stop: impl Future<Output = ()>) {
                 tokio::spawn(async move {
                     let _place = place;
                     if !matches!(tokio::time::timeout(QUESTION_TIMEOUT, one(stream)).await, Ok(Ok(()))) {
-                        tracing::debug!("a connection brought no question");
+                        tracing::debug!("a connection sent no query");
                     }
                 });
             }
             (Err(error), _) => {
-                tracing::warn!(%error, "accepting a connection");
+                tracing::warn!(%error, "cannot accept a connection");
                 // Out of descriptors: they come back when connections end.
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

@@ -52,7 +52,7 @@ pub async fn leave(network: &NetworkId) -> Result<(), String> {
     match network::remove(&docker).await {
         Ok(true) => Ok(()),
         Ok(false) => {
-            tracing::info!("the Docker network stays: containers are attached to it, or it is not ours");
+            tracing::info!("the Docker network stays: containers are attached to it, or it is foreign");
             Ok(())
         }
         Err(error) => Err(ployz_core::text::chain(&error)),

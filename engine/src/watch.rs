@@ -163,7 +163,7 @@ async fn ensure(docker: &Docker, wanted: &NetworkSpec, view: &watch::Sender<View
     };
     if now != view.borrow().network {
         match &now {
-            Ensured::Held(why) => tracing::warn!("the Docker network is held: {why}"),
+            Ensured::Held(why) => tracing::warn!(error = why, "the Docker network is held"),
             _ => tracing::info!(docker = docker.version(), "the Docker network is up"),
         }
     }

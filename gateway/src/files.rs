@@ -42,7 +42,7 @@ impl Files {
                     self.named = named.collect();
                 }
                 Err(error) => {
-                    tracing::error!("cannot read certificates from {}: {error}", directory.display())
+                    tracing::error!(directory = %directory.display(), %error, "cannot read certificates")
                 }
             }
         }
@@ -60,10 +60,9 @@ fn usable(chain: &Path, key: &Path, before: Option<Pair>) -> Option<Pair> {
     match read {
         Ok(pair) => Some(pair),
         Err(error) => {
-            let kept = if before.is_some() { "the previous one is kept" } else { "it is skipped" };
-            let cause =
-                std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-            tracing::error!("the certificate in {}: {error}{cause}; {kept}", chain.display());
+            let action = if before.is_some() { "the previous one is kept" } else { "it is skipped" };
+            let error = ployz_core::text::chain(&error);
+            tracing::error!(file = %chain.display(), action, error, "cannot use a certificate");
             before
         }
     }

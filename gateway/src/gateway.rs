@@ -169,7 +169,7 @@ async fn follow(
         now.sort_unstable();
         if now != deaf && !now.is_empty() {
             let ports = now.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
-            tracing::warn!("no socket for the TCP routes of ports {ports}");
+            tracing::warn!(ports, "no socket for TCP routes");
         }
         deaf = now;
         shared.served.store(Arc::new(Served::after(Some(&before), snapshot)));
@@ -206,6 +206,6 @@ async fn serve_metrics(
         Ok(listener) => {
             let _ = axum::serve(listener, router).await;
         }
-        Err(error) => tracing::error!("metrics cannot be served: {error}"),
+        Err(error) => tracing::error!(%error, "cannot serve metrics"),
     }
 }

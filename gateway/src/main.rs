@@ -103,8 +103,8 @@ fn sockets(given: &Given) -> anyhow::Result<Vec<Socket>> {
 }
 
 fn skip(error: &listen::CannotListen, what: &str) {
-    let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-    tracing::error!("{error}: {cause}; {what}");
+    let error = ployz_core::text::chain(error);
+    tracing::error!(action = what, error, "cannot use a socket");
 }
 
 fn settings(given: &Given, certificates: Option<Arc<Certificates>>, feed: Stats) -> Settings {
@@ -174,7 +174,7 @@ async fn reload(certificates: Arc<Certificates>, mut files: Files) {
     while hangup.recv().await.is_some() {
         let (named, otherwise) = files.read();
         certificates.set(named, otherwise);
-        tracing::info!("read again: {certificates}");
+        tracing::info!(%certificates, "certificates read again");
     }
 }
 

@@ -59,7 +59,9 @@ impl Stored {
         if let Some(path) = &following.path {
             match kept::load(path, &following.network) {
                 Ok(found) => held = found.unwrap_or_default(),
-                Err(error) => tracing::warn!("the certificates in {} are not used: {error}", path.display()),
+                Err(error) => {
+                    tracing::warn!(file = %path.display(), %error, "cannot use the certificates on disk")
+                }
             }
         }
         following.serve(&held);
@@ -76,7 +78,10 @@ impl Stored {
             following.certificates.set_live(false);
             let text = ployz_core::text::chain(lost.as_ref());
             if text != said {
-                tracing::warn!("certificates in the store: {text}; still serving the known ones");
+                tracing::warn!(
+                    error = text,
+                    "cannot follow the certificates in the store; still serving the known ones"
+                );
                 said = text;
             }
             if begun.elapsed() > STEADY_AFTER {
@@ -109,12 +114,12 @@ impl Following {
         }
         *held = whole.clone();
         self.serve(held);
-        tracing::info!("{}", self.certificates);
+        tracing::info!(certificates = %self.certificates, "certificates taken from the store");
         let Some(path) = self.path.clone() else { return };
         let (network, copy) = (self.network.clone(), held.clone());
         let saved = tokio::task::spawn_blocking(move || kept::save(&path, &network, &copy)).await;
         if let Ok(Err(error)) = saved {
-            tracing::warn!("cannot write the certificates to disk: {error}");
+            tracing::warn!(%error, "cannot write the certificates to disk");
         }
     }
 
@@ -138,7 +143,7 @@ impl Held {
                 self.0.remove(&key);
             }
             Change::Unreadable(key) => {
-                tracing::warn!("the certificate {key} in the store cannot be read");
+                tracing::warn!(key, "a certificate in the store cannot be read");
                 if let (None, Some(known)) = (self.0.get(&key), before.0.get(&key)) {
                     self.0.insert(key, known.clone());
                 }
@@ -159,7 +164,7 @@ impl Held {
                 match (facts, pair) {
                     (Ok(facts), Ok(pair)) => Some((facts.check(now).is_ok(), *revision, facts.names, pair)),
                     _ => {
-                        tracing::error!("the certificate {key} of the store cannot be used: it is skipped");
+                        tracing::error!(key, "a certificate in the store cannot be used: it is skipped");
                         None
                     }
                 }

@@ -129,7 +129,7 @@ impl Worker {
         for (kind, listener) in listeners {
             match TcpListener::from_std(listener) {
                 Ok(listener) => accepting.push(tokio::spawn(self.clone().accept(kind, listener))),
-                Err(error) => tracing::error!("cannot accept from the socket for {kind}: {error}"),
+                Err(error) => tracing::error!(%kind, %error, "cannot accept from a socket"),
             }
         }
         let pool = self.pool.clone();
@@ -184,7 +184,7 @@ impl Worker {
                 Ok((stream, peer)) => self.place(kind, stream, peer),
                 // Out of descriptors, mostly: those that are open must end first.
                 Err(error) => {
-                    tracing::warn!("cannot accept a connection: {error}");
+                    tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }

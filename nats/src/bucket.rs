@@ -196,7 +196,7 @@ pub(crate) async fn watch<T: DeserializeOwned + Send + 'static>(
         change.read(|key, stored| match decode(key, &stored.value) {
             Ok(value) => Some(value),
             Err(error) => {
-                tracing::warn!("{error}");
+                tracing::warn!(%error, "unreadable record");
                 None
             }
         })

@@ -109,7 +109,7 @@ fn receive(
         Err(Errno::EAGAIN) => false,
         // ECONNREFUSED, EHOSTUNREACH: a datagram we sent came back as ICMP; the socket is as good as before.
         Err(errno) => {
-            tracing::debug!(%errno, "receiving");
+            tracing::debug!(%errno, "cannot receive");
             false
         }
     }

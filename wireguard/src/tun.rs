@@ -64,7 +64,7 @@ impl Tun {
             libc::ioctl(self.probe.as_raw_fd(), libc::SIOCSIFTXQLEN as _, &mut request)
         });
         if let Err(error) = result {
-            tracing::debug!(%error, "setting the queue length of the interface");
+            tracing::debug!(%error, "cannot set the queue length of the interface");
         }
     }
 }

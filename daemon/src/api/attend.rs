@@ -70,7 +70,7 @@ async fn work(daemon: Arc<Daemon>, deploys: Arc<Deploys>, wish: Wish, request: R
     one.end(match done {
         Ok(report) => Envelope::ok(outcome(&report), Some(Payload::Deploy(Box::new(report)))),
         Err(failure) => {
-            tracing::info!(code = %failure.code, "refused: {failure}");
+            tracing::info!(code = %failure.code, error = %failure, "request refused");
             failure.envelope(Asked::Other)
         }
     });

@@ -37,7 +37,7 @@ pub(super) async fn run(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) ->
     match Box::pin(dispatch(daemon, request, say)).await {
         Ok(envelope) => envelope,
         Err(failure) => {
-            tracing::info!(code = %failure.code, "refused: {failure}");
+            tracing::info!(code = %failure.code, error = %failure, "request refused");
             failure.envelope(asked)
         }
     }

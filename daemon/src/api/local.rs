@@ -74,7 +74,7 @@ pub async fn serve(
                     let connection = connection(stream, router.clone(), limits, ending.clone(), place);
                     connections.spawn(connection);
                 } else if let Some(place) = Open::enter(&refused, user, limits.refusals, limits.refusals) {
-                    tracing::debug!(user, "a connection too many");
+                    tracing::debug!(user, "connection refused: too many of this user");
                     let router = Router::new().fallback(async || too_many());
                     connections.spawn(connection(stream, router, limits, ending.clone(), place));
                 }
@@ -125,7 +125,7 @@ async fn connection(
         }
     };
     if let Err(error) = end {
-        tracing::debug!(%error, "a connection broke");
+        tracing::debug!(%error, "connection broke");
     }
 }
 

@@ -33,15 +33,17 @@ pub async fn serve(at: SocketAddr, daemon: Arc<Daemon>) {
     loop {
         let error = match tokio::net::TcpListener::bind(at).await {
             Ok(listener) => {
-                tracing::info!("serving metrics on http://{at}/metrics");
+                tracing::info!(address = %at, "serving metrics");
                 return bounded::serve(listener, router.clone(), LIMITS).await;
             }
             Err(error) => error,
         };
         if !told {
             tracing::error!(
-                "cannot serve metrics on {at}: {error}; retrying every {}s",
-                RETRY_DELAY.as_secs()
+                address = %at,
+                retry_secs = RETRY_DELAY.as_secs(),
+                %error,
+                "cannot serve metrics, retrying"
             );
             told = true;
         }

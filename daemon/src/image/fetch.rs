@@ -166,8 +166,8 @@ async fn fetch(
     };
     let (image, from) = (&asked.wanted.image, &asked.from);
     match done {
-        Ok(()) => tracing::info!("image {image} was fetched from {from}"),
-        Err(failure) => tracing::warn!("image {image} was not fetched from {from}: {failure}"),
+        Ok(()) => tracing::info!(%image, peer = %from, "image fetched"),
+        Err(failure) => tracing::warn!(%image, peer = %from, error = %failure, "cannot fetch the image"),
     }
 }
 

@@ -181,12 +181,12 @@ impl<'a> Push<'a> {
             row.took_ms = u64::try_from(began.elapsed().as_millis()).ok();
         }
         tracing::info!(
+            image = %self.wanted.image,
+            machine = %leg.machine,
+            state = %row.state,
             code = row.failure.as_ref().map(|failure| failure.code.clone()),
             bytes,
-            "image {} on {}: {}",
-            self.wanted.image,
-            leg.machine,
-            row.state
+            "image pushed"
         );
         row
     }

@@ -48,8 +48,16 @@ impl Daemon {
         }
         let name = mesh.network().name;
         match self.remove_local(&name, Some(mesh)).await {
-            Ok(()) => tracing::warn!(network = %name, "the network was destroyed"),
-            Err(failure) => tracing::error!("{failure}: {}", failure.causes.join(": ")),
+            Ok(()) => tracing::warn!(target: "audit", network = %name, "network destroyed"),
+            Err(failure) => {
+                tracing::error!(
+                    network = %name,
+                    code = %failure.code,
+                    causes = failure.causes.join("; "),
+                    error = %failure,
+                    "cannot remove the destroyed network"
+                )
+            }
         }
     }
 
@@ -62,8 +70,9 @@ impl Daemon {
                     // To destroy makes room, and the peers may have been told already.
                     Err(error) if io_code(&error) == ErrorCode::DiskFull => {
                         tracing::warn!(
-                            "cannot record the destroy, continuing: {}",
-                            ployz_core::text::chain(&error)
+                            network = %name,
+                            error = %ployz_core::text::chain(&error),
+                            "cannot record the destroy, continuing"
                         );
                     }
                     other => drop(other?),
@@ -156,8 +165,20 @@ async fn withdraw(deploys: &Deploys) {
     };
     match tokio::time::timeout(WITHDRAW_TIMEOUT, work).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!("its route stays: {}", ployz_core::text::chain(&error)),
-        Err(_) => tracing::warn!("its route stays: no answer within {}s", WITHDRAW_TIMEOUT.as_secs()),
+        Ok(Err(error)) => {
+            tracing::warn!(
+                network = %network.name,
+                error = %ployz_core::text::chain(&error),
+                "cannot withdraw this machine's route"
+            )
+        }
+        Err(_) => {
+            tracing::warn!(
+                network = %network.name,
+                timeout_secs = WITHDRAW_TIMEOUT.as_secs(),
+                "timed out withdrawing this machine's route"
+            )
+        }
     }
 }
 

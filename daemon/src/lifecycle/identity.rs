@@ -25,7 +25,7 @@ impl Daemon {
         };
         if is_up(keys).await {
             // It has been running here since this machine booted: the machine's own marks were changed.
-            tracing::warn!("this machine's identity marks changed: {}", list(&differs));
+            tracing::warn!(network = %name, marks = list(&differs), "this machine's identity marks changed");
             return note_machine(disk, name);
         }
         Err(self.held(network, moved(&differs)))
@@ -33,7 +33,11 @@ impl Daemon {
 
     /// `mesh start --restored`: the operator says that no other machine has this identity.
     pub(super) fn take_over(&self, name: &NetworkName) -> Result<()> {
-        tracing::warn!(target: "audit", network = %name, "this machine takes over the identity of this network");
+        tracing::warn!(
+            target: "audit",
+            network = %name,
+            "this machine takes over the identity of this network"
+        );
         identity_watch::renew(self.shared.around.config.socket.parent());
         self.shared.disk.put_host_mark(name, &host::mark())?;
         Ok(self.shared.disk.set_held(name, None)?)
@@ -50,14 +54,22 @@ impl Daemon {
         let held = HeldFile { since: clock::now(), why: why.clone() };
         if let Err(error) = self.shared.disk.set_held(&network.name, Some(&held)) {
             tracing::error!(
-                "cannot record that this identity is held; the next start retries: {}",
-                ployz_core::text::chain(&error)
+                network = %network.name,
+                error = %ployz_core::text::chain(&error),
+                "cannot record that this identity is held; the next start retries"
             );
         }
         let failure = self.held(&network, why);
-        tracing::error!(code = %failure.code, "{failure}: {}; {}", failure.causes.join(": "), failure.code.hint());
+        tracing::error!(
+            network = %network.name,
+            code = %failure.code,
+            causes = failure.causes.join("; "),
+            hint = failure.code.hint(),
+            error = %failure,
+            "this machine's identity is held"
+        );
         for left in self.take_down(&mesh).await {
-            tracing::error!("taking the data plane down: {left}");
+            tracing::error!(network = %network.name, error = left, "cannot take the data plane down");
         }
     }
 

@@ -53,7 +53,11 @@ impl Daemon {
             Ok(network) => {
                 say("waiting for the store");
                 if let Err(failure) = self.until_usable(&mesh).await {
-                    tracing::warn!("joined, but {failure}");
+                    tracing::warn!(
+                        network = %network.name,
+                        error = %failure,
+                        "joined, but the store is not usable yet"
+                    );
                 }
                 until_heard(&mesh).await;
                 Ok(network)
@@ -84,14 +88,16 @@ impl Daemon {
     pub(super) async fn finish_join(self: Arc<Self>, mesh: Arc<Network>) {
         while !mesh.cancel.is_cancelled() {
             let failure = match join::confirm(&mesh).await {
-                Ok(_) => return tracing::info!("the join was finished"),
+                Ok(_) => {
+                    return tracing::info!(target: "audit", network = %mesh.network().name, "join finished");
+                }
                 Err(failure) => failure,
             };
             let over = match mesh.network().lifecycle {
                 Stored::Joining { until, .. } => clock::now() > until,
                 _ => return,
             };
-            tracing::warn!("the join is not finished: {failure}");
+            tracing::warn!(network = %mesh.network().name, error = %failure, "the join is not finished");
             if over || join::is_final(&failure) {
                 let _alone = self.exclusive.lock().await;
                 if self.is_current(&mesh) {
@@ -108,8 +114,15 @@ impl Daemon {
     pub(super) async fn undo_join(&self, mesh: &Arc<Network>) -> Result<()> {
         let undone = self.remove_local(&mesh.network().name, Some(mesh.clone())).await;
         match &undone {
-            Ok(()) => tracing::warn!("the join was undone"),
-            Err(failure) => tracing::error!("undoing the join: {failure}: {}", failure.causes.join(": ")),
+            Ok(()) => tracing::warn!(target: "audit", network = %mesh.network().name, "join undone"),
+            Err(failure) => {
+                tracing::error!(
+                    network = %mesh.network().name,
+                    causes = failure.causes.join("; "),
+                    error = %failure,
+                    "cannot undo the join"
+                )
+            }
         }
         undone
     }

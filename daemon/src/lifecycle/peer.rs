@@ -36,7 +36,7 @@ async fn delivered(mesh: &Network, asker: Option<MachineId>) {
     let store = mesh.store.borrow().clone();
     let (Some(store), Some(asker)) = (store, asker) else { return };
     if let Err(error) = rpc::ping(&store, &asker, DELIVERY_TIMEOUT).await {
-        tracing::debug!(machine = %asker, "the answer may not have arrived: {error}");
+        tracing::debug!(machine = %asker, %error, "the answer may not have arrived");
     }
 }
 
@@ -58,7 +58,11 @@ async fn handle(mesh: &Arc<Network>, command: PeerCommand, run: &str) -> PeerAns
             match mesh.change_network(|network| network.lifecycle = crate::state::Stored::Leaving) {
                 Err(error) => PeerAnswer::no(ployz_core::text::chain(&error)),
                 Ok(_) => {
-                    tracing::warn!("destroying the network at a peer's request");
+                    tracing::warn!(
+                        target: "audit",
+                        network = %mesh.network().name,
+                        "destroying the network at a peer's request"
+                    );
                     PeerAnswer::yes()
                 }
             }

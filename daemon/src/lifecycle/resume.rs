@@ -74,7 +74,12 @@ impl Daemon {
 }
 
 fn log(failure: &Failure) {
-    tracing::error!(code = %failure.code, "cannot resume the running network: {failure}: {}", failure.causes.join(": "));
+    tracing::error!(
+        code = %failure.code,
+        causes = failure.causes.join("; "),
+        error = %failure,
+        "cannot resume the running network"
+    );
 }
 
 const RETRY_DELAY: Duration = Duration::from_secs(1);

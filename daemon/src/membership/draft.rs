@@ -26,7 +26,13 @@ pub fn create(
     peers.drafts.retain(|draft| draft.expires_at > now);
     peers.drafts.push(record);
     disk.put_peers(&network.name, &peers)?;
-    tracing::info!("audit: invite {} created, expires at {}", made.invite_id, made.expires_at);
+    tracing::info!(
+        target: "audit",
+        network = %network.name,
+        invite = %made.invite_id,
+        expires_at = made.expires_at,
+        "invite created"
+    );
     Ok(made)
 }
 
@@ -47,7 +53,7 @@ pub fn revoke(disk: &Disk, network: &NetworkFile, id: &InviteId) -> Result<()> {
         return Err(Failure::new(ErrorCode::InviteNotFound, format!("there is no open invite {id}")));
     }
     disk.put_peers(&network.name, &peers)?;
-    tracing::info!("audit: invite {id} revoked");
+    tracing::info!(target: "audit", network = %network.name, invite = %id, "invite revoked");
     Ok(())
 }
 

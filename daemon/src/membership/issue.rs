@@ -54,7 +54,13 @@ pub async fn create(mesh: &Arc<Network>, ttl_secs: u64, endpoints: &[SocketAddr]
     let (record, token) = draw(&network, &mesh.keys, ttl_secs, endpoints)?;
     store.create_invite(&record).await?;
     take_in(mesh, &record).await?;
-    tracing::info!("audit: invite {} created, expires at {}", record.id, record.expires_at);
+    tracing::info!(
+        target: "audit",
+        network = %network.name,
+        invite = %record.id,
+        expires_at = record.expires_at,
+        "invite created"
+    );
     Ok(Made::new(&record, token, &network))
 }
 
@@ -132,7 +138,7 @@ pub async fn revoke(mesh: &Arc<Network>, id: &InviteId) -> Result<()> {
             Err(StoreError::Conflict(_)) => continue,
             other => other?,
         };
-        tracing::info!("audit: invite {id} revoked");
+        tracing::info!(target: "audit", invite = %id, "invite revoked");
         release(&store).await?;
         return take_in(mesh, &changed).await;
     }
@@ -163,10 +169,11 @@ pub async fn redeem(mesh: &Arc<Network>, from: Ipv6Addr, request: RedeemRequest)
         match store.update_invite(&changed, stored.revision).await {
             Ok(_) => {
                 tracing::info!(
-                    "audit: invite {} redeemed by {} with key {}",
-                    changed.id,
-                    joiner.id,
-                    joiner.public_key
+                    target: "audit",
+                    invite = %changed.id,
+                    machine = %joiner.id,
+                    key = %joiner.public_key,
+                    "invite redeemed"
                 );
                 take_in(mesh, &changed).await?;
                 return answer(mesh, &state);
@@ -201,7 +208,7 @@ pub async fn confirm(mesh: &Arc<Network>, from: Ipv6Addr, request: ConfirmReques
             Next::Write(state) => {
                 let changed = InviteRecord { state: state.clone(), ..stored.value };
                 match store.update_invite(&changed, stored.revision).await {
-                    Ok(_) => tracing::info!("audit: invite {} consumed, key {key} is a member", changed.id),
+                    Ok(_) => tracing::info!(target: "audit", invite = %changed.id, %key, "invite consumed"),
                     Err(StoreError::Conflict(_)) => continue,
                     Err(error) => return Err(error.into()),
                 }
@@ -223,7 +230,7 @@ pub async fn lapse_loop(mesh: Arc<Network>) {
         tokio::time::sleep(EXPIRY_INTERVAL).await;
         let Ok(store) = store(&mesh) else { continue };
         if let Err(error) = tidy(&mesh, &store).await {
-            tracing::warn!("invites: {error}");
+            tracing::warn!(%error, "cannot tidy up invites");
         }
     }
 }
@@ -256,7 +263,7 @@ async fn lapse(mesh: &Arc<Network>, store: &Store, id: &InviteId) -> Result<()> 
         Err(StoreError::Conflict(_)) => return Ok(()), // looked at again soon
         other => other?,
     };
-    tracing::info!("audit: invite {id} expired");
+    tracing::info!(target: "audit", invite = %id, "invite expired");
     take_in(mesh, &changed).await
 }
 

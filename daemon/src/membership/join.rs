@@ -60,7 +60,7 @@ pub async fn redeem(
     .await;
     if result.is_err() {
         let left = teardown::run(&shared.reconciler, &spec).await;
-        left.iter().for_each(|error| tracing::warn!("rolling the join back: {error}"));
+        left.iter().for_each(|error| tracing::warn!(error, "cannot roll the join back"));
     }
     // From here on the network's own record says what is to be there.
     shared.disk.set_pending(None)?;
@@ -148,7 +148,7 @@ pub async fn clear_leftover(shared: &Shared) -> Result<()> {
         // Cut short between the record and its activation: it is finished as any other start of it.
         shared.disk.set_active(Some(&file.name))?;
     } else {
-        tracing::warn!(network = %file.name, "an interrupted join was found: removing its tunnel");
+        tracing::warn!(network = %file.name, "removing the tunnel of an interrupted join");
         let keys = shared.disk.keys(&file.name)?.unwrap_or_else(|| keys::fresh(None));
         let spec =
             spec::node(&shared.around, &shared.disk, &file, &keys, &PeersFile::default(), clock::now());
@@ -163,7 +163,7 @@ pub async fn clear_leftover(shared: &Shared) -> Result<()> {
 async fn gone_within_looks(shared: &Shared, spec: &NodeSpec) -> bool {
     for _ in 0..LOOKS {
         let left = teardown::run(&shared.reconciler, spec).await;
-        left.iter().for_each(|error| tracing::warn!("removing an interrupted join: {error}"));
+        left.iter().for_each(|error| tracing::warn!(error, "cannot remove an interrupted join"));
         if left.is_empty() {
             return true;
         }

@@ -64,6 +64,6 @@ fn source(from: SocketAddr) -> Ipv6Addr {
 }
 
 fn refused(failure: Failure) -> Response {
-    tracing::warn!("refused: {failure}");
+    tracing::warn!(target: "audit", code = %failure.code, error = %failure, "join request refused");
     (StatusCode::CONFLICT, Json(failure.envelope(Asked::Join))).into_response()
 }

@@ -251,7 +251,7 @@ impl Network {
         self.cancel.cancel();
         self.tasks.close();
         if tokio::time::timeout(DETACH_TIMEOUT, self.tasks.wait()).await.is_err() {
-            tracing::warn!("some tasks did not stop within {}s", DETACH_TIMEOUT.as_secs());
+            tracing::warn!(timeout_secs = DETACH_TIMEOUT.as_secs(), "timed out waiting for tasks to stop");
         }
     }
 
@@ -286,7 +286,7 @@ impl Network {
             let changed = *before != now;
             match &now {
                 Some(why) if changed => {
-                    tracing::error!("cannot write the files that store and sidecars start from: {why}")
+                    tracing::error!(error = why, "cannot write the files that store and sidecars start from")
                 }
                 None if changed => tracing::info!("the files of store and sidecars are written again"),
                 _ => {}

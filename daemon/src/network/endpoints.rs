@@ -19,7 +19,7 @@ pub async fn run(mesh: Arc<Network>) {
     loop {
         ask_peers(&mesh).await;
         if let Err(error) = refresh(&mesh).await {
-            tracing::warn!("endpoints: {error}");
+            tracing::warn!(%error, "cannot update this machine's endpoints");
         }
         // A change of links or addresses leads to a reconciliation, and so back here at once.
         let _ = tokio::time::timeout(RESYNC_INTERVAL, reconciled.changed()).await;
@@ -37,7 +37,7 @@ async fn refresh(mesh: &Arc<Network>) -> Result<(), Box<dyn std::error::Error + 
     }
     if endpoints != before {
         let words = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-        tracing::info!("endpoints: {} -> {}", words(&before), words(&endpoints));
+        tracing::info!(before = words(&before), now = words(&endpoints), "this machine's endpoints changed");
         mesh.change_network(|network| network.machine.endpoints = endpoints.clone())?;
     }
     // A publication that failed is repeated until the store says the same.

@@ -41,10 +41,14 @@ fn take_in(mesh: &Network, now: Vec<Check>) {
         match check.level {
             now if now == was => {}
             Level::Ok => {
-                tracing::info!(check = %check.check, "the host is back to normal: {}", check.seen)
+                tracing::info!(check = %check.check, seen = %check.seen, "the host is back to normal")
             }
-            Level::Warn => tracing::warn!(check = %check.check, advice, "the host changed: {}", check.seen),
-            Level::Fail => tracing::error!(check = %check.check, advice, "the host changed: {}", check.seen),
+            Level::Warn => {
+                tracing::warn!(check = %check.check, seen = %check.seen, advice, "the host changed")
+            }
+            Level::Fail => {
+                tracing::error!(check = %check.check, seen = %check.seen, advice, "the host changed")
+            }
         }
     }
 }

@@ -78,7 +78,7 @@ pub fn renew(runtime: Option<&Path>) {
     if let Some(Err(error)) = runtime.map(|dir| std::fs::remove_file(dir.join(FILE)))
         && error.kind() != std::io::ErrorKind::NotFound
     {
-        tracing::warn!("cannot draw a new boot number: {error}");
+        tracing::warn!(%error, "cannot draw a new boot number");
     }
 }
 
@@ -93,7 +93,7 @@ fn kept(path: &Path) -> Run {
     }
     let run = draw();
     if let Err(error) = crate::state::replace(path, format!("{run:016x}\n").as_bytes(), 0o600) {
-        tracing::debug!("cannot write this boot's number: {}", ployz_core::text::chain(&error));
+        tracing::debug!(error = %ployz_core::text::chain(&error), "cannot write this boot's number");
     }
     run
 }

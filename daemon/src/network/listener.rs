@@ -28,7 +28,7 @@ pub async fn run(mesh: Arc<Network>, routes: axum::Router) {
                     () = until_moved(&mesh, id) => {}
                 }
             }
-            Err(error) => tracing::debug!("cannot listen on {at}: {error}"),
+            Err(error) => tracing::debug!(address = %at, %error, "cannot listen"),
         }
         tokio::time::sleep(BIND_RETRY_DELAY).await;
     }

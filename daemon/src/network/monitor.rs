@@ -22,7 +22,9 @@ pub async fn run(mesh: Arc<Network>) {
                     () = until_moved(&mesh, id) => {}
                 }
             }
-            (_, Err(error)) => tracing::debug!("cannot watch: {}", ployz_core::text::chain(&error)),
+            (_, Err(error)) => {
+                tracing::debug!(error = %ployz_core::text::chain(&error), "cannot watch the kernel")
+            }
             (None, _) => {}
         }
         tokio::time::sleep(RETRY_DELAY).await;

@@ -39,7 +39,7 @@ pub async fn run(mesh: Arc<Network>) {
                         () = listener::until_moved(&mesh, id) => {}
                     }
                 }
-                Err(error) => tracing::warn!("cannot probe: {error}"),
+                Err(error) => tracing::warn!(%error, "cannot probe peers"),
             }
         }
         tokio::time::sleep(PROBE_INTERVAL).await;
@@ -122,11 +122,11 @@ async fn move_to(
     to: SocketAddr,
 ) {
     let from = from.map_or_else(|| "none".to_owned(), |endpoint| endpoint.to_string());
-    tracing::info!("path to {} is dead, endpoint {from} -> {to}", peer.id);
+    tracing::info!(peer = %peer.id, from, %to, "the path is dead, moving the endpoint");
     let change = DeviceChange::endpoint(peer.public_key, to);
     debug_assert!(matches!(change.peers.as_slice(), [PeerChange::Set { update_only: true, .. }]));
     if let Err(error) = wireguard::configure(device.backend, WG_DEVICE, netns, &change).await {
-        tracing::warn!("cannot move the endpoint of {}: {}", peer.id, ployz_core::text::chain(&error));
+        tracing::warn!(peer = %peer.id, error = %ployz_core::text::chain(&error), "cannot move the endpoint");
     }
 }
 

@@ -47,7 +47,7 @@ async fn session(mesh: &Arc<Network>, router: &Router) -> Result<(), AnyError> {
     publish(&store, mesh).await?;
     if let Err(error) = routes::publish(&store, &network).await {
         // Its name is not answered until the next session; everything else works.
-        tracing::warn!("this machine's route is not published: {}", ployz_core::text::chain(&error));
+        tracing::warn!(error = %ployz_core::text::chain(&error), "cannot publish this machine's route");
     }
     let commands = Router::subscribe(&store, &network.machine.id).await?;
     mesh.store.send_replace(Some(store.clone()));
@@ -64,7 +64,10 @@ async fn found(store: &Store, mesh: &Network) -> Result<(), StoreError> {
     let known = mesh.peers.borrow().machines.clone();
     for machine in known.iter().filter(|machine| machine.id != mesh.network().machine.id) {
         if store.restore_machine(machine).await? {
-            tracing::warn!("the store had no record of {}: restored from this machine's copy", machine.id);
+            tracing::warn!(
+                machine = %machine.id,
+                "the store had no record of a machine: restored from this machine's copy"
+            );
             let lock = SubnetLock { subnet: machine.subnet, owner: machine.public_key, invite: None };
             match store.lock_subnet(&lock).await {
                 Ok(_) | Err(StoreError::Conflict(_)) => {}
@@ -121,7 +124,11 @@ async fn publish_drafts(store: &Store, mesh: &Network) -> Result<(), StoreError>
             }
         }
         if let Err(error) = mesh.learn(|peers| peers.drafts.retain(|other| other.id != draft.id)) {
-            tracing::warn!("{}", ployz_core::text::chain(&error));
+            tracing::warn!(
+                invite = %draft.id,
+                error = %ployz_core::text::chain(&error),
+                "cannot write the invites to disk"
+            );
         }
     }
     Ok(())
@@ -164,7 +171,9 @@ async fn follow(mesh: &Arc<Network>, store: &Store) -> Result<(), AnyError> {
                 let fits = machine.id.as_str() == key && machine.fits(network.prefix(), &network.plan);
                 if !fits {
                     tracing::warn!(
-                        "ignoring the record {key}: it claims a name or addresses that are not its own"
+                        machine = %machine.id,
+                        key,
+                        "ignoring a record that claims a name or addresses that are not its own"
                     );
                 }
                 fits
@@ -207,7 +216,7 @@ fn healthy(mesh: &Network) {
     mesh.sync.send_if_modified(|health| {
         let changed = *health != fine;
         if changed {
-            tracing::info!("store: connected");
+            tracing::info!("the store is connected");
             *health = fine;
         }
         changed
@@ -226,7 +235,7 @@ fn unhealthy(mesh: &Network, error: String) {
         let since =
             if health.healthy { Some(clock::now()) } else { health.since.or_else(|| Some(clock::now())) };
         if health.healthy || health.error.as_deref() != Some(&error) {
-            tracing::warn!("store: {error}");
+            tracing::warn!(error, "the store is unavailable");
             mesh.nudge(Trigger::StoreAway);
         }
         *health = Health { healthy: false, since, error: Some(error) };
@@ -280,7 +289,7 @@ fn take<T>(
             }
         }
         Change::Caught => *caught = true,
-        Change::Hiccup(error) => tracing::debug!("watch: {error}"),
+        Change::Hiccup(error) => tracing::debug!(error, "a watch was interrupted"),
     }
 }
 

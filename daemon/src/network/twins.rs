@@ -44,7 +44,7 @@ fn tell(mesh: &Network, checks: Vec<Check>) {
         let (was, is) = (names(before), names(&checks));
         for check in checks.iter().filter(|check| !was.contains(&check.check)) {
             let advice = check.advice.as_deref().unwrap_or_default();
-            tracing::error!(check = %check.check, advice, "two machines, one key: {}", check.seen);
+            tracing::error!(check = %check.check, seen = %check.seen, advice, "two machines, one key");
         }
         for check in was.difference(&is) {
             tracing::info!(%check, "one machine, one key again");

@@ -18,7 +18,10 @@ pub async fn run(reconciler: &Reconciler, spec: &NodeSpec) -> Vec<String> {
         Seen::Absent => {}
         Seen::Present(found) if is_own(spec, found.alias.as_deref()) => {}
         Seen::Present(_) | Seen::Foreign(_) => {
-            tracing::info!("namespace {} is not ours: left alone with all in it", spec.netns.name);
+            tracing::info!(
+                netns = %spec.netns.name,
+                "the network namespace is foreign: left alone with all in it"
+            );
             return Vec::new();
         }
         Seen::Unknown(why) => return vec![format!("netns: cannot be inspected: {why}")],
@@ -72,7 +75,7 @@ async fn stop_sidecar(
             reconciler.supervisor().stop_sidecar(&name).await.map_err(|error| ployz_core::text::chain(&error))
         }
         Seen::Present(_) | Seen::Foreign(_) => {
-            tracing::info!("unit {name} is not ours: left alone");
+            tracing::info!(unit = %name, "the unit is foreign: left alone");
             Ok(())
         }
         Seen::Unknown(why) => Err(format!("cannot be inspected: {why}")),
@@ -86,7 +89,7 @@ async fn stop(reconciler: &Reconciler, name: UnitName, seen: &Seen<UnitLive>) ->
             reconciler.supervisor().stop(&name).await.map_err(|error| ployz_core::text::chain(&error))
         }
         Seen::Present(_) | Seen::Foreign(_) => {
-            tracing::info!("unit {name} is not ours: left alone");
+            tracing::info!(unit = %name, "the unit is foreign: left alone");
             Ok(())
         }
         Seen::Unknown(why) => Err(format!("cannot be inspected: {why}")),

@@ -39,20 +39,20 @@ async fn answer(pulls: &Arc<Pulls>, command: PullCommand) -> Result<PullAnswer> 
         PullCommand::Ask(wanted) => fetch::ask(&docker, &wanted.image).await.map(PullAnswer::Found),
         PullCommand::Name(name) => {
             let (image, name) = (name.wanted.image, name.name);
-            tracing::info!(target: "audit", %image, %name, "an image gets a name");
+            tracing::info!(target: "audit", %image, %name, "image named");
             fetch::name(&docker, &image, &name).await.map(|()| PullAnswer::Done)
         }
         PullCommand::Fetch(PullWanted { image, .. }) => {
             let (key, here) = (format!("fetch {image}"), pulls.clone());
             pulls.tasks.look(&key, |progress| async move {
-                tracing::info!(target: "audit", %image, "an image is pulled");
+                tracing::info!(target: "audit", %image, "image pull started");
                 until_stopped(&here.images.network, fetch::fetch(&here, &docker, &image, &progress)).await
             })
         }
         PullCommand::Give(PullGive { wanted: PullWanted { image, .. }, to }) => {
             let (key, here) = (format!("give {image} to {to}"), pulls.clone());
             pulls.tasks.look(&key, |progress| async move {
-                tracing::info!(target: "audit", %image, %to, "an image is sent on");
+                tracing::info!(target: "audit", %image, peer = %to, "image transfer started");
                 Box::pin(until_stopped(
                     &here.images.network,
                     fetch::give(&here.images, &docker, &image, &to, &progress),

@@ -47,7 +47,7 @@ pub(super) async fn fetch(
             Err(DeployFailure::new(ErrorCode::ImagePlatform, what))
         }
         _ => {
-            tracing::info!(%image, id = %held.facts.id, "pulled");
+            tracing::info!(%image, id = %held.facts.id, "image pulled");
             Ok(())
         }
     }

@@ -29,7 +29,7 @@ pub async fn run(mesh: Arc<Network>, transfers: Arc<Transfers>) {
                     () = serve(&mesh, &transfers, &listener) => {}
                     () = until_moved(&mesh, id) => {}
                 },
-                Err(error) => tracing::debug!("cannot listen on {at}: {error}"),
+                Err(error) => tracing::debug!(address = %at, %error, "cannot listen"),
             }
         }
         tokio::time::sleep(BIND_RETRY_DELAY).await;
@@ -47,7 +47,7 @@ async fn serve(mesh: &Arc<Network>, transfers: &Arc<Transfers>, listener: &TcpLi
         let (stream, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!("cannot accept a transfer connection: {error}");
+                tracing::warn!(%error, "cannot accept a transfer connection");
                 tokio::time::sleep(BIND_RETRY_DELAY).await;
                 continue;
             }
@@ -61,7 +61,7 @@ async fn serve(mesh: &Arc<Network>, transfers: &Arc<Transfers>, listener: &TcpLi
             let _permit = permit;
             if let Err(why) = open(&mesh, &transfers, stream, from).await {
                 transfers.refuse();
-                tracing::info!("a transfer connection from {} is closed: {why}", from.ip());
+                tracing::info!(from = %from.ip(), error = why, "transfer connection refused");
             }
         });
     }

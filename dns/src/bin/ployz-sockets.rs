@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     match runtime.context("cannot start the runtime").and_then(|runtime| runtime.block_on(run())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!(error = format!("{error:#}"), "ployz-sockets failed");
             ExitCode::FAILURE
         }
     }

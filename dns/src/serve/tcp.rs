@@ -52,7 +52,7 @@ pub async fn serve(listener: TcpListener, server: Arc<Server>, tasks: TaskTracke
                 });
             }
             (Err(error), _) => {
-                tracing::warn!(%error, "accepting a connection");
+                tracing::warn!(%error, "cannot accept a connection");
                 // Out of descriptors: they come back when connections end.
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }

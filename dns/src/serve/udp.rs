@@ -36,7 +36,7 @@ pub async fn serve(socket: Arc<UdpSocket>, server: Arc<Server>, tasks: TaskTrack
             }
         };
         if let Err(error) = ready {
-            tracing::error!(%error, "a UDP socket cannot be waited for");
+            tracing::error!(%error, "cannot wait for a UDP socket");
             return;
         }
         for _ in 0..BATCH {
@@ -48,7 +48,7 @@ pub async fn serve(socket: Arc<UdpSocket>, server: Arc<Server>, tasks: TaskTrack
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 // An ICMP error for something sent earlier; says nothing about this socket.
                 Err(error) => {
-                    tracing::debug!(%error, "receiving a datagram");
+                    tracing::debug!(%error, "cannot receive a datagram");
                     continue;
                 }
             };
@@ -96,7 +96,7 @@ async fn send(socket: &UdpSocket, server: &Server, reply: &[u8], to: std::net::S
     };
     if let Err(error) = sent {
         server.metrics.unsent.fetch_add(1, Relaxed);
-        tracing::debug!(%error, %to, "sending a reply");
+        tracing::debug!(%error, %to, "cannot send a reply");
     }
 }
 

@@ -80,7 +80,7 @@ impl<V: View> Feed<V> {
     pub async fn stop(self) {
         drop(self.stop);
         if let Err(died) = self.task.await {
-            tracing::error!("the routing feed task failed: {died}");
+            tracing::error!(error = %died, "the routing feed task failed");
         }
     }
 }
@@ -128,7 +128,7 @@ impl<V: View> Keeper<V> {
         }
         let kept = self.kept();
         if let Err(error) = self.saver.finish(kept).await {
-            tracing::warn!("cannot write the routing snapshot: {error}");
+            tracing::warn!(%error, "cannot write the routing snapshot");
         }
     }
 
@@ -136,7 +136,7 @@ impl<V: View> Keeper<V> {
         let (step, unreadable) = self.follow.take(report);
         if let Some(unreadable) = unreadable {
             self.stats.with(|stats| stats.figures.unreadable += 1);
-            tracing::warn!("an unreadable routing event counts as a deletion: {unreadable}");
+            tracing::warn!(error = %unreadable, "an unreadable routing event counts as a deletion");
         }
         match step {
             Step::Nothing => {}
@@ -192,7 +192,7 @@ impl<V: View> Keeper<V> {
         self.stats.with(|stats| stats.figures.losses += 1);
         let text = lost.to_string();
         if text != self.said {
-            tracing::warn!("routing events: {text}; serving the last known state");
+            tracing::warn!(error = text, "routing events are lost; serving the last known state");
             self.said = text;
         }
         self.again();
@@ -256,7 +256,7 @@ impl<V: View> Keeper<V> {
             Due::Written(Ok(())) => {}
             Due::Written(Err(error)) => {
                 self.stats.with(|stats| stats.figures.unsaved += 1);
-                tracing::warn!("cannot write the routing snapshot: {error}");
+                tracing::warn!(%error, "cannot write the routing snapshot");
                 self.saver.failed();
             }
         }
@@ -277,7 +277,7 @@ fn begin(settings: &Settings, reads: fn(&Value) -> bool) -> (Follow, Option<Syst
         }
         snapshot::load(path, network).unwrap_or_else(|refused| {
             let why = ployz_core::text::chain(&refused);
-            tracing::warn!("the routing snapshot {} is not used: {why}", path.display());
+            tracing::warn!(file = %path.display(), error = why, "cannot use the routing snapshot");
             None
         })
     });

@@ -92,10 +92,13 @@ fn not_ready(ctx: &Ctx, node: &Node) -> Result<()> {
     })?;
     node.sh(&format!("{NO_EARLY_RULE}; {NO_VPN}"))?;
     product::ready(ctx, 2)?;
-    let log = product::logged(node, &since)?.join("\n");
-    for words in ["the host changed: packets to ", "the host is back to normal: packets to the overlay leave"]
-    {
-        ensure!(log.contains(words), "no `{words}` in {log}");
+    let log = product::logged(node, &since)?;
+    for (message, seen) in [
+        ("the host changed ", " seen=packets to "),
+        ("the host is back to normal ", " seen=packets to the overlay leave"),
+    ] {
+        let found = log.iter().any(|line| line.starts_with(message) && line.contains(seen));
+        ensure!(found, "no `{message}` with `{seen}` in {log:#?}");
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
     match ployz_wireguard::run(&options, ready) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{}", ployz_core::text::chain(&error));
+            tracing::error!(error = %ployz_core::text::chain(&error), "ployz-wireguard failed");
             ExitCode::FAILURE
         }
     }
@@ -55,6 +55,6 @@ fn main() -> ExitCode {
 
 fn ready() {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!(%error, "telling systemd that we are ready");
+        tracing::warn!(%error, "cannot notify systemd");
     }
 }

@@ -92,7 +92,12 @@ async fn pruned_again<T, W: Future<Output = std::result::Result<T, Unstarted>>>(
             Ok(done) => return Ok(done),
             Err(Unstarted::Failed(failure)) => return Err(failure),
             Err(Unstarted::Gone(error)) if left == 0 => return Err(failed(error)),
-            Err(Unstarted::Gone(error)) => tracing::info!("retrying: {}", ployz_core::text::chain(&error)),
+            Err(Unstarted::Gone(error)) => {
+                tracing::info!(
+                    error = %ployz_core::text::chain(&error),
+                    "an image or network is gone, retrying"
+                )
+            }
         }
         left -= 1;
         tokio::time::sleep(RETRY_DELAY).await;

@@ -25,7 +25,7 @@ pub async fn run(deploys: Arc<Deploys>) {
             tokio::select! {
                 changed = stores.changed() => if changed.is_err() { return } else { continue },
                 ended = follow(&deploys, &store) => if let Err(error) = ended {
-                    tracing::debug!("cannot follow deploys: {error}");
+                    tracing::debug!(%error, "cannot follow deploys");
                 },
             }
             tokio::time::sleep(RETRY_DELAY).await;
@@ -51,7 +51,12 @@ async fn follow(
                 None => return Ok(()),
                 Some(Change::Put(key, status)) => {
                     if let Err(error) = take_in(deploys, &records, &status).await {
-                        tracing::warn!("cannot read the commit of {key}: {error}");
+                        tracing::warn!(
+                            namespace = %status.namespace,
+                            deploy = %status.deploy,
+                            %error,
+                            "cannot read the commit"
+                        );
                     }
                     known.insert(key, status);
                     pay(deploys, &known, &mut paying);
@@ -89,7 +94,12 @@ async fn take_in(
         });
     });
     if let Err(error) = changed {
-        tracing::warn!("cannot write the committed services to disk: {}", ployz_core::text::chain(&error));
+        tracing::warn!(
+            namespace = %status.namespace,
+            deploy = %status.deploy,
+            error = %ployz_core::text::chain(&error),
+            "cannot write the committed services to disk"
+        );
     }
     Ok(())
 }
@@ -123,13 +133,20 @@ fn mend(deploys: &Arc<Deploys>, known: &BTreeMap<String, DeployStatus>) {
 
 async fn mend_one(deploys: Arc<Deploys>, namespace: Namespace) {
     let cancel = deploys.network.cancel.clone();
+    let log = |line: &str| tracing::info!(%namespace, progress = line, "recovering an interrupted deploy");
     // Cancel-safe: as if the daemon had been killed there.
     let done = tokio::select! {
         () = cancel.cancelled() => return,
-        done = requests::mend(&deploys, &namespace, &|line| tracing::info!("{line}")) => done,
+        done = requests::mend(&deploys, &namespace, &log) => done,
     };
     if let Err(failure) = done {
-        tracing::warn!("namespace {namespace}: {failure}: {}", failure.causes.join("; "));
+        tracing::warn!(
+            %namespace,
+            code = %failure.code,
+            causes = failure.causes.join("; "),
+            error = %failure,
+            "cannot recover an interrupted deploy"
+        );
     }
 }
 

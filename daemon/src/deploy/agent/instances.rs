@@ -64,7 +64,11 @@ impl Local {
     /// From disk. What cannot be read is not worth a mesh: containers go on, and nothing of them is changed.
     pub fn open(disk: &Disk, network: &NetworkName) -> Self {
         let file = disk.instances(network).map(Option::unwrap_or_default).inspect_err(|error| {
-            tracing::error!("instances.json cannot be read: {}", ployz_core::text::chain(error));
+            tracing::error!(
+                %network,
+                error = %ployz_core::text::chain(error),
+                "instances.json cannot be read"
+            );
         });
         let file = file.ok();
         Self {
@@ -122,7 +126,7 @@ impl Local {
             return work(file);
         }
         let found = self.disk.instances(&self.network).map_err(LocalError::Unknown)?.unwrap_or_default();
-        tracing::info!("instances.json is readable again");
+        tracing::info!(network = %self.network, "instances.json is readable again");
         self.ask_as(checks_of(&found));
         work(file.insert(found))
     }

@@ -24,7 +24,11 @@ pub(super) async fn pay(deploys: Arc<Deploys>, statuses: Vec<DeployStatus>) {
             let docker = Docker::connect(Path::new(SOCKET), &network.id).await.map_err(failed)?;
             if let Err(error) = crate::deploy::agent::bridge::stand(&deploys.network, &docker).await {
                 // What is to be removed needs no network.
-                tracing::warn!("{}", ployz_core::text::chain(&error));
+                tracing::warn!(
+                    namespace = %status.namespace,
+                    error = %ployz_core::text::chain(&error),
+                    "the Docker network is not up"
+                );
             }
             settle(&deploys.local, &docker, &network.machine.id, &status.namespace, &status.debts).await
         };
@@ -32,7 +36,11 @@ pub(super) async fn pay(deploys: Arc<Deploys>, statuses: Vec<DeployStatus>) {
         tokio::select! {
             () = deploys.network.cancel.cancelled() => return,
             done = done => if let Err(failure) = done {
-                tracing::warn!("namespace {}: pending cleanup is not done yet: {failure}", status.namespace);
+                tracing::warn!(
+                    namespace = %status.namespace,
+                    error = %failure,
+                    "pending cleanup is not done yet"
+                );
             },
         }
     }
@@ -55,13 +63,18 @@ pub(super) async fn settle(
             Owed::Remove => {
                 bury(local, namespace, std::slice::from_ref(instance))?;
                 take_away(local, docker, namespace, instance).await?;
-                tracing::info!("removed {instance}, left over from deploy {}", debt.deploy);
+                tracing::info!(%namespace, deploy = %debt.deploy, %instance, "removed a leftover instance");
             }
             Owed::Restore => {
                 let _turn = local.alone(namespace, instance).await;
                 if stands(&local.read().map_err(not_kept)?, namespace, debt) {
                     start_again(local, docker, namespace, instance).await?;
-                    tracing::info!("started {instance} again, which deploy {} had stopped", debt.deploy);
+                    tracing::info!(
+                        %namespace,
+                        deploy = %debt.deploy,
+                        %instance,
+                        "restarted a stopped instance"
+                    );
                 }
             }
         }

@@ -35,7 +35,10 @@ pub async fn run(deploys: Arc<Deploys>) {
         if matches!(view.engine, Engine::Live(_))
             && let Err(error) = look(&deploys, &view, store.as_ref(), &mut said).await
         {
-            tracing::warn!("routes of instances: {}", ployz_core::text::chain(error.as_ref()));
+            tracing::warn!(
+                error = %ployz_core::text::chain(error.as_ref()),
+                "cannot publish the routes of instances"
+            );
             said = None;
             again = RETRY_DELAY;
         }
@@ -56,8 +59,8 @@ async fn look(deploys: &Deploys, view: &View, store: Option<&Store>, said: &mut 
     let (known, young) = (deploys.local.read()?, deploys.network.millis());
     if let Err(error) = remember(deploys, view, young) {
         tracing::warn!(
-            "cannot write the readiness of instances to disk: {}",
-            ployz_core::text::chain(&error)
+            error = %ployz_core::text::chain(&error),
+            "cannot write the readiness of instances to disk"
         );
     }
     let wanted = wanted(&deploys.network.network().machine.id, view, &known, young);

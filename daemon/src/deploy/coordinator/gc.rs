@@ -28,8 +28,8 @@ pub async fn run(mesh: Arc<Network>) {
         };
         match done.await {
             Ok(0) => {}
-            Ok(forgotten) => tracing::info!("{forgotten} old deploy decisions were deleted"),
-            Err(error) => tracing::warn!("cannot delete old deploy decisions: {error}"),
+            Ok(forgotten) => tracing::info!(count = forgotten, "deleted old deploy decisions"),
+            Err(error) => tracing::warn!(%error, "cannot delete old deploy decisions"),
         }
     }
 }

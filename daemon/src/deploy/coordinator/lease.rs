@@ -108,7 +108,12 @@ impl Lease {
         self.ends.cancel();
         let _ = (&mut self.renewing).await;
         if let Err(error) = self.unlock().await {
-            tracing::warn!("the lock of namespace {} was not released: {error}", self.namespace);
+            tracing::warn!(
+                namespace = %self.namespace,
+                deploy = %self.held.deploy,
+                %error,
+                "the deploy lock was not released"
+            );
         }
     }
 
@@ -161,7 +166,7 @@ async fn renew(
                     pause = RETRY_DELAY;
                 }
                 Ok(_) => {
-                    tracing::warn!("the lock of namespace {namespace} is lost: {error}");
+                    tracing::warn!(%namespace, deploy = %held.deploy, %error, "the deploy lock is lost");
                     return state.lost.store(true, Ordering::Release);
                 }
                 Err(_) => pause = RETRY_DELAY,

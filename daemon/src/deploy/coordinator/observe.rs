@@ -80,7 +80,12 @@ impl Survey {
                     survey.told(member, namespace, instances);
                 }
                 Err(failure) => {
-                    tracing::info!("a machine does not take part: {failure}");
+                    tracing::info!(
+                        machine = %member.id,
+                        %namespace,
+                        error = %failure,
+                        "a machine does not take part"
+                    );
                     survey.machines.push(Machine { reachable: false, ..Machine::of(member) });
                 }
             }

@@ -199,9 +199,11 @@ async fn settle(
     };
     say(&format!("{what} deploy {}, which was interrupted ({})", status.deploy, status.phase));
     tracing::warn!(
-        "{what} deploy {} of namespace {namespace}, interrupted at {}",
-        status.deploy,
-        status.phase
+        %namespace,
+        deploy = %status.deploy,
+        phase = %status.phase,
+        action = what,
+        "resuming an interrupted deploy"
     );
     let mut run = Run::new(&deploys.network, store, records, lease, status, say);
     (run.revision, run.decision, run.gives_up) = (revision, decision, true);

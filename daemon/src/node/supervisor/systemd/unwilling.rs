@@ -28,7 +28,7 @@ impl Unwilling {
         let now = Instant::now();
         noted.extend(told.into_iter().map(|(purpose, why)| {
             let why = format!("systemd did not open it: {why}");
-            tracing::warn!("the socket for {purpose}: {why}");
+            tracing::warn!(purpose, error = why, "a socket is not open");
             (purpose, (now, why))
         }));
     }
