@@ -103,17 +103,17 @@ pub struct Network {
     learning: Mutex<()>,
     born: Instant,
     running: tokio::sync::Mutex<()>,
-    nudges: mpsc::Sender<Trigger>,
+    triggers: mpsc::Sender<Trigger>,
     pub(super) tasks: TaskTracker,
 }
 
 impl Network {
-    /// From what is on disk; nothing of it runs yet. `nudges` takes requests for a reconciliation.
+    /// From what is on disk; nothing of it runs yet. `triggers` takes requests for a reconciliation.
     pub(super) fn new(
         shared: Arc<Shared>,
         network: NetworkFile,
         keys: Keys,
-        nudges: mpsc::Sender<Trigger>,
+        triggers: mpsc::Sender<Trigger>,
     ) -> Result<Self, DiskError> {
         let twins = Watch::new(shared.around.config.socket.parent());
         let away = Health { healthy: false, since: Some(clock::now()), error: None };
@@ -141,7 +141,7 @@ impl Network {
             learning: Mutex::default(),
             born: Instant::now(),
             running: tokio::sync::Mutex::new(()),
-            nudges,
+            triggers,
             tasks: TaskTracker::new(),
         })
     }
@@ -188,9 +188,9 @@ impl Network {
     }
 
     /// Asks for a reconciliation soon; several requests become one.
-    pub fn nudge(&self, why: Trigger) {
+    pub fn request_reconcile(&self, why: Trigger) {
         // A full channel means that runs are already asked for.
-        let _ = self.nudges.try_send(why);
+        let _ = self.triggers.try_send(why);
     }
 
     /// Takes in new members and invites: on disk, then in the data plane.
@@ -203,7 +203,7 @@ impl Network {
         }
         self.shared.disk.put_peers(&self.network().name, &changed)?;
         self.peers.send_replace(changed);
-        self.nudge(Trigger::MembersChanged);
+        self.request_reconcile(Trigger::MembersChanged);
         Ok(true)
     }
 

@@ -15,7 +15,7 @@ pub async fn run(mesh: Arc<Network>) {
         match (id, ployz_netns::watch::open(crate::node::environment::NETNS)) {
             (Some(id), Ok(mut events)) => {
                 // What happened before the subscription is for one look.
-                mesh.nudge(Trigger::Subscribed);
+                mesh.request_reconcile(Trigger::Subscribed);
                 // Cancel-safe: a change that is not passed on is found by the look that follows the next subscription.
                 tokio::select! {
                     () = listen(&mesh, &mut events) => {}
@@ -34,7 +34,7 @@ pub async fn run(mesh: Arc<Network>) {
 /// Passes changes on until a socket breaks.
 async fn listen(mesh: &Network, events: &mut Events) {
     while let Some(event) = events.next().await {
-        mesh.nudge(Trigger::KernelEvent(event));
+        mesh.request_reconcile(Trigger::KernelEvent(event));
         // What our own repair causes comes in now, and perhaps somebody else's next change with it: look once more,
         // and ever less often while it does not stop.
         let mut backoff = Backoff::new(BURST_DELAY, BURST_DELAY_MAX);
@@ -43,7 +43,7 @@ async fn listen(mesh: &Network, events: &mut Events) {
             if !events.drain() {
                 break;
             }
-            mesh.nudge(Trigger::KernelEvent(event));
+            mesh.request_reconcile(Trigger::KernelEvent(event));
         }
     }
 }

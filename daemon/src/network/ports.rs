@@ -52,7 +52,7 @@ async fn pass_on(mesh: &Network, mut snapshots: watch::Receiver<Arc<Snapshot<Por
                 Err(_) => {
                     mesh.asked.send_replace(asked);
                     pace.passed_on(Instant::now());
-                    mesh.nudge(Trigger::TcpRoutesChanged);
+                    mesh.request_reconcile(Trigger::TcpRoutesChanged);
                     continue;
                 }
             },
@@ -75,7 +75,7 @@ async fn look_again(mesh: &Network) {
         let tried = wanted.iter().filter(|socket| around.is_system() || !socket.v6_only);
         let mut waiting = tried.filter(|socket| refused.is_some_and(|all| all.contains_key(&socket.purpose)));
         if waiting.any(|socket| taken(socket).is_none()) {
-            mesh.nudge(Trigger::PortFreed);
+            mesh.request_reconcile(Trigger::PortFreed);
         }
     }
 }

@@ -24,8 +24,8 @@ pub async fn start(
         keys.sidecars = Some(crate::keys::sidecar_seeds());
         shared.disk.put_keys(&network.name, &keys)?;
     }
-    let (nudges, requests) = mpsc::channel(16);
-    let mesh = Arc::new(Network::new(shared, network, keys, nudges)?);
+    let (triggers, requests) = mpsc::channel(16);
+    let mesh = Arc::new(Network::new(shared, network, keys, triggers)?);
     let parts = compose(&mesh);
     mesh.choose_backend().await?;
     mesh.phase.send_replace(Phase::Provisioning);

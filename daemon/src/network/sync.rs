@@ -236,7 +236,7 @@ fn unhealthy(mesh: &Network, error: String) {
             if health.healthy { Some(clock::now()) } else { health.since.or_else(|| Some(clock::now())) };
         if health.healthy || health.error.as_deref() != Some(&error) {
             tracing::warn!(error, "the store is unavailable");
-            mesh.nudge(Trigger::StoreAway);
+            mesh.request_reconcile(Trigger::StoreAway);
         }
         *health = Health { healthy: false, since, error: Some(error) };
         true
