@@ -98,7 +98,7 @@ impl InstancesFile {
     }
 
     /// Notes that an instance must never start again.
-    pub fn bury(&mut self, namespace: &Namespace, instance: &InstanceId) {
+    pub fn tombstone(&mut self, namespace: &Namespace, instance: &InstanceId) {
         if self.is_removed(namespace, instance) {
             return;
         }

@@ -251,8 +251,8 @@ pub(super) mod tests {
         let mut file = InstancesFile::default();
         let namespace: Namespace = "shop".parse().unwrap();
         let id = |n: usize| -> InstanceId { format!("web-0-{n}").parse().unwrap() };
-        (0..MOST_REMOVED + 5).for_each(|n| file.bury(&namespace, &id(n)));
-        file.bury(&namespace, &id(MOST_REMOVED));
+        (0..MOST_REMOVED + 5).for_each(|n| file.tombstone(&namespace, &id(n)));
+        file.tombstone(&namespace, &id(MOST_REMOVED));
         assert_eq!(file.removed.len(), MOST_REMOVED);
         assert!(!file.is_removed(&namespace, &id(4)) && file.is_removed(&namespace, &id(5)));
         assert!(!file.is_removed(&"other".parse().unwrap(), &id(5)));
@@ -295,7 +295,7 @@ pub(super) mod tests {
 
         let local = here.again();
         assert!(matches!(local.read(), Err(LocalError::Unknown(_))));
-        let refused = local.change(|file| file.bury(&one.owner.namespace, &one.owner.instance));
+        let refused = local.change(|file| file.tombstone(&one.owner.namespace, &one.owner.instance));
         assert!(matches!(refused, Err(LocalError::Unknown(_))));
         assert_eq!(std::fs::read(&path).unwrap(), whole[..whole.len() / 2], "it was overwritten");
 

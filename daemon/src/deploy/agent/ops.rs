@@ -119,25 +119,28 @@ pub(super) async fn drain(local: &Local, docker: &Docker, asked: &Drain) -> Resu
 /// Removes them for ever.
 pub(super) async fn remove(local: &Local, docker: &Docker, asked: &Instances) -> Result<DeployAnswer> {
     in_time(asked.not_after)?;
-    bury(local, &asked.namespace, &asked.instances)?;
-    each(asked, |instance| async move { Ok(take_away(local, docker, &asked.namespace, &instance).await?) })
-        .await
+    tombstone(local, &asked.namespace, &asked.instances)?;
+    each(
+        asked,
+        |instance| async move { Ok(remove_container(local, docker, &asked.namespace, &instance).await?) },
+    )
+    .await
 }
 
 /// Notes that they must never start again: first of all, so that a start which is on its way does not bring one back.
-pub(super) fn bury(
+pub(super) fn tombstone(
     local: &Local,
     namespace: &Namespace,
     instances: &[InstanceId],
 ) -> std::result::Result<(), DeployFailure> {
-    let buried = local.change(|file| {
-        instances.iter().for_each(|instance| file.bury(namespace, instance));
+    let written = local.change(|file| {
+        instances.iter().for_each(|instance| file.tombstone(namespace, instance));
     });
-    buried.map_err(not_kept)
+    written.map_err(not_kept)
 }
 
 /// Removes one that was buried.
-pub(super) async fn take_away(
+pub(super) async fn remove_container(
     local: &Local,
     docker: &Docker,
     namespace: &Namespace,

@@ -2,7 +2,7 @@
 
 use crate::deploy::agent::container::{failed, not_kept};
 use crate::deploy::agent::instances::Local;
-use crate::deploy::agent::ops::{bury, start_again, take_away};
+use crate::deploy::agent::ops::{remove_container, start_again, tombstone};
 use crate::deploy::context::Deploys;
 use crate::state::instances::InstancesFile;
 use ployz_core::id::{MachineId, Namespace};
@@ -61,8 +61,8 @@ pub(super) async fn settle(
         }
         match debt.owed {
             Owed::Remove => {
-                bury(local, namespace, std::slice::from_ref(instance))?;
-                take_away(local, docker, namespace, instance).await?;
+                tombstone(local, namespace, std::slice::from_ref(instance))?;
+                remove_container(local, docker, namespace, instance).await?;
                 tracing::info!(%namespace, deploy = %debt.deploy, %instance, "removed a leftover instance");
             }
             Owed::Restore => {
