@@ -43,7 +43,7 @@ async fn follow(
     let mut changes = pin!(records.watch().await?);
     let mut known: BTreeMap<String, DeployStatus> = BTreeMap::new();
     let mut look = tokio::time::interval(PENDING_INTERVAL);
-    let mut paying = None;
+    let mut settling = None;
     loop {
         // Cancel-safe: streams, intervals and notifications lose nothing when another arm wins.
         tokio::select! {
@@ -59,15 +59,15 @@ async fn follow(
                         );
                     }
                     known.insert(key, status);
-                    pay(deploys, &known, &mut paying);
+                    settle_pending(deploys, &known, &mut settling);
                 }
                 Some(Change::Gone(key)) => drop(known.remove(&key)),
-                Some(Change::Caught) => mend(deploys, &known),
+                Some(Change::Caught) => recover(deploys, &known),
                 Some(Change::Unreadable(_) | Change::Hiccup(_)) => {}
             },
             _ = look.tick() => {
-                mend(deploys, &known);
-                pay(deploys, &known, &mut paying);
+                recover(deploys, &known);
+                settle_pending(deploys, &known, &mut settling);
             }
             () = deploys.local.unfinished.notified() => look.reset(),
         }
@@ -114,30 +114,34 @@ fn committed<'a>(
 }
 
 /// Settles what this machine owes, beside everything else; a look that comes meanwhile leaves it to the next.
-fn pay(deploys: &Arc<Deploys>, known: &BTreeMap<String, DeployStatus>, paying: &mut Option<JoinHandle<()>>) {
+fn settle_pending(
+    deploys: &Arc<Deploys>,
+    known: &BTreeMap<String, DeployStatus>,
+    settling: &mut Option<JoinHandle<()>>,
+) {
     let owing: Vec<DeployStatus> =
         known.values().filter(|status| !status.debts.is_empty()).cloned().collect();
-    if !owing.is_empty() && paying.as_ref().is_none_or(JoinHandle::is_finished) {
-        *paying = Some(tokio::spawn(pending::pay(deploys.clone(), owing)));
+    if !owing.is_empty() && settling.as_ref().is_none_or(JoinHandle::is_finished) {
+        *settling = Some(tokio::spawn(pending::settle_pending(deploys.clone(), owing)));
     }
 }
 
 /// Goes on with what this machine began and nobody brought to its end.
-fn mend(deploys: &Arc<Deploys>, known: &BTreeMap<String, DeployStatus>) {
+fn recover(deploys: &Arc<Deploys>, known: &BTreeMap<String, DeployStatus>) {
     let own = deploys.network.network().machine.id;
     let cut_off = known.values().filter(|status| !status.phase.is_final() && status.coordinator == own);
     for status in cut_off {
-        tokio::spawn(mend_one(deploys.clone(), status.namespace.clone()));
+        tokio::spawn(recover_one(deploys.clone(), status.namespace.clone()));
     }
 }
 
-async fn mend_one(deploys: Arc<Deploys>, namespace: Namespace) {
+async fn recover_one(deploys: Arc<Deploys>, namespace: Namespace) {
     let cancel = deploys.network.cancel.clone();
     let log = |line: &str| tracing::info!(%namespace, progress = line, "recovering an interrupted deploy");
     // Cancel-safe: as if the daemon had been killed there.
     let done = tokio::select! {
         () = cancel.cancelled() => return,
-        done = requests::mend(&deploys, &namespace, &log) => done,
+        done = requests::recover(&deploys, &namespace, &log) => done,
     };
     if let Err(failure) = done {
         tracing::warn!(

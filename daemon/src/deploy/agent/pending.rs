@@ -14,7 +14,7 @@ use std::sync::Arc;
 type Result<T> = std::result::Result<T, DeployFailure>;
 
 /// Settles those of all namespaces; what fails is tried again with the next look.
-pub(super) async fn pay(deploys: Arc<Deploys>, statuses: Vec<DeployStatus>) {
+pub(super) async fn settle_pending(deploys: Arc<Deploys>, statuses: Vec<DeployStatus>) {
     let network = deploys.network.network();
     for status in statuses {
         let done = async {

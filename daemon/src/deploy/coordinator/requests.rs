@@ -69,7 +69,7 @@ pub async fn remove(deploys: &Deploys, request: &ServiceRequest, one: &Attended)
 }
 
 /// Finishes or undoes the latest deploy of a namespace, if it was cut off.
-pub async fn mend(deploys: &Deploys, namespace: &Namespace, say: Say<'_>) -> Result<()> {
+pub async fn recover(deploys: &Deploys, namespace: &Namespace, say: Say<'_>) -> Result<()> {
     let Ok(_busy) = deploys.local.occupy(namespace, Purpose::Mend) else { return Ok(()) };
     let (store, records) = open(&deploys.network).await?;
     let Some(found) = records.status(namespace).await? else { return Ok(()) };
@@ -89,7 +89,7 @@ fn scope(request: &DeployRequest) -> Scope {
 
 async fn occupy<'a>(deploys: &'a Deploys, one: &Attended) -> Result<Busy<'a>> {
     let namespace = &one.namespace;
-    for second in 0..MEND_TRIES {
+    for second in 0..RECOVER_TRIES {
         match deploys.local.occupy(namespace, Purpose::Deploy) {
             Ok(busy) => return Ok(busy),
             Err(Purpose::Deploy) => break,
@@ -222,4 +222,4 @@ fn interrupted(deploy: &DeployId, failure: Failure) -> Failure {
     Failure::new(ErrorCode::DeployInterrupted, message).with(failure.causes)
 }
 
-const MEND_TRIES: usize = 90;
+const RECOVER_TRIES: usize = 90;
