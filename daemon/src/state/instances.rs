@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct InstancesFile {
     /// Instances that were started here and not removed.
-    pub instances: Vec<Kept>,
+    pub instances: Vec<InstanceRecord>,
     /// Instances that were removed, oldest first: they never start again.
     #[serde(default)]
     pub removed: VecDeque<Removed>,
@@ -24,7 +24,7 @@ pub struct InstancesFile {
 
 /// An instance that was started here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct InstanceRecord {
     /// Whose it is.
     pub owner: ContainerOwner,
     /// Its service, as last committed or, for a candidate, as asked for.
@@ -55,7 +55,7 @@ pub struct Removed {
     pub instance: InstanceId,
 }
 
-impl Kept {
+impl InstanceRecord {
     /// What it is found by.
     pub fn key(&self) -> (Namespace, InstanceId) {
         (self.owner.namespace.clone(), self.owner.instance.clone())
@@ -73,21 +73,21 @@ impl Kept {
 
 impl InstancesFile {
     /// An instance of this machine.
-    pub fn get(&self, namespace: &Namespace, instance: &InstanceId) -> Option<&Kept> {
+    pub fn get(&self, namespace: &Namespace, instance: &InstanceId) -> Option<&InstanceRecord> {
         self.instances
             .iter()
             .find(|kept| kept.owner.namespace == *namespace && kept.owner.instance == *instance)
     }
 
     /// The same, to be changed.
-    pub fn get_mut(&mut self, namespace: &Namespace, instance: &InstanceId) -> Option<&mut Kept> {
+    pub fn get_mut(&mut self, namespace: &Namespace, instance: &InstanceId) -> Option<&mut InstanceRecord> {
         self.instances
             .iter_mut()
             .find(|kept| kept.owner.namespace == *namespace && kept.owner.instance == *instance)
     }
 
     /// Keeps an instance, in the place of what was known of it.
-    pub fn keep(&mut self, kept: Kept) {
+    pub fn keep(&mut self, kept: InstanceRecord) {
         self.instances.retain(|known| known.key() != kept.key());
         self.instances.push(kept);
     }

@@ -5,7 +5,7 @@ use crate::deploy::agent::container::{self, failed, not_kept};
 use crate::deploy::agent::logs;
 use crate::deploy::agent::ops::{self, Refused, Result, in_time};
 use crate::deploy::context::Deploys;
-use crate::state::instances::Kept;
+use crate::state::instances::InstanceRecord;
 use ployz_core::adopt::container::{container as verdict, note};
 use ployz_core::adopt::{Seen, Verdict};
 use ployz_core::deploy::address;
@@ -177,7 +177,7 @@ async fn is_gone(docker: &Docker, name: &str) -> bool {
 
 /// How ready an instance is, from what is kept of it and what the engine last showed. Ready is one that everybody was
 /// told of: a deploy that goes on earlier takes the old one away from gateways that do not know the new one.
-fn state(kept: Option<&Kept>, seen: Option<&Instance>, routable: bool, now: u64) -> ReadinessState {
+fn state(kept: Option<&InstanceRecord>, seen: Option<&Instance>, routable: bool, now: u64) -> ReadinessState {
     let limit = kept
         .and_then(|kept| kept.service.readiness.as_ref())
         .map_or(START_DEADLINE_SECS, |r| r.deadline.as_secs());
@@ -214,7 +214,7 @@ fn state(kept: Option<&Kept>, seen: Option<&Instance>, routable: bool, now: u64)
 
 /// Whether an instance that nobody asks runs for long enough to be believed: one that ends at once, again and again, runs
 /// for a moment each time.
-fn lasts(kept: Option<&Kept>, seen: &Instance, now: u64) -> bool {
+fn lasts(kept: Option<&InstanceRecord>, seen: &Instance, now: u64) -> bool {
     let asked = kept.is_none_or(|kept| kept.service.readiness.is_some());
     // A start in the future: the clock was set back since.
     asked || seen.started_at.is_none_or(|at| at > now || now - at >= STEADY_AFTER_SECS)
@@ -310,7 +310,7 @@ async fn instances(
 }
 
 /// An instance as what is kept of it says.
-fn row(state: ReadinessState, kept: Option<&Kept>, owner: ContainerOwner) -> InstanceSeen {
+fn row(state: ReadinessState, kept: Option<&InstanceRecord>, owner: ContainerOwner) -> InstanceSeen {
     InstanceSeen {
         state,
         runs: None,

@@ -3,7 +3,7 @@
 use crate::deploy::agent::instances::LocalError;
 use crate::deploy::context::Deploys;
 use crate::failure::io_code;
-use crate::state::instances::Kept;
+use crate::state::instances::InstanceRecord;
 use ployz_core::address::NodeSubnet;
 use ployz_core::adopt::Seen;
 use ployz_core::deploy::address;
@@ -149,7 +149,7 @@ async fn make(
     let file = deploys.network.network();
     let _alone = deploys.local.making.lock().await;
     let address = free_address(docker, &file.subnet()).await?;
-    let kept = Kept {
+    let kept = InstanceRecord {
         owner: ContainerOwner {
             network: file.id.clone(),
             namespace: start.namespace.clone(),
@@ -173,7 +173,10 @@ async fn make(
     deploys.local.change(|file| file.keep(kept.clone())).map_err(not_kept)?;
     let made = create(docker, &spec).await?;
     if made.1 != address {
-        deploys.local.change(|file| file.keep(Kept { address: made.1, ..kept })).map_err(not_kept)?;
+        deploys
+            .local
+            .change(|file| file.keep(InstanceRecord { address: made.1, ..kept }))
+            .map_err(not_kept)?;
     }
     Ok(made)
 }

@@ -208,11 +208,11 @@ const LOOKS: usize = 32;
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::state::instances::{Kept, MOST_REMOVED};
+    use crate::state::instances::{InstanceRecord, MOST_REMOVED};
     use serde_json::json;
 
     /// An instance whose service is asked in this way; `null` = it is not.
-    pub(in crate::deploy) fn kept(readiness: &str) -> Kept {
+    pub(in crate::deploy) fn kept(readiness: &str) -> InstanceRecord {
         let readiness: serde_json::Value = serde_json::from_str(readiness).unwrap();
         let mut service = json!({"name": "web", "image": "web", "ports": [{"port": 80}]});
         if !readiness.is_null() {
@@ -236,7 +236,7 @@ pub(super) mod tests {
         let mut file = InstancesFile::default();
         let one = kept(r#"{"kind": "tcp", "port": 80}"#);
         file.keep(one.clone());
-        file.keep(Kept { draining: true, ..one.clone() });
+        file.keep(InstanceRecord { draining: true, ..one.clone() });
         assert_eq!(file.instances.len(), 1);
         assert!(file.get(&one.owner.namespace, &one.owner.instance).unwrap().draining);
         assert_eq!(checks_of(&file).keys().next(), Some(&one.key()));

@@ -5,7 +5,7 @@
 
 use crate::deploy::agent::container::{failed, not_kept};
 use crate::deploy::agent::instances::Local;
-use crate::state::instances::Kept;
+use crate::state::instances::InstanceRecord;
 use futures_util::future::join_all;
 use ployz_core::adopt::Seen;
 use ployz_core::id::{DeployId, InstanceId, Namespace};
@@ -94,7 +94,7 @@ pub(super) async fn start_again(
 pub(super) async fn drain(local: &Local, docker: &Docker, asked: &Drain) -> Result<DeployAnswer> {
     let which = &asked.which;
     in_time(which.not_after)?;
-    let here = |kept: &Kept| {
+    let here = |kept: &InstanceRecord| {
         kept.owner.namespace == which.namespace && which.instances.contains(&kept.owner.instance)
     };
     let marked = local.change(|file| {

@@ -4,7 +4,7 @@
 use crate::deploy::agent::instances::tests::{OnDisk, kept};
 use crate::deploy::agent::logs;
 use crate::deploy::agent::ops;
-use crate::state::instances::Kept;
+use crate::state::instances::InstanceRecord;
 use ployz_core::address::AddressPlan;
 use ployz_core::spec::container::container_name;
 use ployz_core::wire::v1::deploy::{DeployCommand, Instances};
@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 const CONTAINER: &str = "c1";
 
 /// One of each command about the instance that runs.
-fn commands(one: &Kept) -> Vec<Value> {
+fn commands(one: &InstanceRecord) -> Vec<Value> {
     let owner = &one.owner;
     let common = json!({"network": owner.network, "namespace": owner.namespace, "deploy": owner.deploy,
         "not_after": clock::now() + 3_600, "instances": [owner.instance], "at_most": "1ms", "tail": 5,
@@ -44,7 +44,12 @@ fn names(image: &ImageRef) -> impl Iterator<Item = String> {
 }
 
 /// What a command makes of the engine, and what it may name there.
-async fn carry_out(disk: &OnDisk, docker: &Docker, one: &Kept, command: DeployCommand) -> BTreeSet<String> {
+async fn carry_out(
+    disk: &OnDisk,
+    docker: &Docker,
+    one: &InstanceRecord,
+    command: DeployCommand,
+) -> BTreeSet<String> {
     let mut slots = BTreeSet::from([CONTAINER.to_owned()]);
     let instances = |which: &Instances| -> BTreeSet<String> {
         which.instances.iter().map(|instance| container_name(&which.namespace, instance)).collect()
@@ -61,7 +66,7 @@ async fn carry_out(disk: &OnDisk, docker: &Docker, one: &Kept, command: DeployCo
             for candidate in &asked.candidates {
                 let Some(service) = asked.services.get(&candidate.service) else { continue };
                 let _ = docker.held(&service.image).await;
-                let mut made = Kept { service: service.clone(), ..one.clone() };
+                let mut made = InstanceRecord { service: service.clone(), ..one.clone() };
                 made.owner.namespace = asked.namespace.clone();
                 made.owner.instance = candidate.instance.clone();
                 made.owner.revision = candidate.revision.clone();

@@ -5,7 +5,7 @@
 
 use crate::deploy::agent::instances::LocalError;
 use crate::deploy::context::Deploys;
-use crate::state::instances::{InstancesFile, Kept};
+use crate::state::instances::{InstanceRecord, InstancesFile};
 use ployz_core::id::MachineId;
 use ployz_core::live::ContainerState;
 use ployz_core::routing::{InstanceRoute, Key, ServiceRef, Value};
@@ -93,7 +93,7 @@ fn routable(routes: &Routes) -> BTreeSet<InstanceKey> {
 }
 
 /// Whether requests may go there. One that was ready before this daemon started is, until it was asked often enough.
-fn is_ready(kept: &Kept, seen: Option<&Instance>, age_millis: u64) -> bool {
+fn is_ready(kept: &InstanceRecord, seen: Option<&Instance>, age_millis: u64) -> bool {
     let Some(seen) = seen.filter(|seen| seen.state == ContainerState::Running) else { return false };
     let asked = kept.service.readiness.as_ref().map_or(0, |readiness| {
         let rounds = u64::from(readiness.threshold.max(3)) + 1;
