@@ -42,12 +42,12 @@ impl Presence {
     }
 
     /// Whether to go on waiting for a machine that is not connected, after so long.
-    pub async fn is_waited_for(&self, machine: &MachineId, waited: Duration) -> bool {
+    pub async fn should_wait(&self, machine: &MachineId, waited: Duration) -> bool {
         let door = (self.knock)(machine).await;
         let known = self.known.lock().get(machine).copied().unwrap_or_default();
         let ago = |at: Option<Instant>| at.map(|at| at.elapsed());
         let absence = Absence { door, heard: ago(known.heard), given_up: ago(known.given_up), waited };
-        let goes_on = absence.is_waited_for();
+        let goes_on = absence.should_wait();
         if !goes_on && !waited.is_zero() {
             self.gave_up(machine);
         }
@@ -68,7 +68,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_answered_lately_is_waited_for_once() {
         let (presence, machine): (Presence, MachineId) = (Presence::default(), "n2".parse().unwrap());
-        let goes_on = async |waited| presence.is_waited_for(&machine, Duration::from_secs(waited)).await;
+        let goes_on = async |waited| presence.should_wait(&machine, Duration::from_secs(waited)).await;
         assert!(!goes_on(0).await, "it never answered");
         presence.heard(&machine);
         assert!(goes_on(0).await && goes_on(9).await && !goes_on(10).await);

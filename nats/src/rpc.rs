@@ -67,7 +67,7 @@ pub async fn request(
     least: Duration,
 ) -> Result<Bytes, NoAnswer> {
     let send = || once(store, machine, name, text.clone(), limit);
-    connected(least, send, |waited| store.presence().is_waited_for(machine, waited)).await
+    connected(least, send, |waited| store.presence().should_wait(machine, waited)).await
 }
 
 /// The answer to a command as its room has it; what keeps a machine from answering is a failure that names it.

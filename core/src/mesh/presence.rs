@@ -32,7 +32,7 @@ pub struct Absence {
 
 impl Absence {
     /// Whether to go on waiting.
-    pub fn is_waited_for(&self) -> bool {
+    pub fn should_wait(&self) -> bool {
         let lately = self.heard.is_some_and(|ago| ago < RECENT_AGE);
         let tried = self.given_up.is_some_and(|ago| ago < GIVEN_UP_GRACE);
         self.waited < RETURN_TIMEOUT && !tried && (lately || self.door == Door::Open)
@@ -70,7 +70,7 @@ mod tests {
         ];
         for (door, heard, given_up, waited, wanted) in rows {
             let absence = Absence { door, heard, given_up, waited: s(waited) };
-            assert_eq!(absence.is_waited_for(), wanted, "{absence:?}");
+            assert_eq!(absence.should_wait(), wanted, "{absence:?}");
         }
     }
 }

@@ -114,7 +114,7 @@ async fn members(mesh: &Network, store: &Store, say: Say<'_>) {
     let names: Vec<&str> = absent.iter().map(|machine| machine.as_str()).collect();
     say(&format!("waiting for {} to connect to the store again", names.join(", ")));
     join_all(absent.into_iter().map(|machine| async move {
-        let goes_on = |waited| store.presence().is_waited_for(machine, waited);
+        let goes_on = |waited| store.presence().should_wait(machine, waited);
         let _ = connected(Duration::ZERO, || rpc::ping(store, machine, PING_TIMEOUT), goes_on).await;
     }))
     .await;
@@ -123,7 +123,7 @@ async fn members(mesh: &Network, store: &Store, say: Say<'_>) {
 /// Whether a member is not connected and worth waiting for.
 async fn is_coming(store: &Store, machine: &MachineId) -> bool {
     match rpc::ping(store, machine, PING_TIMEOUT).await {
-        Err(NoAnswer::NotConnected) => store.presence().is_waited_for(machine, Duration::ZERO).await,
+        Err(NoAnswer::NotConnected) => store.presence().should_wait(machine, Duration::ZERO).await,
         _ => false,
     }
 }

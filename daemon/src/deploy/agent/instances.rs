@@ -168,7 +168,7 @@ impl Local {
     }
 
     /// Notes which instances everybody was told to send requests to.
-    pub fn told(&self, routable: BTreeSet<InstanceKey>) {
+    pub fn set_routable(&self, routable: BTreeSet<InstanceKey>) {
         *self.routable.lock() = routable;
     }
 

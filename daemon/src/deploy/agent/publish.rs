@@ -28,7 +28,7 @@ pub async fn run(deploys: Arc<Deploys>) {
         // A new connection may be to a store that lost something: what it holds is looked at again.
         if stores.has_changed().unwrap_or(false) {
             said = None;
-            deploys.local.told(BTreeSet::new());
+            deploys.local.set_routable(BTreeSet::new());
         }
         let store = stores.borrow_and_update().clone();
         let mut again = REPUBLISH_INTERVAL;
@@ -68,7 +68,7 @@ async fn look(deploys: &Deploys, view: &View, store: Option<&Store>, said: &mut 
     let routable = routable(&wanted);
     let publisher = Publisher::new(store.client().clone(), store.network());
     say(deploys, &publisher, said, wanted).await?;
-    deploys.local.told(routable);
+    deploys.local.set_routable(routable);
     Ok(())
 }
 
