@@ -30,8 +30,8 @@ pub fn take(mesh: &Arc<Network>, run: &str, request: Request) {
 }
 
 /// Returns when the answer before this has reached the asker, or after a while: the tunnel it goes through is taken down next.
-/// A question to the asker takes the same connections, in order, and is answered after it. An asker that has nobody left
-/// to wait for may be gone by then.
+/// A ping of the asker takes the same connections, in order, and is answered after it. The asker itself may leave right after its
+/// last answer, and then answers no ping.
 async fn delivered(mesh: &Network, asker: Option<MachineId>) {
     let store = mesh.store.borrow().clone();
     let (Some(store), Some(asker)) = (store, asker) else { return };
