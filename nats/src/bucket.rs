@@ -158,6 +158,22 @@ pub(crate) async fn update<T: Serialize>(
     })
 }
 
+/// Reads, decides and writes by compare-and-set; again while another writer was faster, 20 times at most. An attempt
+/// gives what its write gave, or an error of its own, which ends it, for what it refuses.
+pub async fn compare_and_set<T, E, W>(mut attempt: impl FnMut() -> W) -> std::result::Result<T, E>
+where
+    E: From<StoreError>,
+    W: Future<Output = std::result::Result<Result<T>, E>>,
+{
+    for _ in 1..CAS_ATTEMPTS {
+        match attempt().await? {
+            Err(StoreError::Conflict(_)) => continue,
+            outcome => return outcome.map_err(E::from),
+        }
+    }
+    attempt().await?.map_err(E::from)
+}
+
 /// All there is, then [`Change::Caught`], then every change; each value with its revision.
 pub(crate) async fn watch_bytes(
     bucket: &kv::Store,
@@ -216,4 +232,43 @@ pub(crate) fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> 
 
 pub(crate) fn away(operation: &'static str, error: impl std::error::Error) -> StoreError {
     StoreError::Away { operation, detail: ployz_core::text::chain(&error) }
+}
+
+/// Each conflict is another writer's success: so many in a row are a fault.
+const CAS_ATTEMPTS: usize = 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::future::ready;
+
+    #[tokio::test]
+    async fn only_a_conflict_is_tried_again_and_not_for_ever() {
+        let lost = || StoreError::Conflict("a".into());
+        let refusal = || away("read", std::fmt::Error);
+        for (outcome, tries) in [
+            (Ok(Err(lost())), CAS_ATTEMPTS),
+            (Ok(Err(refusal())), 1), // unknown: its caller decides
+            (Err(refusal()), 1),
+            (Err(lost()), 1),
+            (Ok(Ok(())), 1),
+        ] {
+            let attempts = Cell::new(0);
+            let attempt = || {
+                attempts.set(attempts.get() + 1);
+                ready(outcome.clone())
+            };
+            let ended: Result<()> = compare_and_set(attempt).await;
+            assert_eq!(attempts.get(), tries);
+            assert_eq!(ended.is_ok(), matches!(outcome, Ok(Ok(()))));
+        }
+        let attempts = Cell::new(0);
+        let attempt = || {
+            attempts.set(attempts.get() + 1);
+            ready(Ok(if attempts.get() < 3 { Err(lost()) } else { Ok("won") }))
+        };
+        let ended: Result<&str> = compare_and_set(attempt).await;
+        assert_eq!((ended.unwrap(), attempts.get()), ("won", 3));
+    }
 }

@@ -2,7 +2,8 @@
 //! said in decision 0011; what may be written is checked by who writes.
 
 use crate::bucket::{
-    Change, Result, StoreError, Stored, away, create, ensure_bucket, get, keys, update, watch_bytes,
+    Change, Result, StoreError, Stored, away, compare_and_set, create, ensure_bucket, get, keys, update,
+    watch_bytes,
 };
 use crate::store::Store;
 use async_nats::jetstream::{self, kv};
@@ -46,17 +47,13 @@ impl Certificates {
 
     /// Puts a certificate under a key, in the place of what is there, readable or not.
     pub async fn put(&self, key: &str, record: &CertificateRecord) -> Result<()> {
-        for _ in 0..CAS_ATTEMPTS {
-            let written = match self.revision(key).await? {
+        let written = compare_and_set(|| async {
+            Ok::<_, StoreError>(match self.revision(key).await? {
                 None => create(&self.0, key, record).await,
                 Some(revision) => update(&self.0, key, record, revision).await,
-            };
-            match written {
-                Err(StoreError::Conflict(_)) => continue,
-                other => return other.map(drop),
-            }
-        }
-        Err(StoreError::Conflict(key.to_owned()))
+            })
+        });
+        written.await.map(drop)
     }
 
     /// Deletes what is under a key; false where nothing is. One that was written meanwhile stays, and is a conflict.
@@ -138,6 +135,5 @@ impl Session {
     }
 }
 
-const CAS_ATTEMPTS: usize = 5;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(5);

@@ -163,11 +163,11 @@ async fn dispatch(daemon: &Arc<Daemon>, request: Request, say: Say<'_>) -> Resul
             done(format!("{} lines", logs.lines.len()), Some(Payload::ServiceLogs(logs)))
         }
         Request::ImagePush(request) => {
-            let report = image::push::push(&*daemon.rooms()?.images, &request, say).await?;
+            let report = image::push::push(&daemon.rooms()?.images, &request, say).await?;
             done(pushed(&report), Some(Payload::ImagePush(report)))
         }
         Request::ImagePushPreview(request) => {
-            let report = image::push::preview(&*daemon.rooms()?.images, &request).await?;
+            let report = image::push::preview(&daemon.rooms()?.images, &request).await?;
             done("preview".into(), Some(Payload::ImagePushPreview(report)))
         }
     }

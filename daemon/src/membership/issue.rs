@@ -19,7 +19,7 @@ use ployz_core::wire::v1::record::{
 };
 use ployz_core::wire::v1::token::{Token, verifying_key};
 use ployz_host::clock;
-use ployz_nats::bucket::{StoreError, Stored};
+use ployz_nats::bucket::{StoreError, Stored, compare_and_set};
 use ployz_nats::store::Store;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -129,25 +129,23 @@ pub fn row(invite: InviteRecord, now: u64) -> InviteRow {
 /// Takes an invite back, and what was reserved under it.
 pub async fn revoke(mesh: &Arc<Network>, id: &InviteId) -> Result<()> {
     let store = store(mesh)?;
-    loop {
+    let revoked = compare_and_set(|| async {
         let stored = find(&store, id).await?;
         let next = stored.value.revoke(clock::now()).map_err(refusal)?;
-        let Next::Write(state) = next else { return Ok(()) };
+        let Next::Write(state) = next else { return Ok::<_, Failure>(Ok(None)) };
         let changed = InviteRecord { state, ..stored.value };
-        match store.update_invite(&changed, stored.revision).await {
-            Err(StoreError::Conflict(_)) => continue,
-            other => other?,
-        };
-        tracing::info!(target: "audit", invite = %id, "invite revoked");
-        release(&store).await?;
-        return take_in(mesh, &changed).await;
-    }
+        Ok(store.update_invite(&changed, stored.revision).await.map(|_| Some(changed)))
+    });
+    let Some(changed) = revoked.await? else { return Ok(()) };
+    tracing::info!(target: "audit", invite = %id, "invite revoked");
+    release(&store).await?;
+    take_in(mesh, &changed).await
 }
 
 /// A machine presents a token through the tunnel of the one-time key.
 pub async fn redeem(mesh: &Arc<Network>, from: Ipv6Addr, request: RedeemRequest) -> Result<RedeemResponse> {
     let store = store(mesh)?;
-    for _ in 0..CAS_TRIES {
+    let redeemed = compare_and_set(|| async {
         let stored = find(&store, &request.invite_id).await?;
         let network = mesh.network();
         // Only who holds the one-time key can send from its address.
@@ -159,38 +157,35 @@ pub async fn redeem(mesh: &Arc<Network>, from: Ipv6Addr, request: RedeemRequest)
         // Asked first without reserving anything: a used or expired invite must not take a subnet.
         let trial = || placeholder(mesh, &request);
         match stored.value.redeem(&request.public_key, clock::now(), trial).map_err(refusal)? {
-            Next::Already(state) => return answer(mesh, &state),
+            Next::Already(state) => return Ok(Ok((state, None))),
             Next::Write(_) => {}
         }
         check(mesh, &request)?;
         let joiner = reserve(mesh, &store, &request).await?;
         let state = InviteState::Redeemed { joiner: Box::new(joiner.clone()) };
         let changed = InviteRecord { state: state.clone(), ..stored.value };
-        match store.update_invite(&changed, stored.revision).await {
-            Ok(_) => {
-                tracing::info!(
-                    target: "audit",
-                    invite = %changed.id,
-                    machine = %joiner.id,
-                    key = %joiner.public_key,
-                    "invite redeemed"
-                );
-                take_in(mesh, &changed).await?;
-                return answer(mesh, &state);
-            }
-            // What was reserved is either what the winner holds, or is given back when the invite is closed.
-            Err(StoreError::Conflict(_)) => continue,
-            Err(error) => return Err(error.into()),
-        }
+        // After a conflict, what was reserved is either what the winner holds, or is given back when the invite is closed.
+        Ok(store.update_invite(&changed, stored.revision).await.map(|_| (state, Some((changed, joiner)))))
+    });
+    let (state, written) = redeemed.await?;
+    if let Some((changed, joiner)) = written {
+        tracing::info!(
+            target: "audit",
+            invite = %changed.id,
+            machine = %joiner.id,
+            key = %joiner.public_key,
+            "invite redeemed"
+        );
+        take_in(mesh, &changed).await?;
     }
-    Err(Failure::new(ErrorCode::StoreUnavailable, "the invite keeps changing"))
+    answer(mesh, &state)
 }
 
 /// The machine runs with its own key: the invite is consumed, which decides it, and its record is made. Whoever asks
 /// again, or the issuer itself, makes a record that is missing after a crash between the two.
 pub async fn confirm(mesh: &Arc<Network>, from: Ipv6Addr, request: ConfirmRequest) -> Result<RedeemResponse> {
     let store = store(mesh)?;
-    for _ in 0..CAS_TRIES {
+    let confirmed = compare_and_set(|| async {
         let stored = find(&store, &request.invite_id).await?;
         let network = mesh.network();
         let key = match &stored.value.state {
@@ -204,24 +199,21 @@ pub async fn confirm(mesh: &Arc<Network>, from: Ipv6Addr, request: ConfirmReques
             return Err(Failure::new(ErrorCode::InvalidToken, "the invite was redeemed by another machine"));
         }
         let state = match stored.value.confirm(&key, clock::now()).map_err(refusal)? {
-            Next::Already(state) => state,
-            Next::Write(state) => {
-                let changed = InviteRecord { state: state.clone(), ..stored.value };
-                match store.update_invite(&changed, stored.revision).await {
-                    Ok(_) => tracing::info!(target: "audit", invite = %changed.id, %key, "invite consumed"),
-                    Err(StoreError::Conflict(_)) => continue,
-                    Err(error) => return Err(error.into()),
-                }
-                state
-            }
+            Next::Already(state) => return Ok(Ok((key, state))),
+            Next::Write(state) => state,
         };
-        if let InviteState::Consumed { joiner, .. } = &state {
-            make_member(&store, joiner).await?;
-        }
-        until_known(mesh, |peers| peers.machines.iter().any(|machine| machine.public_key == key)).await?;
-        return answer(mesh, &state);
+        let changed = InviteRecord { state: state.clone(), ..stored.value };
+        Ok(store.update_invite(&changed, stored.revision).await.map(|_| {
+            tracing::info!(target: "audit", invite = %changed.id, %key, "invite consumed");
+            (key, state)
+        }))
+    });
+    let (key, state) = confirmed.await?;
+    if let InviteState::Consumed { joiner, .. } = &state {
+        make_member(&store, joiner).await?;
     }
-    Err(Failure::new(ErrorCode::StoreUnavailable, "the invite keeps changing"))
+    until_known(mesh, |peers| peers.machines.iter().any(|machine| machine.public_key == key)).await?;
+    answer(mesh, &state)
 }
 
 /// Closes invites whose time has passed, finishes what a crash left half done, and gives back what was reserved.
@@ -471,7 +463,6 @@ fn signing_key(keys: &Keys) -> Result<SigningKey> {
 
 const ONLY_IN_THE_TOKEN: &str = "only the token names an address of this machine: after both restart, they cannot find each \
 other; set it in advertise_endpoints in config.toml, then `systemctl restart ployzd`";
-const CAS_TRIES: usize = 20;
 /// After this the watch is made again.
 const WATCH_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long the watch may take to bring what was just written.

@@ -17,15 +17,14 @@ use tokio::time::Instant;
 pub fn follow(mesh: &Network) -> Feed<Ports> {
     let network = mesh.network();
     let path = snapshot(&mesh.shared.disk, &network);
-    let feed = Feed::start(Settings {
+    Feed::start(Settings {
         server: SocketAddr::new(IpAddr::V6(network.machine.overlay_ip), CLIENT_PORT),
         seed: Seed::from(mesh.keys.nats_seed.expose().to_owned()),
         network: network.id.clone(),
         machine: network.machine.id.clone(),
         follower: "daemon",
         snapshot: Some(path),
-    });
-    feed
+    })
 }
 
 /// Passes on what the routes ask for, until the network is left.

@@ -9,7 +9,7 @@ use ployz_core::adopt::Trigger;
 use ployz_core::wire::v1::api::Phase;
 use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, SubnetLock};
 use ployz_host::clock;
-use ployz_nats::bucket::{Change, StoreError, Stored};
+use ployz_nats::bucket::{Change, StoreError, Stored, compare_and_set};
 use ployz_nats::rpc::Router;
 use ployz_nats::store::{self, Store};
 use std::collections::BTreeMap;
@@ -89,10 +89,10 @@ async fn found(store: &Store, mesh: &Network) -> Result<(), StoreError> {
 
 /// Brings this machine's record in the store to what it is; writes only what differs.
 pub async fn publish(store: &Store, mesh: &Network) -> Result<(), StoreError> {
-    for _ in 0..CAS_TRIES {
+    compare_and_set(|| async {
         let own = mesh.network().machine;
         let Some(Stored { value, revision }) = store.machine(&own.id).await? else {
-            return Ok(()); // not a member (yet, or any more): `follow` and the join decide
+            return Ok(Ok(())); // not a member (yet, or any more): `follow` and the join decide
         };
         let wanted = MachineMembership {
             endpoints: own.endpoints.clone(),
@@ -101,15 +101,12 @@ pub async fn publish(store: &Store, mesh: &Network) -> Result<(), StoreError> {
             ..value.clone()
         };
         if wanted == value {
-            return Ok(());
+            return Ok(Ok(()));
         }
-        match store.update_machine(&MachineMembership { updated_at: clock::now(), ..wanted }, revision).await
-        {
-            Err(StoreError::Conflict(_)) => continue,
-            other => return other.map(|_| ()),
-        }
-    }
-    Err(StoreError::Conflict("this machine's record".into()))
+        let wanted = MachineMembership { updated_at: clock::now(), ..wanted };
+        Ok(store.update_machine(&wanted, revision).await.map(drop))
+    })
+    .await
 }
 
 /// Puts the invites into the store that were made while the network did not run. Cut short, it is done again: an invite that is there already was put by the time
@@ -295,4 +292,3 @@ fn take<T>(
 
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 const CHECK_INTERVAL: Duration = Duration::from_secs(3);
-const CAS_TRIES: usize = 5;
