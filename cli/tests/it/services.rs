@@ -10,7 +10,8 @@ use ployz_core::wire::v1::api_deploy::{
 };
 use ployz_core::wire::v1::deploy::{
     Action, CommittedService, DeployEvent, DeployFailure, DeployPhase, ImageContent, ImagePull, InstanceSeen,
-    LogLine, LogStream, Placed, Preview, ReadinessState, ServiceChange, SlotChange, Stray, Wave,
+    LogLine, LogStream, Operation, OperationKind, Placed, Preview, ReadinessState, ServiceChange, SlotChange,
+    Stray, Target, Wave,
 };
 use ployz_core::wire::v1::manifest::{Manifest, Order};
 
@@ -27,6 +28,37 @@ fn slot(slot: u32, action: Action, current: Option<Placed>, next: Option<Placed>
 fn change(name: &str, action: Action, revisions: [Option<&str>; 2], slots: Vec<SlotChange>) -> ServiceChange {
     let [current_revision, next_revision] = revisions.map(|text| text.map(str::to_owned));
     ServiceChange { service: name.parse().unwrap(), action, current_revision, next_revision, slots }
+}
+
+fn operations() -> Vec<Operation> {
+    use {DeployPhase as Phase, OperationKind as Kind};
+    let target = |name: &str, slot: Option<u32>, instance: Option<&str>, cause: &str| Target {
+        service: name.parse().unwrap(),
+        slot,
+        instance: instance.map(|instance| instance.parse().unwrap()),
+        cause: cause.into(),
+    };
+    let operation = |step, phase, machine: Option<&str>, command, wave, targets| Operation {
+        step,
+        phase,
+        machine: machine.map(|machine| machine.parse().unwrap()),
+        command,
+        wave,
+        targets,
+    };
+    let started = vec![target("web", Some(0), Some("web-0-bbbbb"), "new revision")];
+    let routed = vec![target("web", None, None, "changed"), target("mail", None, None, "removed")];
+    let gone = vec![
+        target("web", Some(0), Some("web-0-aaaaa"), "replaced"),
+        target("web", None, Some("web-0-zzzzz"), "orphan\u{1b}[2J"),
+    ];
+    vec![
+        operation(1, Phase::Probed, Some("node-1"), Kind::Probe, None, vec![]),
+        operation(2, Phase::Started, Some("node-1"), Kind::Start, Some(1), started),
+        operation(3, Phase::Committed, None, Kind::Commit, None, vec![]),
+        operation(4, Phase::Routed, None, Kind::Route, None, routed),
+        operation(5, Phase::Cleaned, Some("node-1"), Kind::Remove, None, gone),
+    ]
 }
 
 fn preview() -> Preview {
@@ -60,6 +92,7 @@ fn preview() -> Preview {
             slots: vec![0, 1],
         }]],
         pulls: Vec::new(),
+        operations: operations(),
         warnings: vec!["node-3 is draining and gets\u{1b}[2J no instances".into()],
     }
 }

@@ -9,6 +9,7 @@ pub mod commit;
 pub mod debt;
 pub mod image;
 pub mod instance;
+pub mod operations;
 mod place;
 pub mod plan;
 mod planner;

@@ -5,6 +5,7 @@ use crate::address::NodeSubnet;
 use crate::deploy::claim::Claims;
 use crate::deploy::image::Agreement;
 use crate::deploy::instance::Draw;
+use crate::deploy::operations;
 use crate::deploy::planner::Planner;
 pub use crate::deploy::refusal::{MAX_SLOTS, PlanError};
 use crate::id::{DeployId, InstanceId, MachineId, ServiceName};
@@ -106,7 +107,9 @@ pub fn plan(
             Wanted::Gone => planner.remove(name, current),
         }
     }
-    planner.finish(manifest, scope)
+    let mut plan = planner.finish(manifest, scope)?;
+    plan.preview.operations = operations::of_plan(&plan);
+    Ok(plan)
 }
 
 impl DeployPlan {
@@ -182,7 +185,8 @@ impl DeployPlan {
         }
     }
 
-    fn work(&self) -> Vec<SlotWork> {
+    /// What it does in each slot.
+    pub(super) fn work(&self) -> Vec<SlotWork> {
         let retired: BTreeSet<&Placed> = self.retired.iter().map(|retired| &retired.placed).collect();
         let order = |service: &ServiceName| {
             self.services.get(service).map_or(Order::StartFirst, |committed| committed.service.rollout.order)

@@ -320,6 +320,7 @@ impl<'a, 'd> Planner<'a, 'd> {
             strays,
             participants,
             pulls: Vec::new(),
+            operations: Vec::new(),
             warnings: self.warnings,
         };
         Ok(DeployPlan { deploy: self.deploy.clone(), preview, services: self.services, removed, retired })

@@ -2,10 +2,13 @@
 //! wholly what it was or wholly what was asked for. The machines here keep what `wire::v1::deploy` asks of them.
 
 use crate::plan::{Cluster, manifest};
+use ployz_core::deploy::operations::of_step;
 use ployz_core::deploy::step::{Resume, Step, next, next_giving_up, resume};
 use ployz_core::deploy::{DeployPlan, Scope};
 use ployz_core::id::InstanceId;
-use ployz_core::wire::v1::deploy::{Decision, DeployCommit, DeployPhase, DeployStatus, Placed};
+use ployz_core::wire::v1::deploy::{
+    Decision, DeployCommit, DeployPhase, DeployStatus, Operation, OperationKind,
+};
 use proptest::prelude::*;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -121,15 +124,9 @@ impl World {
         } else {
             next(&self.status, decision)
         };
-        let ids = |placed: &Placed| placed.instance.clone();
         match step {
             Step::Nothing => actor.over = true,
             Step::Hold(why) => panic!("records contradict each other: {why}"),
-            Step::Probe | Step::AwaitReady | Step::Drain => {}
-            Step::Start => {
-                actor.todo.extend(self.status.stopped().map(ids).map(Op::Stop));
-                actor.todo.extend(self.status.candidates().map(ids).map(Op::Start));
-            }
             Step::Commit => {
                 actor.todo.push_back(Op::Decide(Box::new(Decision::Committed(Box::new(self.commit())))))
             }
@@ -141,13 +138,9 @@ impl World {
                 at: self.clock,
             }))),
             Step::Route => actor.todo.push_back(Op::ReadSequence),
-            Step::Clean => {
-                let retired = self.decision.as_ref().and_then(Decision::commit).map(|commit| &commit.retired);
-                actor.todo.extend(retired.into_iter().flatten().map(|old| ids(&old.placed)).map(Op::Remove));
-            }
-            Step::Undo => {
-                actor.todo.extend(self.status.candidates().map(ids).map(Op::Remove));
-                actor.todo.extend(self.status.stopped().map(ids).map(Op::Restore));
+            _ => {
+                let operations = of_step(step, Some(&self.plan), &self.status, decision);
+                actor.todo.extend(operations.iter().flat_map(ops));
             }
         }
         actor.todo.extend(step.reaches().filter(|_| step != Step::Route).map(Op::Write));
@@ -205,6 +198,19 @@ impl World {
             self.routed.iter().filter(|id| !id.as_str().starts_with("b-")).filter(|id| !runs(id)).collect();
         assert!(void.is_empty(), "{void:?} at {:?} {:?}", self.status.phase, self.decision.is_some());
     }
+}
+
+/// What an operation does to each of its instances here; what only waits does nothing.
+fn ops(operation: &Operation) -> Vec<Op> {
+    let op = match operation.command {
+        OperationKind::Stop => Op::Stop,
+        OperationKind::Start => Op::Start,
+        OperationKind::Remove => Op::Remove,
+        OperationKind::Restore => Op::Restore,
+        OperationKind::Probe | OperationKind::AwaitReady | OperationKind::Drain => return Vec::new(),
+        OperationKind::Commit | OperationKind::Route => panic!("{operation} is the store's"),
+    };
+    operation.instances().cloned().map(op).collect()
 }
 
 fn instances(plan: &DeployPlan) -> BTreeSet<InstanceId> {

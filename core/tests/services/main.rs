@@ -7,6 +7,7 @@ mod container;
 mod crash;
 mod debt;
 mod manifest;
+mod operations;
 mod plan;
 mod schema;
 mod wire;

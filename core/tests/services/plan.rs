@@ -93,7 +93,7 @@ impl Cluster {
         }
     }
 
-    fn deploy(&mut self, services: Value) -> DeployPlan {
+    pub(crate) fn deploy(&mut self, services: Value) -> DeployPlan {
         let plan = self.plan(&manifest(services), &Scope::Namespace).unwrap();
         self.apply(&plan);
         plan
@@ -431,7 +431,7 @@ fn a_commit_tells_gateways_of_what_it_changed() {
 }
 
 /// A cluster of up to six machines in any state.
-fn clusters() -> impl Strategy<Value = Cluster> {
+pub(crate) fn clusters() -> impl Strategy<Value = Cluster> {
     let lifecycle = prop::sample::select(vec![
         Lifecycle::Active,
         Lifecycle::Active,
@@ -449,7 +449,7 @@ fn clusters() -> impl Strategy<Value = Cluster> {
 }
 
 /// Manifests of up to three services.
-fn manifests() -> impl Strategy<Value = Manifest> {
+pub(crate) fn manifests() -> impl Strategy<Value = Manifest> {
     let service = |name: &'static str| {
         (0u8..3, 1u32..7, prop::bool::weighted(0.25), prop::bool::weighted(0.25), 1u32..4).prop_map(
             move |(image, replicas, global, publish, parallelism)| {

@@ -4,7 +4,7 @@ use super::super::text::{or_dash, readiness, row};
 use super::{dash_if_empty, joined, pairs};
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api_deploy::{DeployReport, InstanceRow, ServiceDetail, ServiceList, ServiceRow};
-use ployz_core::wire::v1::deploy::{Placed, Preview, ServiceChange, SlotChange};
+use ployz_core::wire::v1::deploy::{Operation, Placed, Preview, ServiceChange, SlotChange};
 use ployz_core::wire::v1::manifest::Mode;
 use std::io::{self, Write};
 
@@ -28,6 +28,7 @@ pub(super) fn preview(preview: &Preview, out: &mut dyn Write) -> io::Result<()> 
         let on = joined(pull.on.iter().map(ToString::to_string));
         row(&["pull".into(), pull.image.to_string(), pull.digest.to_string(), on], out)
     })?;
+    preview.operations.iter().try_for_each(|operation| write_operation(operation, out))?;
     preview.warnings.iter().try_for_each(|warning| row(&["warning".into(), warning.clone()], out))
 }
 
@@ -55,6 +56,26 @@ fn write_slot(change: &ServiceChange, slot: &SlotChange, out: &mut dyn Write) ->
         instance(&slot.current),
         machine(&slot.next),
         instance(&slot.next),
+    ];
+    row(&cells, out)
+}
+
+/// A machine's operations name instances, the store's services; each cause stands at its target's place.
+fn write_operation(operation: &Operation, out: &mut dyn Write) -> io::Result<()> {
+    let targets = operation.targets.iter().map(|target| match &target.instance {
+        Some(instance) => instance.to_string(),
+        None => target.service.to_string(),
+    });
+    let causes: Vec<String> = operation.targets.iter().map(|target| target.cause.clone()).collect();
+    let cells = [
+        "operation".into(),
+        operation.step.to_string(),
+        operation.phase.to_string(),
+        or_dash(operation.machine.as_ref()),
+        operation.command.to_string(),
+        or_dash(operation.wave),
+        joined(targets),
+        dash_if_empty(causes.join(", ")),
     ];
     row(&cells, out)
 }

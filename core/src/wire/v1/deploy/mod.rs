@@ -4,6 +4,7 @@
 //! decision ([`Decision`], written once): whatever the first says, only the second tells whether it happened.
 
 mod command;
+mod operation;
 mod preview;
 mod record;
 
@@ -11,6 +12,7 @@ pub use command::{
     Candidate, DeployAnswer, DeployCommand, DeployEvent, Drain, ImageContent, ImageSeen, InstanceSeen,
     Instances, List, LogLine, LogStream, Logs, Probe, Probed, Readiness, ReadinessState, Start, Started,
 };
+pub use operation::{Operation, OperationKind, Target};
 pub use preview::{Action, ImagePull, Placed, Preview, ServiceChange, SlotChange, Stray, Wave};
 pub use record::{
     CommittedService, Debt, Decision, DeployCommit, DeployFailure, DeployLock, DeployPhase, DeployStatus,

@@ -1,6 +1,7 @@
 //! What a deploy would do: a value to print, to compare and to carry out. It is made by `deploy::plan`.
 
 use crate::id::{DeployId, InstanceId, MachineId, Namespace, ServiceName};
+use crate::wire::v1::deploy::operation::Operation;
 use crate::wire::v1::manifest::{ImageDigest, ImageRef, Order};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -27,6 +28,10 @@ pub struct Preview {
     /// Images that are fetched first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pulls: Vec<ImagePull>,
+    /// Which command goes to which machine if nothing fails, in order, after the images were fetched. Empty where there is
+    /// nothing to do, and from an older version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operations: Vec<Operation>,
     /// What an operator should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -232,6 +237,7 @@ impl fmt::Display for Preview {
         if !self.is_empty() {
             writeln!(f, "phases: {}", self.phases())?;
         }
+        self.operations.iter().try_for_each(|operation| writeln!(f, "{operation}"))?;
         self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
     }
 }
