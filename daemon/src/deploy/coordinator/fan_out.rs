@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use ployz_core::id::{InstanceId, MachineId};
 use ployz_core::wire::v1::api::ErrorCode;
-use ployz_core::wire::v1::deploy::{DeployAnswer, DeployFailure, Placed};
+use ployz_core::wire::v1::deploy::{DeployAnswer, DeployFailure, Operation};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -15,24 +15,31 @@ pub(super) type ByMachine = BTreeMap<MachineId, Vec<InstanceId>>;
 pub(super) struct Missed {
     /// Which.
     pub machine: MachineId,
-    /// The first order that it did not carry out; those after it were not given.
-    pub order: usize,
+    /// What it did not do, in order: the operation that failed, and those after it, which were not sent.
+    pub left: Vec<Operation>,
     /// Why not.
     pub failure: DeployFailure,
 }
 
-/// Gives orders to all machines at once, to each one after the other. A failure ends the part of its machine alone.
-pub(super) async fn everywhere<W: Future<Output = Result<(), DeployFailure>>>(
-    orders: &[&ByMachine],
-    work: impl Fn(usize, MachineId, Vec<InstanceId>) -> W,
+/// Sends the operations of one step to all machines at once, to each one after the other. A failure ends the part of its
+/// machine alone. The store's operations are left out.
+pub(super) async fn everywhere<'a, W: Future<Output = Result<(), DeployFailure>>>(
+    operations: &'a [Operation],
+    work: impl Fn(&'a MachineId, &'a Operation) -> W,
 ) -> Vec<Missed> {
-    let machines: BTreeSet<&MachineId> = orders.iter().flat_map(|order| order.keys()).collect();
+    let mut machines: BTreeMap<&MachineId, Vec<&Operation>> = BTreeMap::new();
+    for operation in operations {
+        if let Some(machine) = &operation.machine {
+            machines.entry(machine).or_default().push(operation);
+        }
+    }
     let work = &work;
-    let parts = machines.into_iter().map(|machine| async move {
-        for (number, order) in orders.iter().enumerate() {
-            let Some(ids) = order.get(machine) else { continue };
-            if let Err(failure) = work(number, machine.clone(), ids.clone()).await {
-                return Some(Missed { machine: machine.clone(), order: number, failure });
+    let parts = machines.into_iter().map(|(machine, operations)| async move {
+        let mut left = operations.into_iter();
+        while let Some(operation) = left.next() {
+            if let Err(failure) = work(machine, operation).await {
+                let left = std::iter::once(operation).chain(left).cloned().collect();
+                return Some(Missed { machine: machine.clone(), left, failure });
             }
         }
         None
@@ -76,11 +83,13 @@ fn skewed(machine: &MachineId, clock: u64, ours: u64) -> DeployFailure {
     DeployFailure::new(ErrorCode::ClockSkew, what).on(machine)
 }
 
-/// Instances by their machines.
-pub(super) fn by_machine<'a>(placed: impl Iterator<Item = &'a Placed>) -> ByMachine {
+/// The instances of operations by their machines.
+pub(super) fn by_machine(operations: &[Operation]) -> ByMachine {
     let mut machines = ByMachine::new();
-    for placed in placed {
-        machines.entry(placed.machine.clone()).or_default().push(placed.instance.clone());
+    for operation in operations {
+        if let Some(machine) = &operation.machine {
+            machines.entry(machine.clone()).or_default().extend(operation.instances().cloned());
+        }
     }
     machines
 }
@@ -94,8 +103,10 @@ pub(super) fn drop_one(left: &mut ByMachine, machine: &MachineId, instance: &Ins
 }
 
 /// `3 instances on 2 machines`.
-pub(super) fn count(machines: &ByMachine) -> String {
-    let instances: usize = machines.values().map(Vec::len).sum();
+pub(super) fn count(operations: &[Operation]) -> String {
+    let instances: usize = operations.iter().map(|operation| operation.instances().count()).sum();
+    let machines: BTreeSet<&MachineId> =
+        operations.iter().filter_map(|operation| operation.machine.as_ref()).collect();
     let s = |number: usize| if number == 1 { "" } else { "s" };
     format!("{instances} instance{} on {} machine{}", s(instances), machines.len(), s(machines.len()))
 }
@@ -107,37 +118,71 @@ const CLOCK_AHEAD_TIMEOUT: Duration = Duration::from_secs(15);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ployz_core::wire::v1::deploy::{DeployPhase, OperationKind, Target};
     use std::cell::{Cell, RefCell};
 
-    fn machines(list: &[(&str, &str)]) -> ByMachine {
-        let placed: Vec<Placed> = list
-            .iter()
-            .map(|(machine, id)| Placed { machine: machine.parse().unwrap(), instance: id.parse().unwrap() })
-            .collect();
-        by_machine(placed.iter())
+    fn operation(command: OperationKind, machine: &str, instances: &[&str]) -> Operation {
+        let target = |instance: &&str| Target {
+            service: "web".parse().unwrap(),
+            slot: None,
+            instance: Some(instance.parse().unwrap()),
+            cause: "undo".into(),
+        };
+        Operation {
+            step: 1,
+            phase: DeployPhase::Undone,
+            machine: Some(machine.parse().unwrap()),
+            command,
+            wave: None,
+            targets: instances.iter().map(target).collect(),
+        }
     }
 
     #[tokio::test]
     async fn a_dead_machine_keeps_no_other_from_its_work() {
-        let candidates = machines(&[("dead", "web-0-new"), ("n1", "web-1-new")]);
-        let stopped = machines(&[("dead", "web-0-old"), ("n1", "web-1-old"), ("n2", "web-2-old")]);
+        use OperationKind::{Remove, Restore};
+        let operations = [
+            operation(Remove, "dead", &["web-0-new"]),
+            operation(Remove, "n1", &["web-1-new"]),
+            operation(Restore, "dead", &["web-0-old"]),
+            operation(Restore, "n1", &["web-1-old", "web-3-old"]),
+            operation(Restore, "n2", &["web-2-old"]),
+        ];
+        assert_eq!(count(&operations), "6 instances on 3 machines");
         let done = RefCell::new(Vec::new());
-        let missed = everywhere(&[&candidates, &stopped], |order, machine, ids| {
+        let missed = everywhere(&operations, |machine, operation| {
             let done = &done;
             async move {
                 if machine.as_str() == "dead" {
-                    return Err(DeployFailure::new(ErrorCode::ParticipantUnreachable, "away").on(&machine));
+                    return Err(DeployFailure::new(ErrorCode::ParticipantUnreachable, "away").on(machine));
                 }
-                done.borrow_mut().extend(ids.iter().map(|id| format!("{order} {id}")));
+                let ids: Vec<&str> = operation.instances().map(InstanceId::as_str).collect();
+                done.borrow_mut().push(format!("{machine} {} {}", operation.command, ids.join(" ")));
                 Ok(())
             }
         })
         .await;
+        // A stable sort: what one machine did stays in the order in which it did it.
         let mut done = done.into_inner();
-        done.sort();
-        assert_eq!(done, ["0 web-1-new", "1 web-1-old", "1 web-2-old"]);
-        let missed: Vec<_> = missed.iter().map(|missed| (missed.machine.as_str(), missed.order)).collect();
-        assert_eq!(missed, [("dead", 0)]);
+        done.sort_by_key(|line| line.split(' ').next().map(str::to_owned));
+        assert_eq!(done, ["n1 remove web-1-new", "n1 restore web-1-old web-3-old", "n2 restore web-2-old"]);
+        assert_eq!(missed.len(), 1);
+        let (machine, left) = (missed[0].machine.as_str(), &missed[0].left);
+        assert_eq!((machine, left.as_slice()), ("dead", &[operations[0].clone(), operations[2].clone()][..]));
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_a_failure_is_not_sent_and_is_left() {
+        use OperationKind::{Remove, Restore};
+        let operations = [operation(Remove, "n1", &["web-0-new"]), operation(Restore, "n1", &["web-0-old"])];
+        let missed = everywhere(&operations, |machine, operation| async move {
+            match operation.command {
+                Restore => Err(DeployFailure::new(ErrorCode::DockerUnavailable, "away").on(machine)),
+                _ => Ok(()),
+            }
+        });
+        let missed = missed.await;
+        assert_eq!(missed[0].left, [operations[1].clone()], "what it did is not left");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,6 @@
-//! The work of each step of a deploy. All of it can be done twice: whoever goes on cannot know how far it came.
+//! The work of each step of a deploy: its operations are sent in their order, and what a machine does not do is dealt with.
+//! Which operations there are is decided by `ployz_core::deploy::operations`. All of it can be done twice: a coordinator
+//! that goes on cannot know how far it came.
 
 use crate::deploy::coordinator::ask::ask;
 use crate::deploy::coordinator::fan_out::{
@@ -7,13 +9,14 @@ use crate::deploy::coordinator::fan_out::{
 use crate::deploy::coordinator::observe::{claims, odd};
 use crate::deploy::coordinator::run::{Done, Run};
 use futures_util::future::join_all;
-use ployz_core::deploy::{commit, probe};
+use ployz_core::deploy::operations::{groups, of_step};
+use ployz_core::deploy::{Step, commit, probe};
 use ployz_core::id::{InstanceId, MachineId, ServiceName};
 use ployz_core::routing::Event;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::{
-    Candidate, Decision, DeployAnswer, DeployCommand, DeployFailure, DeployPhase, Drain, Instances, Owed,
-    Placed, ReadinessState, SlotWork, Start, Wave,
+    Candidate, Decision, DeployAnswer, DeployCommand, DeployFailure, Drain, Instances, Operation,
+    OperationKind, Placed, ReadinessState, SlotWork, Start,
 };
 use ployz_core::wire::v1::manifest::Span;
 use ployz_host::clock;
@@ -22,14 +25,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What machines are asked for: which instances, and the command about them.
-type Order<'a> = (&'a ByMachine, &'a (dyn Fn(Instances) -> DeployCommand + Sync));
-
 impl Run<'_> {
     /// Asks every participant whether it could; changes nothing.
     pub(super) async fn probe(&self) -> Done {
         let Some(plan) = &self.plan else { return Ok(()) };
-        let asked = plan.preview.participants.iter().map(|machine| async move {
+        let operations = self.operations(Step::Probe);
+        let asked = operations.iter().filter_map(|operation| operation.machine.as_ref());
+        let asked = asked.map(|machine| async move {
             let question = probe::question(plan, self.store.network(), machine);
             match ask(&self.store, machine, &DeployCommand::Probe(question.clone())).await {
                 Ok(DeployAnswer::Probed(told)) => probe::judge(plan, machine, &question, &told),
@@ -42,22 +44,14 @@ impl Run<'_> {
 
     /// Starts candidates, wave by wave, each until it is ready.
     pub(super) async fn start(&mut self) -> Done {
-        let Some(plan) = self.plan.clone() else { return Ok(()) };
-        let waves = plan.preview.waves.len();
-        for (number, group) in plan.preview.waves.iter().enumerate() {
-            let work: Vec<SlotWork> =
-                self.status.work.iter().filter(|work| is_in(group, work)).cloned().collect();
-            let stops = by_machine(
-                work.iter().filter(|work| work.stops_first()).filter_map(|work| work.stop.as_ref()),
-            );
-            if !stops.is_empty() {
-                self.tell(format!("wave {} of {waves}: stopping {}", number + 1, count(&stops)));
-                self.each(&stops, &DeployCommand::Stop).await?;
+        let operations = self.operations(Step::Start);
+        for group in groups(&operations) {
+            let Some(first) = group.first() else { continue };
+            match first.command {
+                OperationKind::AwaitReady => self.until_ready(group).await?,
+                OperationKind::Stop => self.each(group, "stopping").await?,
+                _ => self.each(group, "starting").await?,
             }
-            let starts = by_machine(work.iter().filter_map(|work| work.start.as_ref()));
-            self.tell(format!("wave {} of {waves}: starting {}", number + 1, count(&starts)));
-            self.each(&starts, &|which| DeployCommand::Start(self.candidates(which))).await?;
-            self.until_ready(&starts).await?;
         }
         Ok(())
     }
@@ -84,8 +78,7 @@ impl Run<'_> {
 
     /// Waits for all candidates once more, because some may have become ready long before others.
     pub(super) async fn await_ready(&mut self) -> Done {
-        let candidates = by_machine(self.status.candidates());
-        self.until_ready(&candidates).await?;
+        self.until_ready(&self.operations(Step::AwaitReady)).await?;
         self.is_beside_others().await.map_err(|failure| vec![failure])
     }
 
@@ -102,9 +95,9 @@ impl Run<'_> {
         plan.beside(&claims).map_err(|error| DeployFailure::new(error.code(), error.to_string()))
     }
 
-    async fn until_ready(&mut self, wanted: &ByMachine) -> Done {
-        let until = Instant::now() + self.patience(wanted);
-        let mut left = wanted.clone();
+    async fn until_ready(&self, operations: &[Operation]) -> Done {
+        let mut left = by_machine(operations);
+        let until = Instant::now() + self.patience(&left);
         loop {
             let asked = left.iter().map(|(machine, ids)| async {
                 let command = DeployCommand::Readiness(self.instances(ids.clone(), self.lease.not_after()));
@@ -216,56 +209,45 @@ impl Run<'_> {
 
     /// Takes old instances out of service.
     pub(super) async fn drain(&mut self) -> Done {
-        let old = self.retired();
-        if old.is_empty() {
-            return Ok(());
-        }
-        self.tell(format!("draining {}", count(&old)));
-        let drain = |which| DeployCommand::Drain(Drain { which, at_most: DRAIN });
-        let missed = self.everywhere(&[(&old, &drain)]).await;
-        self.owe(missed, &[(Owed::Remove, &old)])
+        self.finish(Step::Drain).await
     }
 
     /// Removes old instances.
     pub(super) async fn clean(&mut self) -> Done {
-        let old = self.retired();
-        if old.is_empty() {
-            return Ok(());
-        }
-        self.tell(format!("removing {}", count(&old)));
-        let missed = self.everywhere(&[(&old, &DeployCommand::Remove)]).await;
-        self.owe(missed, &[(Owed::Remove, &old)])
+        self.finish(Step::Clean).await
     }
 
     /// Removes candidates, and starts again what was stopped for them.
     pub(super) async fn undo(&mut self) -> Done {
-        // Before the probes were answered nothing was asked of anybody.
-        if self.status.phase == DeployPhase::Locked {
-            return Ok(());
+        self.finish(Step::Undo).await
+    }
+
+    /// Sends what follows the decision. A machine that cannot do its part owes it.
+    async fn finish(&mut self, step: Step) -> Done {
+        let operations = self.operations(step);
+        for same in operations.chunk_by(|a, b| a.command == b.command) {
+            match same.first().map(|first| first.command) {
+                Some(OperationKind::Drain) => self.tell(format!("draining {}", count(same))),
+                Some(OperationKind::Restore) => self.tell(format!("starting {} again", count(same))),
+                _ => self.tell(format!("removing {}", count(same))),
+            }
         }
-        let candidates = self.members(by_machine(self.status.candidates()));
-        let stopped = self.members(by_machine(self.status.stopped()));
-        self.tell(format!("removing {}", count(&candidates)));
-        if !stopped.is_empty() {
-            self.tell(format!("starting {} again", count(&stopped)));
-        }
-        let orders: [Order<'_>; 2] =
-            [(&candidates, &DeployCommand::Remove), (&stopped, &DeployCommand::Restore)];
-        let missed = self.everywhere(&orders).await;
-        self.owe(missed, &[(Owed::Remove, &candidates), (Owed::Restore, &stopped)])
+        let missed = self.everywhere(&operations).await;
+        self.owe(missed)
     }
 
     /// After the decision nobody is waited for: what a machine did not do is written down, and it does it when it reads
     /// that. Nothing is written by whoever has lost the lock: then others know better.
-    fn owe(&mut self, missed: Vec<Missed>, orders: &[(Owed, &ByMachine)]) -> Done {
+    fn owe(&mut self, missed: Vec<Missed>) -> Done {
         if !missed.is_empty() && !self.lease.holds() {
             return Err(missed.into_iter().map(|missed| missed.failure).collect());
         }
-        for Missed { machine, order, failure } in missed {
-            for (owed, ids) in &orders[order..] {
-                for instance in ids.get(&machine).into_iter().flatten() {
+        for Missed { machine, left, failure } in missed {
+            for operation in &left {
+                let Some(owed) = operation.command.owed() else { continue };
+                for instance in operation.instances() {
                     let placed = Placed { machine: machine.clone(), instance: instance.clone() };
-                    self.status = self.status.owing(*owed, &placed);
+                    self.status = self.status.owing(owed, &placed);
                 }
             }
             self.tell(format!("{machine}: deferred until it is reachable: {failure}"));
@@ -274,18 +256,31 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn retired(&self) -> ByMachine {
-        let commit = self.decision.as_ref().and_then(Decision::commit);
-        let old = commit.iter().flat_map(|commit| &commit.retired).map(|old| &old.placed);
-        self.members(by_machine(old.filter(|old| !self.status.owes(&old.machine))))
+    /// What a step sends. After the decision a machine that is no member has nothing to do: it took its containers with it.
+    fn operations(&self, step: Step) -> Vec<Operation> {
+        let mut operations = of_step(step, self.plan.as_ref(), &self.status, self.decision.as_ref());
+        if self.decision.is_some() {
+            let members: BTreeSet<MachineId> =
+                self.mesh.peers.borrow().machines.iter().map(|machine| machine.id.clone()).collect();
+            operations.retain(|operation| operation.machine.as_ref().is_none_or(|id| members.contains(id)));
+        }
+        operations
     }
 
-    /// A machine that left took its containers with it.
-    fn members(&self, mut wanted: ByMachine) -> ByMachine {
-        let members: BTreeSet<MachineId> =
-            self.mesh.peers.borrow().machines.iter().map(|machine| machine.id.clone()).collect();
-        wanted.retain(|machine, _| members.contains(machine));
-        wanted
+    /// The command of an operation that is sent; `None` = it is the store's, or asked in a way of its own.
+    fn command(&self, operation: &Operation, not_after: u64) -> Option<DeployCommand> {
+        let which = self.instances(operation.instances().cloned().collect(), not_after);
+        match operation.command {
+            OperationKind::Stop => Some(DeployCommand::Stop(which)),
+            OperationKind::Start => Some(DeployCommand::Start(self.candidates(which))),
+            OperationKind::Drain => Some(DeployCommand::Drain(Drain { which, at_most: DRAIN })),
+            OperationKind::Remove => Some(DeployCommand::Remove(which)),
+            OperationKind::Restore => Some(DeployCommand::Restore(which)),
+            OperationKind::Probe
+            | OperationKind::AwaitReady
+            | OperationKind::Commit
+            | OperationKind::Route => None,
+        }
     }
 
     fn instances(&self, instances: Vec<InstanceId>, not_after: u64) -> Instances {
@@ -298,34 +293,38 @@ impl Run<'_> {
         }
     }
 
-    /// Asks all machines at once.
-    async fn each(&self, wanted: &ByMachine, command: &(dyn Fn(Instances) -> DeployCommand + Sync)) -> Done {
-        let missed = self.everywhere(&[(wanted, command)]).await;
+    /// Sends one step of a wave, and says so. All machines must do their part.
+    async fn each(&mut self, group: &[Operation], doing: &str) -> Done {
+        let waves = self.plan.as_ref().map_or(0, |plan| plan.preview.waves.len());
+        let wave = group.first().and_then(|operation| operation.wave).unwrap_or_default();
+        self.tell(format!("wave {wave} of {waves}: {doing} {}", count(group)));
+        let missed = self.everywhere(group).await;
         all(missed.into_iter().map(|missed| missed.failure).collect())
     }
 
-    async fn everywhere(&self, orders: &[Order<'_>]) -> Vec<Missed> {
-        let wanted: Vec<&ByMachine> = orders.iter().map(|(wanted, _)| *wanted).collect();
+    async fn everywhere(&self, operations: &[Operation]) -> Vec<Missed> {
         let lease = || self.lease.holds().then(|| self.lease.not_after());
-        everywhere(&wanted, |order, machine, ids| async move {
+        everywhere(operations, |machine, operation| async move {
             let ask = |not_after| {
-                let command = orders[order].1(self.instances(ids.clone(), not_after));
-                let (store, machine) = (&self.store, &machine);
-                async move { ask(store, machine, &command).await }
+                let command = self.command(operation, not_after);
+                async move {
+                    let command = command.ok_or_else(|| not_sent(machine, operation))?;
+                    ask(&self.store, machine, &command).await
+                }
             };
-            insist(&machine, lease, clock::now, ask).await
+            insist(machine, lease, clock::now, ask).await
         })
         .await
     }
 }
 
-fn all(failures: Vec<DeployFailure>) -> Done {
-    if failures.is_empty() { Ok(()) } else { Err(failures) }
+fn not_sent(machine: &MachineId, operation: &Operation) -> DeployFailure {
+    let what = format!("{} is not sent to machines", operation.command);
+    DeployFailure::new(ErrorCode::DeployFailed, what).on(machine)
 }
 
-fn is_in(group: &[Wave], work: &SlotWork) -> bool {
-    work.start.is_some()
-        && group.iter().any(|wave| wave.service == work.service && wave.slots.contains(&work.slot))
+fn all(failures: Vec<DeployFailure>) -> Done {
+    if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
 
 const POLL_INTERVAL: Duration = Duration::from_millis(400);
