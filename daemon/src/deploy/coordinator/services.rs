@@ -8,7 +8,7 @@ use crate::failure::{Failure, Result};
 use crate::network::context::Network;
 use futures_util::future::join_all;
 use ployz_core::adopt::Verdict;
-use ployz_core::id::{MachineId, Namespace, ServiceName};
+use ployz_core::id::{InstanceId, MachineId, Namespace, ServiceName};
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::api_deploy::{
     InstanceRow, ServiceDetail, ServiceList, ServiceLogLine, ServiceLogMissing, ServiceLogs,
@@ -21,13 +21,28 @@ use ployz_core::wire::v1::manifest::{Mode, Route};
 use ployz_nats::store::Store;
 use std::collections::BTreeSet;
 
-type Told = (BTreeSet<(MachineId, InstanceRowKey)>, Vec<(MachineId, InstanceSeen)>, Vec<MachineId>);
-type InstanceRowKey = (Namespace, ployz_core::id::InstanceId);
+/// What the members say of their instances.
+struct Observed {
+    /// The instances that are ready.
+    ready: BTreeSet<Ready>,
+    /// Everything that is there, with its machine.
+    seen: Vec<(MachineId, InstanceSeen)>,
+    /// The machines that did not answer.
+    unreachable: Vec<MachineId>,
+}
+
+/// An instance that is ready. Its machine and namespace belong to it: a record names all three.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Ready {
+    machine: MachineId,
+    namespace: Namespace,
+    instance: InstanceId,
+}
 
 /// `service-list`.
 pub async fn list_all(mesh: &Network, namespace: Option<&Namespace>) -> Result<ServiceList> {
     let (store, records) = open(mesh).await?;
-    let (ready, _, unreachable) = told(mesh, &store, namespace).await;
+    let Observed { ready, unreachable, .. } = observe(mesh, &store, namespace).await;
     let mut services = Vec::new();
     for status in records.statuses().await? {
         if namespace.is_some_and(|wanted| *wanted != status.namespace) {
@@ -47,10 +62,11 @@ fn row(
     name: &ServiceName,
     committed: &CommittedService,
     phase: Option<DeployPhase>,
-    ready: &BTreeSet<(MachineId, InstanceRowKey)>,
+    ready: &BTreeSet<Ready>,
 ) -> ServiceRow {
     let is_ready = |placed: &&Placed| {
-        ready.contains(&(placed.machine.clone(), (namespace.clone(), placed.instance.clone())))
+        let Placed { machine, instance } = (*placed).clone();
+        ready.contains(&Ready { machine, namespace: namespace.clone(), instance })
     };
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let mode = match committed.service.placement.mode {
@@ -71,32 +87,36 @@ fn row(
     }
 }
 
-/// Asks every member at once: who is ready, everything that runs, and who did not say.
-async fn told(mesh: &Network, store: &Store, namespace: Option<&Namespace>) -> Told {
+/// Asks every member at once.
+async fn observe(mesh: &Network, store: &Store, namespace: Option<&Namespace>) -> Observed {
     let members: Vec<MachineId> =
         mesh.peers.borrow().machines.iter().map(|machine| machine.id.clone()).collect();
     let asked = members.iter().map(|machine| async move { (machine, list(store, machine, namespace).await) });
-    let (mut ready, mut seen, mut away) = (BTreeSet::new(), Vec::new(), Vec::new());
+    let (mut ready, mut seen, mut unreachable) = (BTreeSet::new(), Vec::new(), Vec::new());
     for (machine, answer) in join_all(asked).await {
         let Ok(instances) = answer else {
-            away.push(machine.clone());
+            unreachable.push(machine.clone());
             continue;
         };
         for instance in instances {
             if instance.state == ReadinessState::Ready {
-                ready.insert((machine.clone(), (instance.namespace.clone(), instance.instance.clone())));
+                ready.insert(Ready {
+                    machine: machine.clone(),
+                    namespace: instance.namespace.clone(),
+                    instance: instance.instance.clone(),
+                });
             }
             seen.push((machine.clone(), instance));
         }
     }
-    (ready, seen, away)
+    Observed { ready, seen, unreachable }
 }
 
 /// `service-inspect`.
 pub async fn inspect(mesh: &Network, request: &ServiceRequest) -> Result<ServiceDetail> {
     let (store, records) = open(mesh).await?;
     let committed = find(records.current(&request.namespace).await?, &request.namespace, &request.service)?;
-    let (_, seen, unreachable) = told(mesh, &store, Some(&request.namespace)).await;
+    let Observed { seen, unreachable, .. } = observe(mesh, &store, Some(&request.namespace)).await;
     let lost = lost(&request.namespace, &request.service, &committed, &seen, &unreachable);
     let of_it = seen.into_iter().filter(|(_, seen)| seen.service == request.service);
     let mut instances: Vec<InstanceRow> = of_it
