@@ -60,6 +60,10 @@ impl Apply<'_> {
     }
 
     async fn one(&self, op: &Op) -> Result<(), ApplyError> {
+        #[cfg(test)]
+        if let Supervisor::Fake(fake) = self.supervisor {
+            return Ok(fake.apply(op, self.spec).await?);
+        }
         let (spec, edit, netns) = (self.spec, self.edit, self.netns);
         match op {
             Op::RemoveNetns(name) => namespace::remove(name)?,

@@ -11,6 +11,10 @@ use std::path::Path;
 use std::time::Duration;
 
 pub(super) async fn node(supervisor: &Supervisor, spec: &NodeSpec) -> NodeLive {
+    #[cfg(test)]
+    if let Supervisor::Fake(fake) = supervisor {
+        return fake.inspect();
+    }
     let file = namespace::path(&spec.netns.name);
     let (netns, tunnel, wireguard, link, firewall, nats, gateway, dns) = tokio::join!(
         limited(namespace::inspect(&spec.netns)),

@@ -2,6 +2,8 @@
 
 mod apply;
 mod inspect;
+#[cfg(test)]
+mod path_tests;
 mod running;
 #[cfg(test)]
 mod tests;

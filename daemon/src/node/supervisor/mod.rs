@@ -5,6 +5,8 @@ pub mod error;
 pub mod ports;
 pub mod process;
 pub mod systemd;
+#[cfg(test)]
+pub mod tests;
 
 use error::UnitError;
 use ployz_core::adopt::Seen;
@@ -19,6 +21,9 @@ pub enum Supervisor {
     Systemd(systemd::Systemd),
     /// Detached processes.
     Process(process::Processes),
+    /// A node in memory, which the reconciler inspects and changes instead of the machine.
+    #[cfg(test)]
+    Fake(tests::Fake),
 }
 
 impl Supervisor {
@@ -27,6 +32,8 @@ impl Supervisor {
         match self {
             Self::Systemd(_) => "system",
             Self::Process(_) => "user",
+            #[cfg(test)]
+            Self::Fake(_) => "fake",
         }
     }
 
@@ -35,6 +42,8 @@ impl Supervisor {
         match self {
             Self::Systemd(hands) => hands.inspect(name).await,
             Self::Process(hands) => hands.inspect(name).await,
+            #[cfg(test)]
+            Self::Fake(_) => unreachable!("the reconciler asks a fake before it comes here"),
         }
     }
 
@@ -43,6 +52,8 @@ impl Supervisor {
         match self {
             Self::Systemd(hands) => hands.start(spec).await,
             Self::Process(hands) => hands.start(spec).await,
+            #[cfg(test)]
+            Self::Fake(_) => unreachable!("the reconciler asks a fake before it comes here"),
         }
     }
 
@@ -51,6 +62,8 @@ impl Supervisor {
         match self {
             Self::Systemd(hands) => hands.stop(name).await,
             Self::Process(hands) => hands.stop(name).await,
+            #[cfg(test)]
+            Self::Fake(_) => unreachable!("the reconciler asks a fake before it comes here"),
         }
     }
 
@@ -59,6 +72,8 @@ impl Supervisor {
         match self {
             Self::Systemd(hands) => hands.inspect_sidecar(spec).await,
             Self::Process(hands) => hands.inspect_sidecar(spec).await,
+            #[cfg(test)]
+            Self::Fake(_) => unreachable!("the reconciler asks a fake before it comes here"),
         }
     }
 
@@ -67,6 +82,8 @@ impl Supervisor {
         match self {
             Self::Systemd(hands) => hands.put_sidecar(spec, what).await,
             Self::Process(hands) => hands.put_sidecar(spec).await,
+            #[cfg(test)]
+            Self::Fake(_) => unreachable!("the reconciler asks a fake before it comes here"),
         }
     }
 
@@ -75,6 +92,8 @@ impl Supervisor {
         match self {
             Self::Systemd(hands) => hands.stop_sidecar(name).await,
             Self::Process(hands) => hands.stop(name).await,
+            #[cfg(test)]
+            Self::Fake(_) => unreachable!("the reconciler asks a fake before it comes here"),
         }
     }
 
@@ -83,6 +102,8 @@ impl Supervisor {
         match self {
             Self::Systemd(hands) => hands.reload(spec).await,
             Self::Process(hands) => hands.reload(spec).await,
+            #[cfg(test)]
+            Self::Fake(_) => unreachable!("the reconciler asks a fake before it comes here"),
         }
     }
 }
