@@ -92,9 +92,10 @@ impl Sending {
         self.out.clear();
     }
 
-    /// Whether all of the request has been written, its end included.
+    /// Whether all of the request has been written, its end included. One whose length is known has ended with its last byte,
+    /// also while its client has not said so: an answer may come before that, and leaves the connection free.
     pub fn is_complete(&self) -> bool {
-        self.out.is_empty() && self.framing == Framing::Ended
+        self.out.is_empty() && matches!(self.framing, Framing::Ended | Framing::Left(0))
     }
 }
 
@@ -126,6 +127,20 @@ mod tests {
         assert_eq!(sent(Length::Chunked, &[b"", b"ab", b"", b""]).unwrap(), "2\r\nab\r\n0\r\n\r\n");
         assert_eq!(sent(Length::Chunked, &[]).unwrap(), "0\r\n\r\n");
         assert_eq!(sent(Length::Known(2), &[b"", b"ab", b""]).unwrap(), "ab");
+    }
+
+    #[test]
+    fn a_request_of_known_length_is_over_with_its_last_byte() {
+        let mut sending = Sending::new(&request(), None, Length::Known(2));
+        sending.body(b"a").unwrap();
+        sending.wrote(sending.pending().len());
+        assert!(!sending.is_complete());
+        sending.body(b"b").unwrap();
+        assert!(!sending.is_complete(), "not written yet");
+        sending.wrote(sending.pending().len());
+        assert!(sending.is_complete());
+        sending.body(b"").unwrap();
+        assert!(sending.is_complete() && sending.body(b"c").is_err());
     }
 
     #[test]

@@ -340,7 +340,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 pub async fn metric(running: &Running, name: &str) -> u64 {
     let page = read_page(running.metrics).await;
     let line = page.lines().find(|line| line.split(' ').next() == Some(name));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+    // A gauge is written as `1.0`.
+    line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0) as u64
 }
 
 async fn read_page(at: SocketAddr) -> String {

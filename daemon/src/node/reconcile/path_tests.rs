@@ -1,4 +1,4 @@
-//! Whole runs over a node in memory: a start, an adoption, failures.
+//! Whole runs over a node in memory: a start, an adoption, failures, and a kill in front of every effect.
 
 use super::{Outcome, Reconciler, StartFailure};
 use crate::node::supervisor::Supervisor;
@@ -51,6 +51,36 @@ async fn a_first_start_makes_everything_parents_first_and_a_second_one_adopts_it
         assert!(second.plan.is_all_adopt() && second.is_good());
         assert_eq!(fake.state().effects, [""; 0]);
         assert_eq!(*again.given_up().borrow(), 0, "its namespace stays");
+    }
+}
+
+/// Every daemon that is killed is followed by another one over the same node, as after a crash.
+#[tokio::test]
+async fn a_daemon_killed_in_front_of_any_effect_is_followed_by_one_that_finishes() {
+    for spec in BACKENDS.map(node::spec) {
+        let whole = Fake::bare();
+        start(&whole, &spec).await;
+        let wanted = whole.inspect();
+        let count = whole.state().effects.len();
+        for kill in 0..count {
+            let fake = Fake::bare();
+            fake.state().left = Some(kill);
+            let reconciler = daemon(&fake);
+            // Not cancel-safe on purpose: the run is dropped where it is.
+            tokio::select! {
+                outcome = reconciler.run(Trigger::Startup, &spec) => panic!("not killed at {kill}: {outcome:?}"),
+                () = fake.killed() => {}
+            }
+            assert_eq!(*reconciler.running().borrow(), None, "killed at {kill}");
+            assert_eq!(fake.state().effects.len(), kill);
+            fake.state().left = None;
+            let resumed = start(&fake, &spec).await;
+            assert!(resumed.is_good(), "killed at {kill}: {:?}", resumed.complaints());
+            assert_eq!(fake.inspect(), wanted, "killed at {kill}");
+            fake.state().effects.clear();
+            assert!(start(&fake, &spec).await.plan.is_all_adopt(), "killed at {kill}");
+            assert_eq!(fake.state().effects, [""; 0], "killed at {kill}");
+        }
     }
 }
 

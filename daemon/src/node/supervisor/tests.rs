@@ -1,7 +1,7 @@
 //! A node in memory for the reconciler: operations change it as the kernel and systemd would, and it can fail one, ignore a
 //! restart, or stop in front of any effect as a daemon that is killed there.
 
-use super::{UnitCause, UnitError};
+use super::error::{UnitCause, UnitError};
 use ployz_core::adopt::{Op, Seen};
 use ployz_core::live::{NodeLive, UnitLive};
 use ployz_core::spec::{NodeSpec, UnitName};
@@ -72,7 +72,6 @@ impl Fake {
     }
 
     /// Returns when the daemon is to be killed.
-    #[allow(dead_code)] // for runs that are killed
     pub async fn killed(&self) {
         self.0.killed.notified().await;
     }
