@@ -6,3 +6,5 @@ mod local;
 pub mod metrics;
 mod needs;
 pub mod server;
+#[cfg(test)]
+mod tests;
