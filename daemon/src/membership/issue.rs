@@ -468,3 +468,6 @@ const WATCH_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long the watch may take to bring what was just written.
 const NEW_WATCH_TIMEOUT: Duration = Duration::from_secs(5);
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests;

@@ -109,7 +109,7 @@ pub struct Network {
 
 impl Network {
     /// From what is on disk; nothing of it runs yet. `triggers` takes requests for a reconciliation.
-    pub(super) fn new(
+    pub fn new(
         shared: Arc<Shared>,
         network: NetworkFile,
         keys: Keys,

@@ -60,7 +60,7 @@ async fn session(mesh: &Arc<Network>, router: &Router) -> Result<(), AnyError> {
 
 /// The founder's own place: its node subnet and its record, made once. A store that came back empty is given the members
 /// that are still known, so that nobody's tunnels are taken for removed.
-async fn found(store: &Store, mesh: &Network) -> Result<(), StoreError> {
+pub async fn found(store: &Store, mesh: &Network) -> Result<(), StoreError> {
     let known = mesh.peers.borrow().machines.clone();
     for machine in known.iter().filter(|machine| machine.id != mesh.network().machine.id) {
         if store.restore_machine(machine).await? {
@@ -131,7 +131,8 @@ async fn publish_drafts(store: &Store, mesh: &Network) -> Result<(), StoreError>
     Ok(())
 }
 
-async fn follow(mesh: &Arc<Network>, store: &Store) -> Result<(), AnyError> {
+/// Takes in every member and invite, until the watch ends or the store is away.
+pub async fn follow(mesh: &Arc<Network>, store: &Store) -> Result<(), AnyError> {
     let mut machines = pin!(store.watch_machines().await?);
     let mut invites = pin!(store.watch_invites().await?);
     let mut seen = Seen::default();
