@@ -118,7 +118,7 @@ async fn every_request_without_a_network_has_its_code_and_leaves_no_file() {
         assert_eq!(answer.ok, code == "OK", "{request}");
         assert!(answer.ok || answer.hint.is_some_and(|hint| !hint.is_empty()), "{request} has a hint");
     }
-    assert_eq!(files(&machine.dir), [PathBuf::new(); 0]);
+    assert_eq!(files(&machine.dir), Vec::<PathBuf>::new());
     assert_eq!(machine.fake.state().effects, [""; 0]);
 }
 
