@@ -22,7 +22,7 @@ pub enum StoreError {
         /// The library's words.
         detail: String,
     },
-    /// Somebody else was faster; read again.
+    /// Another writer was faster; read again.
     #[error("{0} was changed meanwhile")]
     Conflict(String),
     /// A value that is not what it should be.

@@ -8,7 +8,7 @@ use ployz_core::adopt::{Op, Seen};
 use ployz_core::live::*;
 use ployz_core::spec::{NodeSpec, Side, SidecarSpec, TunnelBackend, UnitName};
 
-/// What the kernel has taken away already: rows name only what somebody did.
+/// What the kernel has taken away already: rows name only what was done.
 pub(super) fn settle(spec: &NodeSpec, live: &mut NodeLive) {
     if live.wireguard == Seen::Absent {
         link_goes(live, &spec.wireguard.name);

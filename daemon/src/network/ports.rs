@@ -62,7 +62,7 @@ async fn pass_on(mesh: &Network, mut snapshots: watch::Receiver<Arc<Snapshot<Por
     }
 }
 
-/// A port that somebody else had may be free by now.
+/// A port that another program held may be free by now.
 async fn look_again(mesh: &Network) {
     loop {
         tokio::time::sleep(PORT_CHECK_INTERVAL).await;

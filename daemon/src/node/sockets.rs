@@ -45,7 +45,7 @@ pub fn tcp(port: u16) -> Vec<Bound> {
     table(&["tcp", "tcp6"], |state| state == LISTENING, port)
 }
 
-/// The processes that have one of these; whoever may not look into other processes sees none.
+/// The processes that have one of these; a caller that may not look into other processes sees none.
 pub fn holders(sockets: &[Bound]) -> BTreeSet<Holder> {
     let links: Vec<String> = sockets.iter().map(|bound| format!("socket:[{}]", bound.inode)).collect();
     let mut found = BTreeSet::new();

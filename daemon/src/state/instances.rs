@@ -103,7 +103,7 @@ impl InstancesFile {
             return;
         }
         self.removed.push_back(Removed { namespace: namespace.clone(), instance: instance.clone() });
-        // A command is good for less than a minute; nobody removes so many in that time.
+        // A command is good for less than a minute; so many are not removed in that time.
         while self.removed.len() > MOST_REMOVED {
             self.removed.pop_front();
         }

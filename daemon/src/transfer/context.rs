@@ -33,7 +33,7 @@ impl Default for Transfers {
 }
 
 impl Transfers {
-    /// Connections that were closed because nobody had asked them in.
+    /// Connections that were closed because no transfer expected them.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }

@@ -107,7 +107,7 @@ impl Context<'_> {
         let blank = WireguardLive::blank(spec.backend);
         let found = self.live.wireguard.present().filter(|_| !self.new_wireguard).unwrap_or(&blank);
         if found.alias.as_deref() != Some(&spec.alias()) {
-            // The mark comes first: a device that is configured and unmarked would be nobody's.
+            // The mark comes first: a device that is configured and unmarked would be foreign.
             ops.push(Op::SetAlias(Side::Netns, name(), spec.alias()), "owner");
         }
         let change = DeviceChange::between(spec, found);

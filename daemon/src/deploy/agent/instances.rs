@@ -341,7 +341,7 @@ pub(super) mod tests {
         drop(here.local.alone(&shop, &"web-1-a".parse().unwrap()).await);
         drop(turn);
         drop(here.local.alone(&shop, &one).await);
-        assert!(here.local.turns.lock().len() <= 1, "turns that nobody waits for are forgotten");
+        assert!(here.local.turns.lock().len() <= 1, "turns without a waiter are forgotten");
     }
 
     #[test]

@@ -174,7 +174,7 @@ async fn under_lock(
     run.end(plan.preview)
 }
 
-/// Brings what was cut off to its end. The status is taken over first, so that whoever had it cannot go on; only then
+/// Brings what was cut off to its end. The status is taken over first, so that the earlier coordinator cannot go on; only then
 /// does the decision tell what is to be done.
 async fn settle(
     deploys: &Deploys,
@@ -216,7 +216,7 @@ async fn settle(
     Err(Failure::new(ErrorCode::DeployInterrupted, message).with(failures))
 }
 
-/// Whether it happens is not known here; whoever goes on with it decides by the records.
+/// Whether it happens is not known here; the coordinator that resumes it decides by the records.
 fn interrupted(deploy: &DeployId, failure: Failure) -> Failure {
     let message = format!("deploy {deploy} was interrupted and will resume: {failure}");
     Failure::new(ErrorCode::DeployInterrupted, message).with(failure.causes)

@@ -29,7 +29,7 @@ pub(super) struct Run<'a> {
     /// Its revision there: the right to go on.
     pub(super) revision: u64,
     pub(super) decision: Option<Decision>,
-    /// Of whoever began it; nobody else needs one.
+    /// Of the coordinator that began it; one that resumes needs none.
     pub(super) plan: Option<DeployPlan>,
     /// Of one that was asked for here and may be given up.
     pub(super) attended: Option<&'a Attended>,
@@ -92,7 +92,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Tells whoever asked, and keeps it for the report.
+    /// Reports progress to the caller, and keeps it for the report.
     pub(super) fn tell(&mut self, message: String) {
         (self.say)(&message);
         self.events.push(DeployEvent { step: self.status.phase, message });
@@ -169,7 +169,7 @@ impl<'a> Run<'a> {
 
     async fn work(&mut self, step: Step) -> Done {
         match step {
-            // Asked before the status was written; whoever goes on where another was cut off never begins.
+            // Asked before the status was written; a coordinator that resumes never begins.
             Step::Probe => Ok(()),
             Step::Start => self.start().await,
             Step::AwaitReady => self.await_ready().await,
@@ -224,7 +224,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// How it ended, for whoever asked for it.
+    /// How it ended, for its caller.
     pub(super) fn end(self, preview: Preview) -> Result<DeployReport> {
         let (state, deploy) = (self.state(), self.status.deploy.clone());
         let gave_up = |failure: &DeployFailure| failure.code == ErrorCode::DeployAborted.as_str();

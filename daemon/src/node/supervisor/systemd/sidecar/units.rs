@@ -51,7 +51,7 @@ pub(super) fn service(spec: &SidecarSpec) -> Assignments {
     put(&mut assignments, "EnvironmentFiles", Variant::new(settings));
     // What drains outlives its front, and does not keep the next one waiting.
     put(&mut assignments, "KillMode", Variant::new("process"));
-    // Whoever connects meanwhile waits for it.
+    // A client that connects meanwhile waits for it.
     put(&mut assignments, "RestartUSec", Variant::new(RESTART_MICROS));
     assignments
 }
