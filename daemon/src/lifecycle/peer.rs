@@ -6,12 +6,18 @@ use ployz_core::wire::v1::peer::{PeerAnswer, PeerCommand};
 use ployz_nats::rpc::{self, Request};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// Answers a command. `run` names this run of ployzd in the network.
 pub fn take(mesh: &Arc<Network>, run: &str, request: Request) {
     let (mesh, run) = (mesh.clone(), run.to_owned());
+    // What is more than a ping asks Docker and the kernel.
+    let place = AT_ONCE.try_acquire();
     tokio::spawn(async move {
         let (answer, leaves) = match serde_json::from_slice(&request.payload) {
+            Ok(command) if command != PeerCommand::Ping && place.is_err() => {
+                (PeerAnswer::no("too many commands at a time"), false)
+            }
             Ok(command) => {
                 let leaves = matches!(command, PeerCommand::ExecuteDestroy { .. });
                 let answer = handle(&mesh, command, &run).await;
@@ -20,6 +26,7 @@ pub fn take(mesh: &Arc<Network>, run: &str, request: Request) {
             }
             Err(error) => (PeerAnswer::no(format!("unknown command: {error}")), false),
         };
+        drop(place);
         let asker = request.reply.machine();
         request.reply.send(&answer).await;
         if leaves {
@@ -78,4 +85,6 @@ async fn no_workloads(mesh: &Network) -> Result<(), PeerAnswer> {
     }
 }
 
+/// Commands that are carried out at a time; one operator asks for one.
+static AT_ONCE: Semaphore = Semaphore::const_new(16);
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
