@@ -69,6 +69,7 @@ fn machine(id: &str, last: u8, storage: StorageParticipation) -> MachineMembersh
         lifecycle: if last == 1 { Lifecycle::Active } else { Lifecycle::Draining },
         storage,
         region_role: if last == 1 { RegionRole::HomeData } else { RegionRole::Compute },
+        protocol: 0,
         topology: Topology { region: (last == 1).then(|| "eu".into()), availability_zone: None },
         labels: if last == 1 { [("disk".into(), "ssd".into())].into() } else { Default::default() },
         created_at: NOON,

@@ -161,6 +161,7 @@ mod tests {
             lifecycle: Lifecycle::Active,
             storage,
             region_role: RegionRole::Compute,
+            protocol: 0,
             topology: Default::default(),
             labels: Default::default(),
             created_at: 0,

@@ -361,6 +361,7 @@ fn placeholder(mesh: &Network, request: &RedeemRequest) -> MachineMembership {
         lifecycle: Lifecycle::Active,
         storage: StorageParticipation::Candidate,
         region_role: RegionRole::Compute,
+        protocol: 0,
         topology: request.topology.clone(),
         labels: Default::default(),
         created_at: now,

@@ -7,7 +7,7 @@ use ployz_core::address::{NodeSubnet, OverlayPrefix};
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::record::{
-    Lifecycle, MachineMembership, RegionRole, StorageParticipation, Topology,
+    Lifecycle, MachineMembership, PROTOCOL, RegionRole, StorageParticipation, Topology,
 };
 use ployz_host::clock;
 
@@ -32,6 +32,7 @@ pub fn membership(
         lifecycle: Lifecycle::Active,
         storage: StorageParticipation::Candidate,
         region_role: RegionRole::Compute,
+        protocol: PROTOCOL,
         topology: Topology::default(),
         labels: Default::default(),
         created_at: now,

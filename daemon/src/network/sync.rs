@@ -7,7 +7,7 @@ use crate::network::routes;
 use futures_util::{Stream, StreamExt};
 use ployz_core::adopt::Trigger;
 use ployz_core::wire::v1::api::Phase;
-use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, SubnetLock};
+use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, PROTOCOL, SubnetLock};
 use ployz_host::clock;
 use ployz_nats::bucket::{Change, StoreError, Stored, compare_and_set};
 use ployz_nats::rpc::Router;
@@ -97,6 +97,7 @@ pub async fn publish(store: &Store, mesh: &Network) -> Result<(), StoreError> {
         let wanted = MachineMembership {
             endpoints: own.endpoints.clone(),
             topology: own.topology.clone(),
+            protocol: PROTOCOL,
             updated_at: value.updated_at,
             ..value.clone()
         };

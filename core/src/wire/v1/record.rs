@@ -35,10 +35,20 @@ pub struct MachineMembership {
     /// Operator's labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// What its ployzd speaks with other machines ([`PROTOCOL`]); 0 = a version that did not say so.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub protocol: u32,
     /// Unix seconds.
     pub created_at: u64,
     /// Unix seconds.
     pub updated_at: u64,
+}
+
+/// What this version speaks with other machines. 1: it signs the commands it sends.
+pub const PROTOCOL: u32 = 1;
+
+fn is_zero(value: &u32) -> bool {
+    *value == 0
 }
 
 impl MachineMembership {

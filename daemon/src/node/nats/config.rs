@@ -308,6 +308,7 @@ mod tests {
             lifecycle: Lifecycle::Active,
             storage: StorageParticipation::Candidate,
             region_role: RegionRole::Compute,
+            protocol: 0,
             topology: Default::default(),
             labels: Default::default(),
             created_at: 0,
