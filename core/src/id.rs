@@ -92,6 +92,20 @@ text_id!(
     "sha256: and 64 lower-case hexadecimal digits",
     |t| t.strip_prefix("sha256:").is_some_and(|digits| digits.len() == 64 && is_hex(digits))
 );
+text_id!(
+    /// Identifier of an operation on the whole network: 16 lower-case hexadecimal digits, drawn at random when it begins.
+    OperationId,
+    "operation id",
+    "16 lower-case hexadecimal digits",
+    |t| t.len() == 16 && is_hex(t)
+);
+
+impl OperationId {
+    /// The identifier made of 8 random bytes.
+    pub fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(hex(&bytes))
+    }
+}
 
 impl DeployId {
     /// The identifier made of 8 random bytes.

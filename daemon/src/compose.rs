@@ -8,6 +8,7 @@ use crate::image::context::Images;
 use crate::lifecycle::{self, Rooms};
 use crate::membership;
 use crate::network::context::{Network, Parts, Shared};
+use crate::network::gate;
 use crate::node::environment::Environment;
 use crate::node::reconcile::Reconciler;
 use crate::node::supervisor::Supervisor;
@@ -68,7 +69,8 @@ fn router(
     let run = format!("{:032x}", u128::from_ne_bytes(ployz_host::random::bytes()));
     let (deploys, images, pulls) = (deploys.clone(), images.clone(), pulls.clone());
     let (peers, pings, again) = (network.clone(), network.clone(), run.clone());
-    Router::default()
+    let judge = network.clone();
+    Router::new(move |incoming| gate::judge(&judge, incoming))
         .on("deploy", move |request| agent::commands::take(&deploys, request))
         .on("image", move |request| image::fetch::take(&images, request))
         .on("pull", move |request| pull::commands::take(&pulls, request))

@@ -4,8 +4,9 @@ use crate::state::{Keys, Secret, SidecarSeeds};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use nkeys::KeyPair;
-use ployz_core::id::InviteId;
+use ployz_core::id::{InviteId, MachineId};
 use ployz_core::key::PrivateKey;
+use ployz_core::wire::v1::envelope::Signer;
 use ployz_host::random::bytes;
 use zeroize::Zeroizing;
 
@@ -43,6 +44,12 @@ pub fn verify_key(keys: &Keys) -> Option<String> {
     let seed = decode_seed(keys.signing_seed.expose())?;
     let key = ed25519_dalek::SigningKey::from_bytes(&seed).verifying_key();
     Some(ployz_core::wire::v1::token::verifying_key_text(&key))
+}
+
+/// The hand that signs a machine's commands to others.
+pub fn signer(keys: &Keys, machine: &MachineId) -> Option<Signer> {
+    let seed = Zeroizing::new(decode_seed(keys.signing_seed.expose())?);
+    Some(Signer::new(machine.clone(), ed25519_dalek::SigningKey::from_bytes(&seed)))
 }
 
 /// Reads the base64 form of a 32-byte seed.

@@ -1,15 +1,17 @@
 //! Commands between machines: request and reply over the store's connection.
 //!
 //! A machine that is not connected is a named failure, at once unless it was connected a moment ago. Answers go only to inboxes,
-//! never to a subject a caller could choose.
+//! never to a subject a caller could choose. Each command carries an envelope that its sender signed; who receives it judges
+//! that before a room hears of it ([`Router`]).
 
 use crate::store::Store;
-use async_nats::{Client, RequestError, RequestErrorKind, Subject, Subscriber};
+use async_nats::{Client, HeaderMap, RequestError, RequestErrorKind, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::deploy::DeployFailure;
+use ployz_core::wire::v1::envelope::{self, Refusal, Refused};
 use ployz_core::wire::v1::peer::{PeerAnswer, PeerCommand};
 use ployz_core::wire::v1::subject;
 use serde::Serialize;
@@ -50,7 +52,11 @@ pub async fn once(
     text: Bytes,
     limit: Duration,
 ) -> Result<Bytes, NoAnswer> {
-    let request = async_nats::Request::new().payload(text).timeout(Some(limit));
+    let mut headers = HeaderMap::new();
+    if let Some(sealed) = store.seal(machine, name, &text) {
+        headers.insert(envelope::HEADER, sealed);
+    }
+    let request = async_nats::Request::new().payload(text).headers(headers).timeout(Some(limit));
     let asked = store.client().send_request(subject::rpc(store.network(), machine, name), request).await;
     let reply = asked.map_err(|error| NoAnswer::of(&error, limit))?;
     store.presence().heard(machine);
@@ -132,13 +138,39 @@ where
     }
 }
 
-/// A command as it came, with where its answer goes.
+/// A command as it came, with who asks and where the answer goes.
 pub struct Request {
     /// The command, as its room writes it.
     pub payload: Bytes,
+    /// The machine that asks.
+    pub sender: Sender,
     /// To answer it.
     pub reply: Reply,
 }
+
+/// The machine that asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sender {
+    /// Which.
+    pub machine: MachineId,
+    /// Whether it signed. Without, the machine is the one whose inbox the answer goes to: of a version that does not sign.
+    pub signed: bool,
+}
+
+/// What is known of a command before it is taken.
+pub struct Incoming<'a> {
+    /// The command, as its subject ended.
+    pub command: &'a str,
+    /// Its bytes.
+    pub payload: &'a [u8],
+    /// Its envelope, unread.
+    pub envelope: Option<&'a str>,
+    /// The machine whose inbox the answer goes to: what an unsigned command says of its sender.
+    pub inbox: Option<MachineId>,
+}
+
+/// Says who asks, or why the command is refused.
+pub type Gate = Box<dyn Fn(&Incoming<'_>) -> Result<Sender, Refusal> + Send + Sync>;
 
 /// Where the answer to one command goes. Dropped without an answer, the caller waits until its own deadline.
 pub struct Reply {
@@ -147,11 +179,6 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// The machine whose inbox the answer goes to: all that is known of the caller.
-    pub fn machine(&self) -> Option<MachineId> {
-        self.to.split('.').nth(1).and_then(|name| name.parse().ok())
-    }
-
     /// Sends the answer and returns when it has been handed to the server: what happens next may end this process.
     pub async fn send(self, answer: &impl Serialize) {
         let text = serde_json::to_vec(answer).unwrap_or_default();
@@ -163,12 +190,17 @@ impl Reply {
 type Handler = Box<dyn Fn(Request) + Send + Sync>;
 
 /// Who answers which commands of this machine. A handler returns at once; what takes time it spawns.
-#[derive(Default)]
 pub struct Router {
+    gate: Gate,
     rooms: BTreeMap<&'static str, Handler>,
 }
 
 impl Router {
+    /// Without rooms; every command passes the gate first.
+    pub fn new(gate: impl Fn(&Incoming<'_>) -> Result<Sender, Refusal> + Send + Sync + 'static) -> Self {
+        Self { gate: Box::new(gate), rooms: BTreeMap::new() }
+    }
+
     /// Commands `<room>` and `<room>.<command>` are this handler's.
     pub fn on(mut self, room: &'static str, handler: impl Fn(Request) + Send + Sync + 'static) -> Self {
         self.rooms.insert(room, Box::new(handler));
@@ -182,29 +214,41 @@ impl Router {
     ) -> Result<Commands, async_nats::SubscribeError> {
         let prefix = subject::rpc(store.network(), machine, "");
         let requests = store.client().subscribe(subject::rpc_all(store.network(), machine)).await?;
-        Ok(Commands { client: store.client().clone(), prefix, requests })
+        Ok(Commands { client: store.client().clone(), machine: machine.clone(), prefix, requests })
     }
 
-    /// Hands every command to its handler, until the subscription ends. What no room answers is refused.
+    /// Hands every command to its handler, until the subscription ends. What the gate or no room takes is refused.
     pub async fn run(&self, mut commands: Commands) {
         while let Some(message) = commands.requests.next().await {
             let Some(to) = message.reply.filter(|reply| reply.starts_with("_INBOX.")) else { continue };
+            let Some(command) = message.subject.strip_prefix(commands.prefix.as_str()) else { continue };
+            let headers = message.headers.as_ref();
+            let incoming = Incoming {
+                command,
+                payload: &message.payload,
+                envelope: headers.and_then(|found| found.get(envelope::HEADER)).map(|value| value.as_str()),
+                inbox: to.split('.').nth(1).and_then(|name| name.parse().ok()),
+            };
+            let judged = (self.gate)(&incoming);
+            let taken =
+                judged.and_then(|sender| Ok((sender, self.handler(command).ok_or(Refusal::UnknownCommand)?)));
             let reply = Reply { client: commands.client.clone(), to };
-            match self.handler(message.subject.strip_prefix(commands.prefix.as_str())) {
-                Some(handler) => handler(Request { payload: message.payload, reply }),
-                None => reply.send(&PeerAnswer::no("unknown command")).await,
+            match taken {
+                Ok((sender, handler)) => handler(Request { payload: message.payload, sender, reply }),
+                Err(refusal) => reply.send(&Refused::new(&commands.machine, command, &refusal)).await,
             }
         }
     }
 
-    fn handler(&self, command: Option<&str>) -> Option<&Handler> {
-        self.rooms.get(command?.split('.').next()?)
+    fn handler(&self, command: &str) -> Option<&Handler> {
+        self.rooms.get(command.split('.').next()?)
     }
 }
 
 /// A subscription to a machine's commands.
 pub struct Commands {
     client: Client,
+    machine: MachineId,
     prefix: String,
     requests: Subscriber,
 }
@@ -221,14 +265,13 @@ mod tests {
 
     #[test]
     fn a_command_goes_to_the_room_of_its_first_word() {
-        let router = Router::default().on("ping", |_| {}).on("deploy", |_| {});
+        let router = Router::new(|_| Err(Refusal::Unsigned)).on("ping", |_| {}).on("deploy", |_| {});
         for (command, known) in [
-            (Some("ping"), true),
-            (Some("deploy.start"), true),
-            (Some("deploys.start"), false),
-            (Some("mesh.prepare_destroy"), false),
-            (Some(""), false),
-            (None, false),
+            ("ping", true),
+            ("deploy.start", true),
+            ("deploys.start", false),
+            ("mesh.prepare_destroy", false),
+            ("", false),
         ] {
             assert_eq!(router.handler(command).is_some(), known, "{command:?}");
         }

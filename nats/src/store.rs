@@ -3,15 +3,18 @@
 //! Every write is a compare-and-set or create-only ([`crate::bucket`]).
 
 use crate::bucket::{
-    Change, Result, Stored, all, away, count, create, ensure_bucket, get, keys, update, watch,
+    Change, Result, StoreError, Stored, all, away, compare_and_set, count, create, ensure_bucket, get, keys,
+    update, watch,
 };
 use crate::presence::Presence;
 use async_nats::jetstream::{self, kv};
 use async_nats::{Client, ConnectOptions};
 use futures_util::Stream;
-use ployz_core::id::{InviteId, MachineId, NetworkId};
+use ployz_core::id::{InviteId, MachineId, Namespace, NetworkId};
 use ployz_core::key::PublicKey;
-use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, NameLock, SubnetLock};
+use ployz_core::wire::v1::deploy::DeployLock;
+use ployz_core::wire::v1::envelope::Signer;
+use ployz_core::wire::v1::record::{DestroyRecord, InviteRecord, MachineMembership, NameLock, SubnetLock};
 use ployz_core::wire::v1::subject::{self, CLIENT_PORT, DOMAIN, INVITES, LOCKS, MACHINES};
 use serde::Deserialize;
 use std::net::{Ipv6Addr, SocketAddrV6};
@@ -27,6 +30,7 @@ pub struct Store {
     invites: kv::Store,
     locks: kv::Store,
     presence: Arc<Presence>,
+    signer: Option<Arc<Signer>>,
 }
 
 /// What slices' and names' reservations have in common.
@@ -66,12 +70,23 @@ impl Store {
         };
         let (machines, invites, locks) = tokio::try_join!(open(MACHINES), open(INVITES), open(LOCKS))?;
         let presence = Arc::default();
-        Ok(Self { client, network: network.clone(), machines, invites, locks, presence })
+        Ok(Self { client, network: network.clone(), machines, invites, locks, presence, signer: None })
     }
 
     /// With what is known of the other machines from sessions before this one.
     pub fn knowing(self, presence: Arc<Presence>) -> Self {
         Self { presence, ..self }
+    }
+
+    /// With the hand that signs this machine's commands to others.
+    pub fn signing(self, signer: Arc<Signer>) -> Self {
+        Self { signer: Some(signer), ..self }
+    }
+
+    /// The envelope of a command to a machine ([`ployz_core::wire::v1::envelope`]).
+    pub(crate) fn seal(&self, machine: &MachineId, command: &str, payload: &[u8]) -> Option<String> {
+        let (now, nonce) = (ployz_host::clock::now(), ployz_host::random::bytes());
+        Some(self.signer.as_ref()?.seal(&self.network, machine, command, payload, now, nonce))
     }
 
     /// What is known of the other machines' connections.
@@ -144,6 +159,27 @@ impl Store {
         get(&self.locks, &subject::name_lock(name)).await
     }
 
+    /// Who holds a namespace for a deploy.
+    pub async fn deploy_lock(&self, namespace: &Namespace) -> Result<Option<Stored<DeployLock>>> {
+        get(&self.locks, &subject::deploy_lock(namespace)).await
+    }
+
+    /// The destruction of the network that an operator asks for.
+    pub async fn destroy_record(&self) -> Result<Option<Stored<DestroyRecord>>> {
+        get(&self.locks, subject::DESTROY_LOCK).await
+    }
+
+    /// Writes it; over one that is there, which is an earlier try's.
+    pub async fn put_destroy_record(&self, record: &DestroyRecord) -> Result<u64> {
+        compare_and_set(|| async {
+            Ok::<_, StoreError>(match self.destroy_record().await? {
+                None => create(&self.locks, subject::DESTROY_LOCK, record).await,
+                Some(found) => update(&self.locks, subject::DESTROY_LOCK, record, found.revision).await,
+            })
+        })
+        .await
+    }
+
     /// Gives a reservation back, if it still is the one that was read.
     pub async fn unlock(&self, key: &str, revision: u64) -> Result<()> {
         let done = self.locks.delete_expect_revision(key, Some(revision)).await;
@@ -153,8 +189,9 @@ impl Store {
     /// All reservations that were made under an invite: key, revision, invite, owner.
     pub async fn reservations(&self) -> Result<Vec<(String, u64, InviteId, PublicKey)>> {
         let mut found = Vec::new();
-        // Locks of namespaces belong to deploys and are not made under an invite.
-        for key in keys(&self.locks).await?.into_iter().filter(|key| !key.starts_with("deploy.")) {
+        // Other locks are not made under an invite.
+        let of_invites = |key: &String| key.starts_with("subnet.") || key.starts_with("name.");
+        for key in keys(&self.locks).await?.into_iter().filter(of_invites) {
             let lock: Option<Stored<Reservation>> = get(&self.locks, &key).await?;
             if let Some(Stored { value: Reservation { owner, invite: Some(invite) }, revision }) = lock {
                 found.push((key, revision, invite, owner));

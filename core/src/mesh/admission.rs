@@ -116,7 +116,7 @@ impl Promised<'_> {
 }
 
 /// Whether a record is one that a machine of ours would write.
-fn is_small(machine: &MachineMembership) -> bool {
+pub fn is_small(machine: &MachineMembership) -> bool {
     let short = |text: &str| text.len() <= MOST_TEXT;
     let topology = [&machine.topology.region, &machine.topology.availability_zone];
     machine.endpoints.len() <= MOST_ENDPOINTS

@@ -16,7 +16,7 @@ use ployz_core::wire::v1::image::{
     ImageAnswer, ImageCommand, ImageFetch, ImageLook, ImageWanted, Opening, TRANSFER_VERSION,
 };
 use ployz_engine::docker::{Docker, SOCKET};
-use ployz_nats::rpc::{Reply, Request};
+use ployz_nats::rpc::{Request, Sender};
 use ployz_netns::namespace;
 use std::io;
 use std::net::{SocketAddr, SocketAddrV6};
@@ -30,12 +30,12 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 
 /// Carries a command out beside whatever else is asked, and answers.
-pub fn take(images: &Arc<Images>, Request { payload, reply }: Request) {
+pub fn take(images: &Arc<Images>, Request { payload, sender, reply }: Request) {
     let room = images.transfers.asked.clone().try_acquire_owned();
     let images = images.clone();
     tokio::spawn(async move {
         let asked = serde_json::from_slice::<ImageCommand>(&payload);
-        audit(&reply, &asked);
+        audit(&sender, &asked);
         let answer = match (asked, &room) {
             (Ok(command), Ok(_)) => answer(&images, command).await.unwrap_or_else(ImageAnswer::Failed),
             (Ok(_), Err(_)) => {
@@ -52,18 +52,16 @@ pub fn take(images: &Arc<Images>, Request { payload, reply }: Request) {
     });
 }
 
-/// What another machine asked for. Where it wants its answer is all that is known of it here: a machine listens only on
-/// inboxes of its own, and one that wants no answer may name another's.
-fn audit(reply: &Reply, asked: &serde_json::Result<ImageCommand>) {
-    let sender = reply.machine();
-    let answered_to = sender.as_ref().map(MachineId::as_str);
+/// What another machine asked for.
+fn audit(sender: &Sender, asked: &serde_json::Result<ImageCommand>) {
+    let (sender, signed) = (sender.machine.as_str(), sender.signed);
     match asked {
         Ok(command) => {
             let ImageWanted { image, facts, .. } = command.wanted();
             let (command, image_id) = (command.name(), facts.id.as_str());
-            tracing::info!(target: "audit", command, answered_to, %image, image_id, "image command");
+            tracing::info!(target: "audit", command, sender, signed, %image, image_id, "image command");
         }
-        Err(error) => tracing::warn!(target: "audit", answered_to, %error, "image command refused"),
+        Err(error) => tracing::warn!(target: "audit", sender, signed, %error, "image command refused"),
     }
 }
 

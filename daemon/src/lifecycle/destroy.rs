@@ -5,11 +5,13 @@ use crate::failure::{Failure, Result, io_code};
 use crate::lifecycle::Daemon;
 use crate::network::context::Network;
 use crate::progress::Say;
-use crate::state::Stored;
-use ployz_core::id::NetworkName;
+use crate::state::{Removal, Stored};
+use ployz_core::id::{NetworkName, OperationId};
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::peer::PeerCommand;
-use ployz_core::wire::v1::record::MachineMembership;
+use ployz_core::wire::v1::record::{DestroyRecord, MachineMembership};
+use ployz_core::wire::v1::subject;
+use ployz_host::clock;
 use ployz_nats::rpc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,11 @@ impl Daemon {
         let (network, _) = self.load(name)?;
         let mesh = self.current().filter(|mesh| mesh.network().name == *name);
         if let (Some(mesh), false) = (&mesh, local) {
+            // The others take it from the bootstrap node alone: whoever gets into one machine does not own the network.
+            if network.lifecycle != Stored::Leaving && !network.is_founder() {
+                let message = format!("the bootstrap node of network {name} is {}", network.founder.id);
+                return Err(Failure::new(ErrorCode::MeshDestroyNotAllowed, message));
+            }
             self.no_workloads(mesh).await?;
             destroy_peers(mesh, say).await?;
         } else if !local
@@ -37,7 +44,7 @@ impl Daemon {
             withdraw(&rooms.deploys).await;
         }
         say("removing this machine's part");
-        self.remove_local(name, mesh).await
+        self.remove_local(name, mesh, Removal::Delete).await
     }
 
     /// A peer destroyed the network, and has this machine's answer.
@@ -47,7 +54,7 @@ impl Daemon {
             return;
         }
         let name = mesh.network().name;
-        match self.remove_local(&name, Some(mesh)).await {
+        match self.remove_local(&name, Some(mesh), Removal::SetAside).await {
             Ok(()) => tracing::warn!(target: "audit", network = %name, "network destroyed"),
             Err(failure) => {
                 tracing::error!(
@@ -63,7 +70,12 @@ impl Daemon {
 
     /// Removes a network from this machine. The record says so first and goes last, so that what is cut short is
     /// finished by the next start, and what failed can be repeated.
-    pub(super) async fn remove_local(&self, name: &NetworkName, mesh: Option<Arc<Network>>) -> Result<()> {
+    pub(super) async fn remove_local(
+        &self,
+        name: &NetworkName,
+        mesh: Option<Arc<Network>>,
+        removal: Removal,
+    ) -> Result<()> {
         match &mesh {
             Some(mesh) => {
                 match mesh.change_network(|network| network.lifecycle = Stored::Leaving) {
@@ -86,14 +98,14 @@ impl Daemon {
             }
             None if self.shared.disk.active()?.as_ref() == Some(name) => {
                 let (network, keys) = self.load(name)?;
-                self.finish_stop(&network, &keys).await.map_err(destroy_failed)?;
+                self.finish_stop(&network, &keys, removal).await.map_err(destroy_failed)?;
             }
             None => {}
         }
         if self.held_reason().is_some_and(|(held, _)| held == *name) {
             self.no_longer_held();
         }
-        Ok(self.shared.disk.remove_network(name)?)
+        Ok(removal.apply(&self.shared.disk, name)?)
     }
 }
 
@@ -121,7 +133,13 @@ async fn destroy_peers(mesh: &Arc<Network>, say: Say<'_>) -> Result<()> {
     };
     let store = mesh.store.borrow().clone().ok_or_else(away)?;
     say("asking every peer");
-    let command = PeerCommand::PrepareDestroy { network: network.id.clone() };
+    let record = DestroyRecord {
+        id: OperationId::from_bytes(ployz_host::random::bytes()),
+        by: network.machine.id.clone(),
+        expires_at: clock::now() + DECISION_VALID.as_secs(),
+    };
+    let revision = store.put_destroy_record(&record).await?;
+    let command = PeerCommand::PrepareDestroy { network: network.id.clone(), id: Some(record.id.clone()) };
     let asked =
         peers.iter().map(|peer| async { (peer.id.clone(), rpc::ask(&store, &peer.id, &command).await) });
     let refused: Vec<String> = futures_util::future::join_all(asked)
@@ -134,11 +152,15 @@ async fn destroy_peers(mesh: &Arc<Network>, say: Say<'_>) -> Result<()> {
         })
         .collect();
     if !refused.is_empty() {
+        // Left there it counts for nothing either, in a while.
+        if let Err(error) = store.unlock(subject::DESTROY_LOCK, revision).await {
+            tracing::warn!(network = %network.name, %error, "cannot take the decision to destroy back");
+        }
         let message = "some peers cannot take part; nothing was changed";
         return Err(Failure::new(ErrorCode::MeshDestroyPeersUnreachable, message).with(refused));
     }
     say("destroying on every peer");
-    let command = PeerCommand::ExecuteDestroy { network: network.id.clone() };
+    let command = PeerCommand::ExecuteDestroy { network: network.id.clone(), id: Some(record.id) };
     let mut failed = Vec::new();
     for peer in &peers {
         match rpc::ask(&store, &peer.id, &command).await {
@@ -182,4 +204,6 @@ async fn withdraw(deploys: &Deploys) {
     }
 }
 
+/// How long the decision to destroy counts: every machine is asked within it.
+const DECISION_VALID: Duration = Duration::from_secs(600);
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);

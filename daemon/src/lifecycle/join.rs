@@ -6,7 +6,7 @@ use crate::membership::{dial, join};
 use crate::network::context::Network;
 use crate::node::reconcile::Outcome;
 use crate::progress::Say;
-use crate::state::{Keys, NetworkFile, Stored};
+use crate::state::{Keys, NetworkFile, Removal, Stored};
 use ployz_core::adopt::{Component, Trigger};
 use ployz_core::config::Origin;
 use ployz_core::mesh::invite::LIFETIME_MAX_SECS;
@@ -112,7 +112,7 @@ impl Daemon {
     /// Takes a joining network down and off the disk. What cannot be taken down keeps its record, so that the next start or
     /// `mesh stop` finishes it: a namespace without one would be nobody's, and in every other network's way.
     pub(super) async fn undo_join(&self, mesh: &Arc<Network>) -> Result<()> {
-        let undone = self.remove_local(&mesh.network().name, Some(mesh.clone())).await;
+        let undone = self.remove_local(&mesh.network().name, Some(mesh.clone()), Removal::Delete).await;
         match &undone {
             Ok(()) => tracing::warn!(target: "audit", network = %mesh.network().name, "join undone"),
             Err(failure) => {

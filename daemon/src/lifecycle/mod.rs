@@ -16,7 +16,7 @@ use crate::network::start::start;
 use crate::node::reconcile::StartFailure;
 use crate::node::{spec, teardown};
 use crate::progress::Say;
-use crate::state::{Keys, NetworkFile, Stored};
+use crate::state::{Keys, NetworkFile, Removal, Stored};
 use parking_lot::RwLock;
 use ployz_core::adopt::{Seen, Trigger};
 use ployz_core::id::NetworkName;
@@ -107,7 +107,7 @@ impl Daemon {
 
     /// Takes down what a network that is not running any more has left, from what is on disk; one that is left goes from
     /// there too.
-    async fn finish_stop(&self, network: &NetworkFile, keys: &Keys) -> Result<()> {
+    async fn finish_stop(&self, network: &NetworkFile, keys: &Keys, removal: Removal) -> Result<()> {
         let peers = self.shared.disk.peers(&network.name)?;
         let spec = spec::node(&self.shared.around, &self.shared.disk, network, keys, &peers, clock::now());
         let left = teardown::run(&self.shared.reconciler, &spec).await;
@@ -117,7 +117,7 @@ impl Daemon {
         }
         self.shared.disk.set_active(None)?;
         if network.lifecycle == Stored::Leaving {
-            self.shared.disk.remove_network(&network.name)?;
+            removal.apply(&self.shared.disk, &network.name)?;
         }
         Ok(())
     }
@@ -182,7 +182,7 @@ impl Daemon {
                 Failure::new(ErrorCode::NoRunningNetwork, "no network is running on this machine")
             })?;
             let (network, keys) = self.load(&name)?;
-            self.finish_stop(&network, &keys).await?;
+            self.finish_stop(&network, &keys, Removal::SetAside).await?;
             self.no_longer_held();
             return Ok(name);
         };

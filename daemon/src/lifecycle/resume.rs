@@ -3,7 +3,7 @@
 use crate::failure::{Failure, Result};
 use crate::lifecycle::Daemon;
 use crate::membership::join;
-use crate::state::Stored;
+use crate::state::{Removal, Stored};
 use ployz_core::adopt::Trigger;
 use ployz_core::id::NetworkName;
 use ployz_core::wire::v1::api::ErrorCode;
@@ -62,7 +62,8 @@ impl Daemon {
         let (network, keys) = self.load(name)?;
         match network.lifecycle {
             // A stop or a destruction that was cut short: the record said so first, the data plane follows.
-            Stored::Stopped | Stored::Leaving => self.finish_stop(&network, &keys).await,
+            // On whose word is not known any more.
+            Stored::Stopped | Stored::Leaving => self.finish_stop(&network, &keys, Removal::SetAside).await,
             Stored::Running => self.bring_up(network, keys, Trigger::Startup).await.map(|_| ()),
             Stored::Joining { .. } => {
                 let mesh = self.bring_up(network, keys, Trigger::Startup).await?;

@@ -1,6 +1,7 @@
 //! The state of a running network, and who may change it.
 
 use crate::network::asked::{self, Asked};
+use crate::network::gate;
 use crate::network::identity_watch::Watch;
 use crate::network::presence;
 use crate::node::environment::Environment;
@@ -79,6 +80,8 @@ pub struct Network {
     pub store: watch::Sender<Option<Store>>,
     /// What is known of the other machines' connections to it.
     pub presence: Arc<Presence>,
+    /// What is remembered of the commands of other machines.
+    pub commands: gate::Memory,
     /// Notified when news that should have come did not: the store is watched afresh.
     pub late_news: tokio::sync::Notify,
     /// Health of the store's connection.
@@ -121,6 +124,7 @@ impl Network {
         Ok(Self {
             shared,
             keys,
+            commands: gate::Memory::default(),
             late_news: tokio::sync::Notify::new(),
             presence: Arc::new(Presence::new(presence::knock(peers.subscribe()))),
             peers,

@@ -6,6 +6,7 @@
 pub mod asked;
 pub mod context;
 pub mod endpoints;
+pub mod gate;
 pub mod host;
 pub mod identity_watch;
 pub mod listener;

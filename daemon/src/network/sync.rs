@@ -2,6 +2,7 @@
 //!
 //! Whatever goes wrong here is a health value and another try; the data plane keeps what it has.
 
+use crate::keys;
 use crate::network::context::{Health, Network};
 use crate::network::routes;
 use futures_util::{Stream, StreamExt};
@@ -36,7 +37,10 @@ async fn session(mesh: &Arc<Network>, router: &Router) -> Result<(), AnyError> {
     let network = mesh.network();
     let seed = mesh.keys.nats_seed.expose();
     let client = store::connect(network.machine.overlay_ip, seed, &network.machine.id).await?;
-    let store = Store::open(client, &network.id, network.is_founder()).await?.knowing(mesh.presence.clone());
+    let signer =
+        keys::signer(&mesh.keys, &network.machine.id).ok_or("keys.json holds no valid signing key")?;
+    let store = Store::open(client, &network.id, network.is_founder()).await?;
+    let store = store.knowing(mesh.presence.clone()).signing(Arc::new(signer));
     if network.is_founder() {
         ployz_nats::events::ensure_stream(store.client(), &network.id).await?;
         ployz_nats::deploys::ensure(store.client(), &network.id).await?;

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Carries a command out beside whatever else is asked, and answers.
-pub fn take(pulls: &Arc<Pulls>, Request { payload, reply }: Request) {
+pub fn take(pulls: &Arc<Pulls>, Request { payload, reply, .. }: Request) {
     let room = pulls.asked.clone().try_acquire_owned();
     let pulls = pulls.clone();
     tokio::spawn(async move {

@@ -12,6 +12,7 @@ use ployz_core::id::{InviteId, MachineId, NetworkId, NetworkName};
 use ployz_core::key::{PrivateKey, stored};
 use ployz_core::spec::TunnelBackend;
 use ployz_core::wire::v1::record::{InviteRecord, MachineMembership};
+use ployz_host::clock;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Write};
@@ -258,6 +259,7 @@ impl Disk {
     /// What a removal left that was cut short; and directories without a record, which a join left that was: peers and
     /// half-written files go, keys are kept for a day, for whoever comes back with the same token.
     pub fn sweep(&self) -> Result<(), DiskError> {
+        self.sweep_aside()?;
         let dir = self.root.join("networks");
         // ployzd alone writes here, and it has just begun.
         ployz_host::file::sweep(&self.root, Duration::ZERO);
@@ -418,10 +420,60 @@ impl Disk {
         remove_tree(&removed)
     }
 
+    /// Moves everything of one network to `removed/`, where [`Disk::sweep_aside`] deletes it a day later. One that cannot be moved, a
+    /// file system of its own, is removed.
+    pub fn set_network_aside(&self, name: &NetworkName) -> Result<(), DiskError> {
+        let (dir, aside) = (self.network_dir(name), self.root.join(ASIDE));
+        make_dir(&aside, 0o700)?;
+        let to = aside.join(format!("{name}-{}", clock::now()));
+        if std::fs::rename(&dir, &to).is_err() {
+            return self.remove_network(name);
+        }
+        sync_parent(&dir)?;
+        sync_parent(&to)?;
+        tracing::warn!(target: "audit", network = %name, directory = %to.display(), "network set aside for a day");
+        Ok(())
+    }
+
+    /// Deletes what was set aside more than a day ago, by the time in its name.
+    pub fn sweep_aside(&self) -> Result<(), DiskError> {
+        let Ok(entries) = std::fs::read_dir(self.root.join(ASIDE)) else { return Ok(()) };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let at = name
+                .to_str()
+                .and_then(|name| name.rsplit_once('-'))
+                .and_then(|(_, at)| at.parse::<u64>().ok());
+            if at.is_some_and(|at| clock::now() > at.saturating_add(LEFTOVER_AGE.as_secs())) {
+                remove_tree(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
     /// The store in a network's directory that has no record, so that nobody can say whose it is.
     pub fn orphaned_store(&self, name: &NetworkName) -> Option<PathBuf> {
         let store = self.nats_dir(name);
         (store.exists() && !self.network_dir(name).join(NETWORK).exists()).then_some(store)
+    }
+}
+
+/// What becomes of a network's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// Deleted: this machine's operator said so.
+    Delete,
+    /// Kept for a day: another machine said so.
+    SetAside,
+}
+
+impl Removal {
+    /// Carries it out.
+    pub fn apply(self, disk: &Disk, name: &NetworkName) -> Result<(), DiskError> {
+        match self {
+            Self::Delete => disk.remove_network(name),
+            Self::SetAside => disk.set_network_aside(name),
+        }
     }
 }
 
@@ -502,6 +554,8 @@ fn io_error(operation: &'static str, path: &Path, source: io::Error) -> DiskErro
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Ends the name of a directory that is being removed; no network's name has a dot.
 const REMOVED: &str = ".removed";
+/// Networks that were destroyed on another machine's word.
+const ASIDE: &str = "removed";
 const NETWORK: &str = "network.json";
 const KEYS: &str = "keys.json";
 const PEERS: &str = "peers.json";

@@ -104,7 +104,7 @@ fn after_the_store(ctx: &mut Ctx) -> Result<()> {
     }
     long_away(ctx)?;
     restart(n1)?;
-    n2.sh(&format!("ployzctl mesh destroy {}", product::NETWORK)).map(drop)
+    n1.sh(&format!("ployzctl mesh destroy {}", product::NETWORK)).map(drop)
 }
 
 /// A machine that has been away for longer than a moment is not waited for.

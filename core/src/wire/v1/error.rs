@@ -56,6 +56,10 @@ error_codes! {
     MeshDestroyPeersUnreachable = "MESH_DESTROY_PEERS_UNREACHABLE", "bring the named machines up, or remove only this machine's part with `--local`";
     /// A peer failed after it had agreed.
     MeshDestroyPeerExecuteFailed = "MESH_DESTROY_PEER_EXECUTE_FAILED", "run `ployzctl mesh destroy <network> --local` on the named machines";
+    /// Only the bootstrap node's operator may.
+    MeshDestroyNotAllowed = "MESH_DESTROY_NOT_ALLOWED", "run `ployzctl mesh destroy <network>` on the bootstrap node; `--local` removes only this machine's part";
+    /// Another machine does not take a command from this one.
+    CommandRefused = "COMMAND_REFUSED", "`journalctl -u ployzd TARGET=audit` on the machine that refused has the sender and the reason; `ployzctl doctor` compares the clocks";
     /// Workloads depend on the overlay.
     WorkloadsRunning = "WORKLOADS_RUNNING", "stop the workloads of this machine first, or `mesh stop --force`";
     /// Start failed.

@@ -5,6 +5,7 @@ pub mod api_deploy;
 pub mod certificate;
 pub mod deploy;
 pub mod doctor;
+pub mod envelope;
 pub mod error;
 pub mod image;
 pub mod join;

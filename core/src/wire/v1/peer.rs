@@ -1,7 +1,7 @@
 //! What one ployzd asks another about the network itself, request and reply over the store's connection
 //! ([`crate::wire::v1::subject::rpc`]).
 
-use crate::id::NetworkId;
+use crate::id::{NetworkId, OperationId};
 use serde::{Deserialize, Serialize};
 
 /// A command to one machine.
@@ -14,11 +14,17 @@ pub enum PeerCommand {
     PrepareDestroy {
         /// Which.
         network: NetworkId,
+        /// The operation, drawn at random by the machine that asks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<OperationId>,
     },
     /// To leave it.
     ExecuteDestroy {
         /// Which.
         network: NetworkId,
+        /// The operation that this machine was asked to prepare for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<OperationId>,
     },
 }
 

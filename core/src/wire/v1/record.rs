@@ -1,7 +1,7 @@
 //! Records in the store and on disk.
 
 use crate::address::{AddressPlan, NodeSubnet, OverlayPrefix};
-use crate::id::{InviteId, MachineId};
+use crate::id::{InviteId, MachineId, OperationId};
 use crate::key::PublicKey;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -153,6 +153,17 @@ pub struct NameLock {
     pub owner: PublicKey,
     /// The invite it was taken under.
     pub invite: InviteId,
+}
+
+/// That an operator of the bootstrap node destroys the network: bucket `locks`, key `destroy`. No machine prepares for it without.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestroyRecord {
+    /// The operation; commands name it.
+    pub id: OperationId,
+    /// The machine whose operator asks.
+    pub by: MachineId,
+    /// Unix seconds after which it counts for nothing.
+    pub expires_at: u64,
 }
 
 /// A taken node subnet: bucket `locks`, key `subnet.<node subnet>`; created, never overwritten.

@@ -18,6 +18,9 @@ pub fn subnet_lock(subnet: &NodeSubnet) -> String {
     format!("subnet.{}", subnet.store_key())
 }
 
+/// Key of the network's [`crate::wire::v1::record::DestroyRecord`] in [`LOCKS`].
+pub const DESTROY_LOCK: &str = "destroy";
+
 /// Key of a name's reservation in [`LOCKS`].
 pub fn name_lock(machine: &MachineId) -> String {
     format!("name.{machine}")

@@ -22,7 +22,8 @@ use ployz_engine::docker::{Docker, SOCKET};
 use ployz_engine::registry::Held;
 use ployz_engine::watch::{Engine, Instance};
 use ployz_host::clock;
-use ployz_nats::rpc::Request;
+use ployz_nats::bucket::StoreError;
+use ployz_nats::rpc::{Request, Sender};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -30,7 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Carries a command out beside whatever else is asked, and answers.
-pub fn take(deploys: &Arc<Deploys>, Request { payload, reply }: Request) {
+pub fn take(deploys: &Arc<Deploys>, Request { payload, sender, reply }: Request) {
     let deploys = deploys.clone();
     let asked = serde_json::from_slice::<DeployCommand>(&payload);
     // Taken here, in the order in which they came.
@@ -39,7 +40,7 @@ pub fn take(deploys: &Arc<Deploys>, Request { payload, reply }: Request) {
         let own = deploys.network.network().machine.id;
         let answer = match (asked, &room) {
             (Ok(_), Some(None)) => DeployAnswer::Busy,
-            (Ok(command), _) => told(answer(&deploys, command).await, &own),
+            (Ok(command), _) => told(answer(&deploys, &sender, command).await, &own),
             (Err(error), _) => {
                 let what = format!("invalid command: {error}");
                 DeployAnswer::Failed(DeployFailure::new(ErrorCode::InvalidRequest, what).on(&own))
@@ -57,11 +58,22 @@ fn told(done: Result<DeployAnswer>, own: &MachineId) -> DeployAnswer {
     }
 }
 
-async fn answer(deploys: &Arc<Deploys>, command: DeployCommand) -> Result<DeployAnswer> {
+async fn answer(deploys: &Arc<Deploys>, sender: &Sender, command: DeployCommand) -> Result<DeployAnswer> {
     let network = deploys.network.network().id;
     if *command.network() != network {
         let what = "this machine is in another network";
         return Err(DeployFailure::new(ErrorCode::InvalidRequest, what).into());
+    }
+    if let Some(namespace) = command.locked() {
+        match holder(deploys, namespace).await {
+            Ok(Some(holder)) if holder == sender.machine => {}
+            Ok(holder) => return Err(not_held(&command, sender, namespace, holder).into()),
+            // Not known is neither yes nor no: to be asked again.
+            Err(error) => {
+                tracing::debug!(%namespace, %error, "cannot read the lock of a namespace");
+                return Ok(DeployAnswer::Busy);
+            }
+        }
     }
     let docker = Docker::connect(Path::new(SOCKET), &network).await.map_err(failed)?;
     let local = &deploys.local;
@@ -79,6 +91,30 @@ async fn answer(deploys: &Arc<Deploys>, command: DeployCommand) -> Result<Deploy
         DeployCommand::List(asked) => list(deploys, &docker, &asked).await,
         DeployCommand::Logs(asked) => Ok(logs::read(&docker, &asked).await?),
     }
+}
+
+/// The machine that holds a namespace, as the store says: what a command says of itself counts for nothing.
+async fn holder(
+    deploys: &Deploys,
+    namespace: &Namespace,
+) -> std::result::Result<Option<MachineId>, StoreError> {
+    let Some(store) = deploys.network.store.borrow().clone() else {
+        return Err(StoreError::Away { operation: "read a lock", detail: "not connected".into() });
+    };
+    Ok(store.deploy_lock(namespace).await?.map(|stored| stored.value.owner))
+}
+
+fn not_held(
+    command: &DeployCommand,
+    sender: &Sender,
+    namespace: &Namespace,
+    holder: Option<MachineId>,
+) -> DeployFailure {
+    let (command, sender, signed) = (command.name(), sender.machine.as_str(), sender.signed);
+    let holder = holder.map_or_else(|| "no machine".to_owned(), |machine| machine.to_string());
+    tracing::warn!(target: "audit", command, sender, signed, %namespace, holder, "deploy command refused");
+    let what = format!("{command} is refused: {sender} does not hold the lock of {namespace}, {holder} does");
+    DeployFailure::new(ErrorCode::CommandRefused, what)
 }
 
 async fn probe(docker: &Docker, deploys: &Deploys, asked: &Probe) -> Result<Probed> {

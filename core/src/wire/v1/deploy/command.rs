@@ -347,6 +347,16 @@ impl DeployCommand {
         }
     }
 
+    /// The namespace whose lock its sender must hold; `None` for questions.
+    pub fn locked(&self) -> Option<&Namespace> {
+        match self {
+            Self::Start(start) => Some(&start.namespace),
+            Self::Stop(which) | Self::Restore(which) | Self::Remove(which) => Some(&which.namespace),
+            Self::Drain(drain) => Some(&drain.which.namespace),
+            Self::Probe(_) | Self::Readiness(_) | Self::List(_) | Self::Logs(_) => None,
+        }
+    }
+
     /// The network it is for: a machine refuses those of another.
     pub fn network(&self) -> &NetworkId {
         match self {
