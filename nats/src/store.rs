@@ -200,14 +200,25 @@ impl Store {
         Ok(found)
     }
 
-    /// Puts a member back that the store has never heard of. One that was deleted stays deleted.
+    /// Puts a member back that the store has never heard of, its node subnet first: cut short between the two, it is done
+    /// again. One that was deleted stays deleted.
     pub async fn restore_machine(&self, machine: &MachineMembership) -> Result<bool> {
         let known = self.machines.entry(machine.id.as_str()).await.map_err(|error| away("read", error))?;
         if known.is_some() {
             return Ok(false);
         }
+        self.keep_subnet(machine).await?;
         create(&self.machines, machine.id.as_str(), machine).await?;
         Ok(true)
+    }
+
+    /// Takes the slice that a machine has already, unless it is taken.
+    pub async fn keep_subnet(&self, machine: &MachineMembership) -> Result<()> {
+        let lock = SubnetLock { subnet: machine.subnet, owner: machine.public_key, invite: None };
+        match self.lock_subnet(&lock).await {
+            Ok(_) | Err(StoreError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// All taken slices.

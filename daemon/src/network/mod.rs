@@ -19,3 +19,6 @@ pub mod routes;
 pub mod start;
 pub mod sync;
 pub mod twins;
+
+#[cfg(test)]
+pub mod tests;

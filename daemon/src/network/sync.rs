@@ -8,7 +8,7 @@ use crate::network::routes;
 use futures_util::{Stream, StreamExt};
 use ployz_core::adopt::Trigger;
 use ployz_core::wire::v1::api::Phase;
-use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, PROTOCOL, SubnetLock};
+use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, PROTOCOL};
 use ployz_host::clock;
 use ployz_nats::bucket::{Change, StoreError, Stored, compare_and_set};
 use ployz_nats::rpc::Router;
@@ -65,27 +65,17 @@ async fn session(mesh: &Arc<Network>, router: &Router) -> Result<(), AnyError> {
 /// The founder's own place: its node subnet and its record, made once. A store that came back empty is given the members
 /// that are still known, so that nobody's tunnels are taken for removed.
 pub async fn found(store: &Store, mesh: &Network) -> Result<(), StoreError> {
-    let known = mesh.peers.borrow().machines.clone();
-    for machine in known.iter().filter(|machine| machine.id != mesh.network().machine.id) {
+    let (own, known) = (mesh.network().machine, mesh.peers.borrow().machines.clone());
+    for machine in known.iter().filter(|machine| machine.id != own.id) {
         if store.restore_machine(machine).await? {
             tracing::warn!(
                 machine = %machine.id,
                 "the store had no record of a machine: restored from this machine's copy"
             );
-            let lock = SubnetLock { subnet: machine.subnet, owner: machine.public_key, invite: None };
-            match store.lock_subnet(&lock).await {
-                Ok(_) | Err(StoreError::Conflict(_)) => {}
-                Err(error) => return Err(error),
-            }
         }
     }
-    let machine = mesh.network().machine;
-    let lock = SubnetLock { subnet: machine.subnet, owner: machine.public_key, invite: None };
-    match store.lock_subnet(&lock).await {
-        Ok(_) | Err(StoreError::Conflict(_)) => {}
-        Err(error) => return Err(error),
-    }
-    match store.create_machine(&machine).await {
+    store.keep_subnet(&own).await?;
+    match store.create_machine(&own).await {
         Ok(_) | Err(StoreError::Conflict(_)) => Ok(()),
         Err(error) => Err(error),
     }
@@ -114,8 +104,8 @@ pub async fn publish(store: &Store, mesh: &Network) -> Result<(), StoreError> {
     .await
 }
 
-/// Puts the invites into the store that were made while the network did not run. Cut short, it is done again: an invite that is there already was put by the time
-/// before.
+/// Puts the invites into the store that were made while the network did not run. Cut short, it is done again: an invite that
+/// is there already was put by the time before.
 async fn publish_drafts(store: &Store, mesh: &Network) -> Result<(), StoreError> {
     let drafts = mesh.peers.borrow().drafts.clone();
     for draft in drafts {
@@ -298,3 +288,6 @@ fn take<T>(
 
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 const CHECK_INTERVAL: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests;

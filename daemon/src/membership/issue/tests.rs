@@ -4,22 +4,18 @@ use super::*;
 use crate::lifecycle::Daemon;
 use crate::network::context::Shared;
 use crate::network::sync;
+use crate::network::tests::Server;
 use crate::node::environment::Environment;
 use crate::node::reconcile::Reconciler;
 use crate::node::supervisor::Supervisor;
 use crate::node::supervisor::tests::Fake;
 use crate::state::Disk;
 use ployz_core::config::{Config, Layer};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::path::PathBuf;
 
-/// A store's server and the directory of an issuer, which go with it.
+/// A store's server; its directory holds the issuer's state.
 struct World {
-    server: Child,
-    address: String,
-    dir: PathBuf,
+    server: Server,
 }
 
 /// One run of the issuer's ployzd.
@@ -31,35 +27,12 @@ struct Issuer {
 
 impl World {
     fn new(name: &str) -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        assert!(Command::new(root.join("packaging/fetch-nats.sh")).status().unwrap().success());
-        let dir = std::env::temp_dir().join(format!("ployz-issue-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        std::fs::create_dir_all(dir.join("store")).unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let store = dir.join("store").display().to_string();
-        let config =
-            format!("listen: \"{address}\"\njetstream: {{ store_dir: \"{store}\", domain: \"hub\" }}\n");
-        std::fs::write(dir.join("conf"), config).unwrap();
-        let mut server = Command::new(root.join("target/vendor/nats-server"));
-        server.arg("-c").arg(dir.join("conf")).stdout(Stdio::null()).stderr(Stdio::null());
-        Self { server: server.spawn().unwrap(), address, dir }
-    }
-
-    async fn client(&self) -> async_nats::Client {
-        let until = Instant::now() + Duration::from_secs(10);
-        loop {
-            match async_nats::connect(&self.address).await {
-                Ok(client) => return client,
-                Err(error) => assert!(Instant::now() < until, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        Self { server: Server::start(&format!("issue-{name}")) }
     }
 
     /// The issuer as its state on disk and the store have it: the first run creates the network.
     async fn issuer(&self) -> Issuer {
-        let data = self.dir.join("state");
+        let data = self.server.dir.0.join("state");
         let text = format!("data_dir = \"{}\"\nadvertise_endpoints = [\"192.0.2.7\"]\n", data.display());
         let config = Config::resolve(&[Layer::from_toml("config.toml", &text).unwrap()]).unwrap();
         let shared = Arc::new(Shared {
@@ -78,7 +51,7 @@ impl World {
         let (requests, _) = tokio::sync::mpsc::channel(16);
         let mesh = Arc::new(Network::new(shared, network, keys, requests).unwrap());
         mesh.reconcile(Trigger::Startup).await;
-        let store = Store::open(self.client().await, &mesh.network().id, true).await.unwrap();
+        let store = self.server.store(&mesh.network().id).await;
         sync::found(&store, &mesh).await.unwrap();
         mesh.store.send_replace(Some(store.clone()));
         let (here, followed) = (mesh.clone(), store.clone());
@@ -86,14 +59,6 @@ impl World {
             let _ = sync::follow(&here, &followed).await;
         });
         Issuer { mesh, store, following }
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
-        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -1,0 +1,254 @@
+//! A machine and a real store: what it puts there, and what it takes from it.
+
+use super::*;
+use crate::network::tests::{Machine, Server, invite, member, network, until};
+use crate::state::Stored as Lifecycle;
+use ployz_core::address::AddressPlan;
+use ployz_core::wire::v1::record::InviteState;
+
+async fn subnets(store: &Store) -> Vec<String> {
+    let mut all: Vec<_> =
+        store.subnet_locks().await.unwrap().iter().map(|lock| lock.value.subnet.to_string()).collect();
+    all.sort();
+    all
+}
+
+fn following(machine: &Machine, store: &Store) -> tokio::task::JoinHandle<Result<(), AnyError>> {
+    let (mesh, store) = (machine.mesh.clone(), store.clone());
+    tokio::spawn(async move { follow(&mesh, &store).await })
+}
+
+/// Ends a follower that is not to have ended by itself.
+fn end(follower: tokio::task::JoinHandle<Result<(), AnyError>>) {
+    assert!(!follower.is_finished(), "it goes on");
+    follower.abort();
+}
+
+#[tokio::test]
+async fn a_founder_gives_an_empty_store_the_members_it_knows_with_their_subnets() {
+    let (server, mut founder) = (Server::start("found"), Machine::founder("found-n1"));
+    founder.knows(&[2, 3]);
+    let store = server.store(&network()).await;
+    for _ in 0..2 {
+        found(&store, &founder.mesh).await.unwrap();
+    }
+    for number in [2, 3] {
+        let stored = store.machine(&member(number).id).await.unwrap().unwrap().value;
+        assert_eq!((stored.public_key, stored.subnet), (member(number).public_key, member(number).subnet));
+    }
+    assert_eq!(
+        store.machine(&founder.mesh.network().machine.id).await.unwrap().unwrap().value,
+        founder.mesh.network().machine
+    );
+    assert_eq!(subnets(&store).await, ["10.101.1.0/24", "10.101.2.0/24", "10.101.3.0/24"]);
+}
+
+#[tokio::test]
+async fn a_restore_that_is_cut_short_leaves_no_member_whose_subnet_is_free() {
+    let (server, mut founder) = (Server::start("restore"), Machine::founder("restore-n1"));
+    founder.knows(&[2]);
+    let store = server.store(&network()).await;
+    let js = async_nats::jetstream::with_domain(server.client().await, "hub");
+    js.delete_key_value("locks").await.unwrap();
+    found(&store, &founder.mesh).await.unwrap_err();
+    assert!(store.machine(&member(2).id).await.unwrap().is_none(), "its record comes after its reservation");
+    let store = server.store(&network()).await;
+    found(&store, &founder.mesh).await.unwrap();
+    assert!(store.machine(&member(2).id).await.unwrap().is_some());
+    assert_eq!(subnets(&store).await, ["10.101.1.0/24", "10.101.2.0/24"]);
+}
+
+#[tokio::test]
+async fn a_member_that_was_removed_stays_removed_and_one_that_is_there_is_not_overwritten() {
+    let (server, mut founder) = (Server::start("removed"), Machine::founder("removed-n1"));
+    founder.knows(&[2, 3]);
+    let store = server.store(&network()).await;
+    store.create_machine(&member(2)).await.unwrap();
+    let js = async_nats::jetstream::with_domain(server.client().await, "hub");
+    js.get_key_value("machines").await.unwrap().delete("n2").await.unwrap();
+    let moved = MachineMembership { endpoints: vec![([198, 51, 100, 3], 1).into()], ..member(3) };
+    store.create_machine(&moved).await.unwrap();
+    found(&store, &founder.mesh).await.unwrap();
+    assert!(store.machine(&member(2).id).await.unwrap().is_none());
+    assert_eq!(store.machine(&member(3).id).await.unwrap().unwrap().value, moved);
+    assert!(!subnets(&store).await.contains(&member(2).subnet.to_string()), "its subnet is free");
+}
+
+#[tokio::test]
+async fn a_machine_publishes_what_is_its_own_to_say_and_only_when_that_changed() {
+    let (server, machine) = (Server::start("publish"), Machine::new("publish-n2", 2));
+    let store = server.store(&network()).await;
+    let id = machine.mesh.network().machine.id;
+    publish(&store, &machine.mesh).await.unwrap();
+    assert!(store.machine(&id).await.unwrap().is_none(), "who is no member does not make itself one");
+    let labels = BTreeMap::from([("disk".to_owned(), "ssd".to_owned())]);
+    let stored = MachineMembership { labels: labels.clone(), ..machine.mesh.network().machine };
+    let first = store.create_machine(&stored).await.unwrap();
+    publish(&store, &machine.mesh).await.unwrap();
+    assert_eq!(store.machine(&id).await.unwrap().unwrap().revision, first, "nothing to say");
+    let moved = vec![([198, 51, 100, 2], 51820).into()];
+    machine
+        .mesh
+        .change_network(|network| {
+            network.machine.endpoints = moved.clone();
+            network.machine.topology.region = Some("eu".into());
+        })
+        .unwrap();
+    publish(&store, &machine.mesh).await.unwrap();
+    let now = store.machine(&id).await.unwrap().unwrap().value;
+    assert_eq!((&now.endpoints, now.topology.region.as_deref()), (&moved, Some("eu")));
+    assert_eq!(now.labels, labels, "an operator's labels stay");
+    assert!(now.updated_at > stored.updated_at);
+}
+
+#[tokio::test]
+async fn invites_made_before_the_store_was_there_are_put_into_it_once() {
+    let (server, mut founder) = (Server::start("drafts"), Machine::founder("drafts-n1"));
+    let store = server.store(&network()).await;
+    let (open, over) = (invite(1, 600), invite(1, -1));
+    let drafts = vec![open.clone(), over.clone()];
+    founder.mesh.learn(|peers| peers.drafts = drafts.clone()).unwrap();
+    publish_drafts(&store, &founder.mesh).await.unwrap();
+    assert_eq!(store.invite_list().await.unwrap(), std::slice::from_ref(&open));
+    assert!(founder.mesh.peers.borrow().drafts.is_empty());
+    let on_disk = founder.mesh.shared.disk.peers(&founder.mesh.network().name).unwrap();
+    assert!(on_disk.drafts.is_empty());
+    // Killed in front of the write to disk; the invite was used since.
+    founder.mesh.learn(|peers| peers.drafts = drafts).unwrap();
+    let used = InviteRecord { state: InviteState::Revoked { at: 9 }, ..open.clone() };
+    let revision = store.invite(&open.id).await.unwrap().unwrap().revision;
+    store.update_invite(&used, revision).await.unwrap();
+    publish_drafts(&store, &founder.mesh).await.unwrap();
+    assert_eq!(store.invite_list().await.unwrap(), [used]);
+    assert!(founder.mesh.peers.borrow().drafts.is_empty());
+    founder.asked();
+}
+
+#[tokio::test]
+async fn members_come_and_go_with_their_records() {
+    let (server, mut machine) = (Server::start("follow"), Machine::new("follow-n2", 2));
+    machine.knows(&[1, 4]);
+    let store = server.store(&network()).await;
+    for record in [member(1), member(3), machine.mesh.network().machine] {
+        store.create_machine(&record).await.unwrap();
+    }
+    let (own, others) = (invite(2, 600), invite(1, 600));
+    let over = InviteRecord { state: InviteState::Expired, ..invite(2, -600) };
+    for invite in [&own, &over, &others] {
+        store.create_invite(invite).await.unwrap();
+    }
+    // Another's invite under a name of its own: its key would become a peer of this machine's tunnel.
+    let bucket = async_nats::jetstream::with_domain(server.client().await, "hub");
+    let bucket = bucket.get_key_value("invites").await.unwrap();
+    bucket.put("x", serde_json::to_vec(&invite(2, 600)).unwrap().into()).await.unwrap();
+    machine.mesh.phase.send_replace(Phase::Bootstrapping);
+    let follower = following(&machine, &store);
+    until("n4 has no record, n3 has one", || machine.names() == ["n1", "n2", "n3"]).await;
+    assert_eq!(machine.mesh.peers.borrow().invites, [own]);
+    until("the store is connected", || machine.mesh.sync.borrow().healthy).await;
+    assert_eq!(*machine.mesh.phase.borrow(), Phase::Running);
+    assert_eq!(machine.asked(), [Trigger::MembersChanged]);
+    let bucket = async_nats::jetstream::with_domain(server.client().await, "hub");
+    bucket.get_key_value("machines").await.unwrap().delete("n3").await.unwrap();
+    until("n3 is removed", || machine.names() == ["n1", "n2"]).await;
+    machine.mesh.late_news.notify_one();
+    store.create_machine(&member(5)).await.unwrap();
+    until("n5 has joined", || machine.names() == ["n1", "n2", "n5"]).await;
+    end(follower);
+}
+
+#[tokio::test]
+async fn a_record_that_claims_another_ones_name_or_addresses_is_not_taken_in() {
+    let (server, machine) = (Server::start("claims"), Machine::founder("claims-n1"));
+    let store = server.store(&network()).await;
+    found(&store, &machine.mesh).await.unwrap();
+    let overlay = MachineMembership { overlay_ip: member(1).overlay_ip, ..member(3) };
+    let elsewhere = AddressPlan::new("192.168.0.0/16".parse().unwrap(), 24).unwrap().slice(4).unwrap();
+    let subnet = MachineMembership { subnet: elsewhere, ..member(4) };
+    for record in [&overlay, &subnet, &member(2)] {
+        store.create_machine(record).await.unwrap();
+    }
+    let name = serde_json::to_vec(&member(6)).unwrap();
+    let js = async_nats::jetstream::with_domain(server.client().await, "hub");
+    js.get_key_value("machines").await.unwrap().put("n5", name.into()).await.unwrap();
+    let follower = following(&machine, &store);
+    until("n2 is a member", || machine.names() == ["n1", "n2"]).await;
+    // The same of a change of a record that was taken in.
+    let revision = store.machine(&member(2).id).await.unwrap().unwrap().revision;
+    let claims = MachineMembership { overlay_ip: member(1).overlay_ip, ..member(2) };
+    store.update_machine(&claims, revision).await.unwrap();
+    until("n2 claims the address of n1", || machine.names() == ["n1"]).await;
+    end(follower);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_leaves_its_member_as_it_was_known() {
+    let (server, mut machine) = (Server::start("unread"), Machine::founder("unread-n1"));
+    let store = server.store(&network()).await;
+    found(&store, &machine.mesh).await.unwrap();
+    machine.knows(&[2]);
+    server.scribble("machines", "n2", "{\"id\": 7}").await;
+    server.scribble("machines", "n9", "what is this").await;
+    store.create_machine(&member(3)).await.unwrap();
+    let follower = following(&machine, &store);
+    until("n3 is a member", || machine.names() == ["n1", "n2", "n3"]).await;
+    // One that was read in this session and is damaged then.
+    server.scribble("machines", "n3", "[]").await;
+    store.create_machine(&member(4)).await.unwrap();
+    until("n4 is a member", || machine.names() == ["n1", "n2", "n3", "n4"]).await;
+    end(follower);
+}
+
+#[tokio::test]
+async fn a_store_without_this_machine_takes_no_member_away() {
+    let (server, mut machine) = (Server::start("without"), Machine::new("without-n2", 2));
+    machine.knows(&[1, 3]);
+    let store = server.store(&network()).await;
+    let error = follow(&machine.mesh, &store).await.unwrap_err();
+    assert!(error.to_string().contains("no record of this machine"), "{error}");
+    assert_eq!(machine.names(), ["n1", "n2", "n3"]);
+    assert!(!machine.mesh.sync.borrow().healthy);
+    // Before it is confirmed a machine has no record, and needs the others'.
+    let invite = invite(1, 600).id;
+    let joining = Lifecycle::Joining { invite, issuer: member(1).overlay_ip, until: clock::now() + 600 };
+    machine.mesh.change_network(|network| network.lifecycle = joining).unwrap();
+    store.create_machine(&member(1)).await.unwrap();
+    let follower = following(&machine, &store);
+    until("it follows while it joins", || machine.names() == ["n1"]).await;
+    end(follower);
+}
+
+#[test]
+fn an_outage_has_one_beginning_and_each_of_its_errors_is_looked_into_once() {
+    let mut machine = Machine::founder("outage");
+    let mesh = machine.mesh.clone();
+    let since = 77;
+    mesh.sync.send_modify(|health| health.since = Some(since));
+    unhealthy(&mesh, "refused".into());
+    assert_eq!(mesh.sync.borrow().since, Some(since), "it was away before");
+    unhealthy(&mesh, "refused".into());
+    assert_eq!(machine.asked(), [Trigger::StoreAway]);
+    unhealthy(&mesh, "timed out".into());
+    assert_eq!(machine.asked(), [Trigger::StoreAway]);
+    assert_eq!(mesh.sync.borrow().error.as_deref(), Some("timed out"));
+    mesh.phase.send_replace(Phase::Stopping);
+    healthy(&mesh);
+    assert_eq!(*mesh.sync.borrow(), Health { healthy: true, since: None, error: None });
+    assert_eq!(*mesh.phase.borrow(), Phase::Stopping, "only a start ends with the store");
+    unhealthy(&mesh, "timed out".into());
+    assert!(mesh.sync.borrow().since.is_some_and(|at| at > since), "a new outage");
+    assert_eq!(machine.asked(), [Trigger::StoreAway]);
+}
+
+#[test]
+fn only_both_pictures_together_are_complete() {
+    let machine = Machine::founder("both");
+    let mut seen = Seen::default();
+    seen.machine(Change::Caught, &machine.mesh);
+    assert!(!seen.caught());
+    seen.invite(Change::Caught, &machine.mesh);
+    assert!(seen.caught());
+    let mut seen = Seen::default();
+    seen.invite(Change::Caught, &machine.mesh);
+    assert!(!seen.caught());
+}
