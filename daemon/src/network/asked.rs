@@ -21,7 +21,7 @@ pub struct Asked {
 }
 
 /// The ports of TCP routes.
-pub struct Ports(BTreeSet<u16>);
+pub struct Ports(pub(super) BTreeSet<u16>);
 
 impl View for Ports {
     fn of(state: &State) -> Self {

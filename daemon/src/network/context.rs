@@ -310,3 +310,28 @@ impl Network {
 }
 
 const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use crate::network::tests::{Machine, member};
+    use ployz_core::adopt::Trigger;
+
+    #[test]
+    fn what_cannot_be_kept_on_disk_is_not_believed() {
+        let mut machine = Machine::founder("learn");
+        let mesh = machine.mesh.clone();
+        assert!(!mesh.learn(|_| {}).unwrap());
+        assert!(machine.asked().is_empty(), "nothing new");
+        assert!(mesh.learn(|peers| peers.machines.push(member(2))).unwrap());
+        assert_eq!(machine.asked(), [Trigger::MembersChanged]);
+        assert_eq!(mesh.shared.disk.peers(&mesh.network().name).unwrap(), *mesh.peers.borrow());
+        let (dir, before) = (mesh.shared.disk.network_dir(&mesh.network().name), mesh.network());
+        std::fs::remove_dir_all(&dir).unwrap();
+        std::fs::write(&dir, "in the way").unwrap();
+        mesh.learn(|peers| peers.machines.clear()).unwrap_err();
+        assert_eq!(mesh.peers.borrow().machines.len(), 2, "a restart would know them again");
+        mesh.change_network(|network| network.machine.endpoints.clear()).unwrap_err();
+        assert_eq!(mesh.network(), before);
+        assert!(machine.asked().is_empty());
+    }
+}

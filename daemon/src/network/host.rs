@@ -64,3 +64,24 @@ pub fn reasons(mesh: &Network) -> Vec<String> {
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(15);
 const DEBOUNCE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::tests::Machine;
+
+    #[test]
+    fn what_fails_in_the_host_and_a_second_machine_with_this_key_are_reasons_and_nothing_else_is() {
+        let machine = Machine::founder("host");
+        let mesh = &machine.mesh;
+        take_in(mesh, vec![Check::ok("mtu", "1500"), Check::warn("rp-filter", "1", "set it to 2")]);
+        assert!(reasons(mesh).is_empty());
+        take_in(mesh, vec![Check::fail("mtu", "1280", "raise it"), Check::ok("rp-filter", "2")]);
+        let identity = |name: &str| Check::fail(name, "two machines", "destroy one");
+        mesh.shared.identities.send_replace(vec![identity("identity n2"), identity("identity")]);
+        assert_eq!(reasons(mesh), ["mtu: 1280", "identity: two machines"]);
+        mesh.shared.identities.send_replace(Vec::new());
+        take_in(mesh, vec![Check::ok("mtu", "1500")]);
+        assert!(reasons(mesh).is_empty());
+    }
+}

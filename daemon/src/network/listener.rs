@@ -58,3 +58,42 @@ const LIMITS: Limits = Limits {
     body: 64 * 1024,
 };
 const BIND_RETRY_DELAY: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::tests::Machine;
+    use ployz_core::adopt::{Seen, Trigger};
+
+    #[tokio::test(start_paused = true)]
+    async fn sockets_are_let_go_of_when_the_namespace_is_another_or_is_about_to_be() {
+        let machine = Machine::founder("moved");
+        let mesh = &machine.mesh;
+        assert_eq!(mesh.usable_netns(), None);
+        mesh.reconcile(Trigger::Startup).await;
+        let id = mesh.usable_netns().unwrap();
+        let stays = async |mesh: &Network| {
+            tokio::time::timeout(Duration::from_secs(60), until_moved(mesh, id)).await.is_err()
+        };
+        assert!(stays(mesh).await);
+        mesh.reconcile(Trigger::PeriodicResync).await;
+        assert!(stays(mesh).await, "the same namespace");
+        // A run that makes the namespace afresh announces it before it begins: the fake's is the same one afterwards.
+        let waiting = until_moved(mesh, id);
+        let removed = async {
+            tokio::task::yield_now().await;
+            machine.fake.state().live.netns = Seen::Absent;
+            mesh.reconcile(Trigger::PeriodicResync).await;
+        };
+        let both = Box::pin(async { tokio::join!(waiting, removed) });
+        tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+        let mut other = (**mesh.outcome.borrow().as_ref().unwrap()).clone();
+        if let Seen::Present(netns) = &mut other.live.netns {
+            netns.id.inode += 1;
+        }
+        other.live.wireguard = Seen::Absent;
+        mesh.outcome.send_replace(Some(Arc::new(other)));
+        assert!(!stays(mesh).await, "another namespace");
+        assert_eq!(mesh.usable_netns(), None, "no tunnel in it yet");
+    }
+}

@@ -112,6 +112,9 @@ const PORT_CHECK_INTERVAL: Duration = Duration::from_secs(3);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::tests::Machine;
+    use ployz_core::adopt::Seen;
+    use ployz_core::routing::Freshness;
 
     #[test]
     fn changes_that_follow_one_another_are_passed_on_together() {
@@ -126,5 +129,72 @@ mod tests {
         assert_eq!(pace.due(true, at(3_100)), Some(at(8_000)), "not soon after the one before");
         assert_eq!(pace.due(false, at(3_200)), None, "taken back in time");
         assert_eq!(pace.due(true, at(60_000)), Some(at(60_500)));
+    }
+
+    fn routes(ports: &[u16], freshness: Freshness) -> Arc<Snapshot<Ports>> {
+        Arc::new(Snapshot { view: Arc::new(Ports(ports.iter().copied().collect())), freshness, sequence: 1 })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn routes_that_come_one_after_another_restart_the_gateway_once() {
+        let mut machine = Machine::founder("pass-on");
+        let (snapshots, seen) = watch::channel(routes(&[], Freshness::Empty));
+        let mesh = machine.mesh.clone();
+        let passing = tokio::spawn(async move { pass_on(&mesh, seen).await });
+        for port in 5001..5005 {
+            let ports: Vec<u16> = (5001..=port).collect();
+            snapshots.send_replace(routes(&ports, Freshness::Live));
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+        assert!(machine.mesh.asked.borrow().ports.is_empty());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(machine.mesh.asked.borrow().ports.len(), 4);
+        assert_eq!(machine.asked(), [Trigger::TcpRoutesChanged]);
+        // The link is lost and comes back: what is asked for is the same, and only whether it is all is not.
+        snapshots.send_replace(routes(&[5001], Freshness::Live));
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(machine.asked().is_empty(), "not soon after the one before");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(machine.asked(), [Trigger::TcpRoutesChanged]);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(machine.asked().is_empty() && !passing.is_finished());
+        drop(snapshots);
+        passing.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_was_taken_is_asked_for_when_it_is_free() {
+        let mut machine = Machine::founder("freed");
+        let mesh = machine.mesh.clone();
+        let holder = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let port = holder.local_addr().unwrap().port();
+        mesh.asked.send_replace(Asked { ports: [port].into(), live: true });
+        mesh.reconcile(Trigger::Startup).await;
+        let refused = |purpose: String| {
+            let mut outcome = (**mesh.outcome.borrow().as_ref().unwrap()).clone();
+            let Seen::Present(gateway) = &mut outcome.live.gateway else { panic!("no gateway") };
+            gateway.refused.insert(purpose, "another program listens".into());
+            mesh.outcome.send_replace(Some(Arc::new(outcome)));
+        };
+        let looking = {
+            let mesh = mesh.clone();
+            tokio::spawn(async move { look_again(&mesh).await })
+        };
+        refused(format!("tcp-{port}"));
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(machine.asked().is_empty(), "it is still taken");
+        drop(holder);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(machine.asked(), [Trigger::PortFreed]);
+        mesh.reconcile(Trigger::PortFreed).await;
+        let mut good = (**mesh.outcome.borrow().as_ref().unwrap()).clone();
+        if let Seen::Present(gateway) = &mut good.live.gateway {
+            gateway.refused.clear();
+        }
+        mesh.outcome.send_replace(Some(Arc::new(good)));
+        machine.asked();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(machine.asked().is_empty(), "nothing waits for it");
+        looking.abort();
     }
 }

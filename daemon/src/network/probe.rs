@@ -172,3 +172,92 @@ const ECHO_REQUEST: u8 = 128;
 const ECHO_REPLY: u8 = 129;
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 const SENT_MAX_AGE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::tests::{Machine, member, until};
+    use ployz_core::live::{PeerLive, PeerStats};
+    use ployz_core::spec::TunnelBackend;
+
+    fn reply(sequence: u16) -> Vec<u8> {
+        let mut packet = echo_request(sequence, Payload { run: 1, says: None });
+        packet[0] = ECHO_REPLY;
+        packet.to_vec()
+    }
+
+    #[test]
+    fn requests_of_peers_and_replies_to_this_process_are_told_apart() {
+        let payload = Payload { run: 7, says: None };
+        let request = echo_request(0x0102, payload);
+        assert_eq!(request[..4], [128, 0, 0, 0], "the kernel fills in the checksum");
+        assert_eq!((echoed(&request), echo_reply(&request)), (Some(payload), None));
+        assert_eq!((echoed(&reply(0x0102)), echo_reply(&reply(0x0102))), (None, Some(0x0102)));
+        let mut other = reply(1);
+        other[5] ^= 1;
+        assert_eq!(echo_reply(&other), None, "ping(8) on the same machine");
+        for at in [1, 4] {
+            let mut other = reply(1);
+            other[at] ^= 1;
+            assert_eq!(echo_reply(&other), None);
+        }
+        let mut error = request;
+        error[1] = 1;
+        assert_eq!(echoed(&error), None);
+        assert_eq!((echoed(&request[..7]), echo_reply(&reply(1)[..7])), (None, None));
+    }
+
+    #[tokio::test]
+    async fn a_path_is_alive_by_an_answer_from_its_own_peer_and_by_none_twice() {
+        let mut machine = Machine::founder("probe");
+        let local = |number| MachineMembership { overlay_ip: Ipv6Addr::LOCALHOST, ..member(number) };
+        machine.knows(&[2, 3]);
+        machine.mesh.learn(|peers| peers.machines = vec![local(2), member(3)]).unwrap();
+        let socket = Arc::new(UdpSocket::bind("[::1]:0").await.unwrap());
+        let peer = UdpSocket::bind("[::1]:0").await.unwrap();
+        peer.connect(socket.local_addr().unwrap()).await.unwrap();
+        let known = |number| (member(number).public_key, member(number).overlay_ip, Instant::now());
+        let sent =
+            BTreeMap::from([(1, (member(2).public_key, Ipv6Addr::LOCALHOST, Instant::now())), (2, known(3))]);
+        let sent = Arc::new(Mutex::new(sent));
+        let (mesh, from, asked) = (machine.mesh.clone(), socket.clone(), sent.clone());
+        let receiver = tokio::spawn(async move { receive(&mesh, &from, &asked).await });
+        let reachable = |number| {
+            let mesh = &machine.mesh;
+            mesh.path(&member(number).public_key).reachable(mesh.millis())
+        };
+        for packet in [reply(2), reply(9), reply(1), reply(1)] {
+            peer.send(&packet).await.unwrap();
+        }
+        until("n2 answered", || reachable(2)).await;
+        assert!(!reachable(3), "n2 answered for n3");
+        // Two numbers under one key, by turns: the peer's probes are listened to as well.
+        let contested = || machine.mesh.twins.twins().contested(machine.mesh.millis());
+        for run in [1, 2, 1, 2, 1, 2, 1, 2] {
+            let probe = echo_request(1, Payload { run, says: None });
+            peer.send(&probe).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        until("two use the key of n2", || contested() == [member(2).public_key]).await;
+        receiver.abort();
+    }
+
+    #[test]
+    fn a_session_stands_for_three_minutes_after_its_handshake() {
+        let (key, endpoint) = (member(2).public_key, Some(([192, 0, 2, 2], 51820).into()));
+        let found = |ago: Option<u64>| {
+            let mut device = WireguardLive::blank(TunnelBackend::Kernel);
+            let last_handshake = ago.map(|ago| clock::now() - ago);
+            let stats = PeerStats { endpoint, last_handshake, ..PeerStats::default() };
+            device.peers.insert(key, PeerLive { allowed_ips: Default::default(), keepalive: 15, stats });
+            tunnel(&device, &key).unwrap()
+        };
+        assert!(found(Some(0)).session && found(Some(170)).session);
+        assert!(!found(Some(180)).session && !found(None).session);
+        assert_eq!(found(None).endpoint, endpoint);
+        assert!(
+            tunnel(&WireguardLive::blank(TunnelBackend::Kernel), &key).is_none(),
+            "no peer of this device"
+        );
+    }
+}

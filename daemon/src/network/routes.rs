@@ -24,3 +24,36 @@ pub async fn withdraw(store: &Store, network: &NetworkFile) -> Result<(), Publis
     let publisher = Publisher::new(store.client().clone(), &network.id);
     publisher.remove(&Key::Machine(network.machine.id.clone())).await.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::tests::{Machine, Server};
+    use ployz_nats::events::ensure_stream;
+
+    #[tokio::test]
+    async fn a_machine_says_where_it_is_once_and_again_where_that_cannot_be_read() {
+        let (server, machine) = (Server::start("routes"), Machine::founder("routes-n1"));
+        let network = machine.mesh.network();
+        let store = server.store(&network.id).await;
+        ensure_stream(store.client(), &network.id).await.unwrap();
+        let publisher = Publisher::new(store.client().clone(), &network.id);
+        let key = Key::Machine(network.machine.id.clone());
+        publish(&store, &network).await.unwrap();
+        let first = publisher.current(&key).await.unwrap();
+        publish(&store, &network).await.unwrap();
+        assert_eq!(publisher.current(&key).await.unwrap(), first, "no event without news");
+        let subject = format!("{}.{key}", ployz_core::wire::v1::subject::routing(&network.id));
+        let js = async_nats::jetstream::with_domain(store.client().clone(), "hub");
+        js.publish(subject, "junk".into()).await.unwrap().await.unwrap();
+        publisher.current(&key).await.unwrap_err();
+        publish(&store, &network).await.unwrap();
+        assert_eq!(publisher.current(&key).await.unwrap().value, first.value);
+        let mut moved = network.clone();
+        moved.machine.subnet = network.plan.slice(9).unwrap();
+        publish(&store, &moved).await.unwrap();
+        assert_ne!(publisher.current(&key).await.unwrap().value, first.value);
+        withdraw(&store, &network).await.unwrap();
+        assert_eq!(publisher.current(&key).await.unwrap().value, None);
+    }
+}

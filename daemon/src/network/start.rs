@@ -79,3 +79,91 @@ const RESYNC_INTERVAL: Duration = Duration::from_secs(30);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Several changes at once (twenty joiners) become one run.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::tests::Machine;
+    use ployz_core::adopt::{KernelEvent, Seen};
+    use ployz_core::spec::Side;
+    use tokio::sync::watch;
+    use tokio::time::Instant;
+
+    struct Run {
+        machine: Machine,
+        triggers: mpsc::Sender<Trigger>,
+        outcomes: watch::Receiver<Option<Arc<Outcome>>>,
+    }
+
+    impl Run {
+        /// After a first run that was good.
+        async fn new(name: &str) -> Self {
+            let machine = Machine::founder(name);
+            machine.mesh.reconcile(Trigger::Startup).await;
+            let (triggers, requests) = mpsc::channel(16);
+            let outcomes = machine.mesh.outcome.subscribe();
+            tokio::spawn(reconcile_on_request(machine.mesh.clone(), requests));
+            Self { machine, triggers, outcomes }
+        }
+
+        /// Milliseconds until the next one.
+        async fn next(&mut self) -> u128 {
+            let began = Instant::now();
+            let next = tokio::time::timeout(Duration::from_secs(120), self.outcomes.changed());
+            next.await.expect("it comes").unwrap();
+            began.elapsed().as_millis()
+        }
+
+        fn last(&self) -> String {
+            self.machine.mesh.shared.reconciler.history().pop().unwrap().trigger
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_requests_at_once_are_one_run() {
+        let mut run = Run::new("burst").await;
+        let event = Trigger::KernelEvent(KernelEvent::Links(Side::Host));
+        for _ in 0..16 {
+            run.triggers.try_send(event).unwrap();
+        }
+        assert_eq!(run.next().await, DEBOUNCE.as_millis());
+        assert_eq!(run.last(), event.to_string());
+        assert_eq!(run.next().await, 30_000);
+        assert_eq!(run.last(), "periodic resync");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_wrong_is_tried_again_every_second_and_what_is_well_every_half_minute() {
+        let mut run = Run::new("resync").await;
+        assert_eq!(run.next().await, 30_000);
+        let fake = run.machine.fake.clone();
+        fake.state().live.nats = Seen::Foreign("another's".into());
+        assert_eq!(run.next().await, 30_000);
+        assert_eq!(run.next().await, 1_000);
+        fake.state().live.nats = Seen::Absent;
+        assert_eq!(run.next().await, 1_000);
+        assert_eq!(run.next().await, 30_000, "it is well again");
+        // A file that could not be written is not there for the next start.
+        let routes =
+            run.machine.mesh.shared.disk.network_dir(&run.machine.mesh.network().name).join("routes");
+        std::fs::remove_dir_all(&routes).unwrap();
+        std::fs::write(&routes, "in the way").unwrap();
+        assert_eq!(run.next().await, 30_000);
+        assert!(run.machine.mesh.unwritten.borrow().is_some());
+        assert_eq!(run.next().await, 1_000);
+        std::fs::remove_file(&routes).unwrap();
+        assert_eq!(run.next().await, 1_000);
+        assert_eq!((run.next().await, run.machine.mesh.unwritten.borrow().clone()), (30_000, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_network_that_is_left_is_not_reconciled_again() {
+        let run = Run::new("left").await;
+        run.machine.fake.state().live.nats = Seen::Absent;
+        run.machine.mesh.cancel.cancel();
+        let outcome = run.machine.mesh.reconcile(Trigger::PeriodicResync).await;
+        assert!(outcome.is_good() && run.machine.fake.inspect().nats == Seen::Absent);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(run.triggers.is_closed() && !run.outcomes.has_changed().unwrap());
+    }
+}

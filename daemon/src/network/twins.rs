@@ -95,3 +95,68 @@ pub fn sender(mesh: &Network, from: IpAddr) -> Option<PublicKey> {
         .find(|machine| from == IpAddr::V6(machine.overlay_ip))
         .map(|machine| machine.public_key)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::identity_watch::Payload;
+    use crate::network::tests::{Machine, member};
+    use ployz_core::mesh::twin::Pair;
+    use std::time::Duration;
+
+    fn names(mesh: &Network) -> Vec<String> {
+        mesh.shared.identities.borrow().iter().map(|check| check.check.clone()).collect()
+    }
+
+    async fn stands_back(mesh: &Network) -> bool {
+        tokio::time::timeout(Duration::from_millis(10), mesh.stand_back.notified()).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_machine_stands_back_only_where_it_came_later_and_says_so_where_it_did_not() {
+        let machine = Machine::founder("twins");
+        let mesh = &machine.mesh;
+        let own = mesh.twins.run;
+        let hears = |says| mesh.twins.heard(member(2).public_key, Payload { run: 5, says }, mesh.millis());
+        look(mesh, &[]).await;
+        assert!(names(mesh).is_empty() && !stands_back(mesh).await);
+        hears(Some(Pair { first: own, later: own ^ 1 }));
+        look(mesh, &[]).await;
+        assert_eq!(names(mesh), ["identity"]);
+        assert!(!stands_back(mesh).await, "it was there first");
+        hears(Some(Pair { first: own ^ 1, later: own }));
+        look(mesh, &[]).await;
+        assert!(stands_back(mesh).await);
+        hears(None);
+        look(mesh, &[]).await;
+        assert!(names(mesh).is_empty(), "it is over");
+    }
+
+    #[tokio::test]
+    async fn a_peer_whose_key_two_machines_use_is_named_with_the_places_it_was_seen_at() {
+        let mut machine = Machine::founder("twin-peer");
+        machine.knows(&[2, 3]);
+        let (mesh, peer) = (&machine.mesh, member(2));
+        for (at, run) in [1, 2, 1, 2, 1, 2].into_iter().enumerate() {
+            mesh.twins.heard(peer.public_key, Payload { run, says: None }, at as u64);
+        }
+        let places = ["192.0.2.2:1", "198.51.100.2:1"].map(|at| at.parse().unwrap());
+        mesh.twins.places.lock().insert(peer.public_key, places.into());
+        look(mesh, std::slice::from_ref(&peer)).await;
+        let checks = mesh.shared.identities.borrow().clone();
+        assert_eq!(checks.len(), 1);
+        assert_eq!(checks[0].check, "identity n2");
+        assert_eq!(checks[0].seen, "two machines use the key of n2, seen at 192.0.2.2:1 and 198.51.100.2:1");
+        look(mesh, &[member(3)]).await;
+        assert!(names(mesh).is_empty(), "no member any more");
+    }
+
+    #[test]
+    fn a_probe_is_the_one_member_s_whose_overlay_address_it_came_from() {
+        let mut machine = Machine::founder("sender");
+        machine.knows(&[2, 3]);
+        assert_eq!(sender(&machine.mesh, member(3).overlay_ip.into()), Some(member(3).public_key));
+        assert_eq!(sender(&machine.mesh, member(4).overlay_ip.into()), None);
+        assert_eq!(sender(&machine.mesh, [192, 0, 2, 3].into()), None);
+    }
+}
