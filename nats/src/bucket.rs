@@ -32,7 +32,19 @@ pub enum StoreError {
         key: String,
         /// How.
         detail: String,
+        /// The value's revision, where it was read as a whole: to write over it.
+        revision: Option<u64>,
     },
+}
+
+impl StoreError {
+    /// With the revision of what is damaged.
+    fn at(self, at: u64) -> Self {
+        match self {
+            Self::Damaged { key, detail, .. } => Self::Damaged { key, detail, revision: Some(at) },
+            other => other,
+        }
+    }
 }
 
 /// A value with the revision it was read at.
@@ -105,7 +117,8 @@ pub(crate) async fn ensure_bucket(js: &Context, bucket: &str) -> Result<()> {
 pub(crate) async fn get<T: DeserializeOwned>(bucket: &kv::Store, key: &str) -> Result<Option<Stored<T>>> {
     match bucket.entry(key).await {
         Ok(Some(entry)) if entry.operation == Operation::Put => {
-            Ok(Some(Stored { value: decode(key, &entry.value)?, revision: entry.revision }))
+            let (revision, value) = (entry.revision, decode(key, &entry.value));
+            Ok(Some(Stored { value: value.map_err(|error| error.at(revision))?, revision }))
         }
         Ok(_) => Ok(None),
         Err(error) => Err(away("read", error)),
@@ -134,9 +147,21 @@ pub(crate) async fn keys(bucket: &kv::Store) -> Result<Vec<String>> {
 pub(crate) async fn all<T: DeserializeOwned>(bucket: &kv::Store) -> Result<Vec<T>> {
     let mut values = Vec::new();
     for key in keys(bucket).await? {
-        values.extend(get(bucket, &key).await?.map(|stored: Stored<T>| stored.value));
+        let read: Option<Option<Stored<T>>> = readable(get(bucket, &key).await)?;
+        values.extend(read.flatten().map(|stored| stored.value));
     }
     Ok(values)
+}
+
+/// `None` for a value that cannot be read: it costs its writer, and not who lists it with others.
+pub(crate) fn readable<T>(read: Result<T>) -> Result<Option<T>> {
+    match read {
+        Err(error @ StoreError::Damaged { .. }) => {
+            tracing::warn!(%error, "left out of a list");
+            Ok(None)
+        }
+        read => read.map(Some),
+    }
 }
 
 pub(crate) async fn create<T: Serialize>(bucket: &kv::Store, key: &str, value: &T) -> Result<u64> {
@@ -221,13 +246,19 @@ pub(crate) async fn watch<T: DeserializeOwned + Send + 'static>(
 
 pub(crate) fn encode<T: Serialize>(key: &str, value: &T) -> Result<Bytes> {
     let text = serde_json::to_vec(value);
-    text.map(Bytes::from)
-        .map_err(|error| StoreError::Damaged { key: key.to_owned(), detail: error.to_string() })
+    text.map(Bytes::from).map_err(|error| StoreError::Damaged {
+        key: key.to_owned(),
+        detail: error.to_string(),
+        revision: None,
+    })
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(key: &str, value: &[u8]) -> Result<T> {
-    serde_json::from_slice(value)
-        .map_err(|error| StoreError::Damaged { key: key.to_owned(), detail: error.to_string() })
+    serde_json::from_slice(value).map_err(|error| StoreError::Damaged {
+        key: key.to_owned(),
+        detail: error.to_string(),
+        revision: None,
+    })
 }
 
 pub(crate) fn away(operation: &'static str, error: impl std::error::Error) -> StoreError {

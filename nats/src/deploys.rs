@@ -117,13 +117,13 @@ impl Records {
         }
     }
 
-    /// Where the latest deploys of all namespaces stand.
+    /// Where the latest deploys of all namespaces stand, but for what cannot be read.
     pub async fn statuses(&self) -> Result<Vec<DeployStatus>> {
         let mut found = Vec::new();
         for key in store::keys(&self.status).await? {
-            found.extend(
-                store::get(&self.status, &key).await?.map(|stored: Stored<DeployStatus>| stored.value),
-            );
+            let read: Option<Option<Stored<DeployStatus>>> =
+                store::readable(store::get(&self.status, &key).await)?;
+            found.extend(read.flatten().map(|stored| stored.value));
         }
         Ok(found)
     }
@@ -208,6 +208,7 @@ impl Records {
             _ => Err(StoreError::Damaged {
                 key: subject::deploy_commit(&self.network, &status.namespace, deploy),
                 detail: "the namespace was committed by this deploy, but its commit is not there".into(),
+                revision: None,
             }),
         }
     }

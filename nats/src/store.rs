@@ -4,7 +4,7 @@
 
 use crate::bucket::{
     Change, Result, StoreError, Stored, all, away, compare_and_set, count, create, ensure_bucket, get, keys,
-    update, watch,
+    readable, update, watch,
 };
 use crate::presence::Presence;
 use async_nats::jetstream::{self, kv};
@@ -12,6 +12,7 @@ use async_nats::{Client, ConnectOptions};
 use futures_util::Stream;
 use ployz_core::id::{InviteId, MachineId, Namespace, NetworkId};
 use ployz_core::key::PublicKey;
+use ployz_core::mesh::belief;
 use ployz_core::wire::v1::deploy::DeployLock;
 use ployz_core::wire::v1::envelope::Signer;
 use ployz_core::wire::v1::record::{DestroyRecord, InviteRecord, MachineMembership, NameLock, SubnetLock};
@@ -192,7 +193,8 @@ impl Store {
         // Other locks are not made under an invite.
         let of_invites = |key: &String| key.starts_with("subnet.") || key.starts_with("name.");
         for key in keys(&self.locks).await?.into_iter().filter(of_invites) {
-            let lock: Option<Stored<Reservation>> = get(&self.locks, &key).await?;
+            let lock: Option<Option<Stored<Reservation>>> = readable(get(&self.locks, &key).await)?;
+            let lock = lock.flatten();
             if let Some(Stored { value: Reservation { owner, invite: Some(invite) }, revision }) = lock {
                 found.push((key, revision, invite, owner));
             }
@@ -200,15 +202,21 @@ impl Store {
         Ok(found)
     }
 
-    /// Puts a member back that the store has never heard of, its node subnet first: cut short between the two, it is done
-    /// again. One that was deleted stays deleted.
+    /// Puts a member back that the store has never heard of, its reservation first, or whose record another hand made unreadable or
+    /// another machine's. One that was deleted stays deleted.
     pub async fn restore_machine(&self, machine: &MachineMembership) -> Result<bool> {
-        let known = self.machines.entry(machine.id.as_str()).await.map_err(|error| away("read", error))?;
-        if known.is_some() {
-            return Ok(false);
+        let key = machine.id.as_str();
+        let known = self.machines.entry(key).await.map_err(|error| away("read", error))?;
+        if let Some(known) = known {
+            let found = serde_json::from_slice(&known.value);
+            let stands = found.is_ok_and(|found: MachineMembership| belief::is_same(&found, machine));
+            if known.operation != kv::Operation::Put || stands {
+                return Ok(false);
+            }
+            return update(&self.machines, key, machine, known.revision).await.map(|_| true);
         }
         self.keep_subnet(machine).await?;
-        create(&self.machines, machine.id.as_str(), machine).await?;
+        create(&self.machines, key, machine).await?;
         Ok(true)
     }
 
@@ -221,12 +229,14 @@ impl Store {
         }
     }
 
-    /// All taken slices.
+    /// All taken slices, but for what cannot be read: to take one of those is a conflict all the same.
     pub async fn subnet_locks(&self) -> Result<Vec<Stored<SubnetLock>>> {
         let keys = keys(&self.locks).await?;
-        let reads = keys.iter().filter(|key| key.starts_with("subnet.")).map(|key| get(&self.locks, key));
-        let found = futures_util::future::try_join_all(reads).await?;
-        Ok(found.into_iter().flatten().collect())
+        let reads = keys.iter().filter(|key| key.starts_with("subnet."));
+        let reads = reads.map(async |key| readable(get(&self.locks, key).await));
+        let found: Vec<Option<Option<Stored<SubnetLock>>>> =
+            futures_util::future::try_join_all(reads).await?;
+        Ok(found.into_iter().flatten().flatten().collect())
     }
 
     /// Follows the members: all there are, then [`Change::Caught`], then every change.

@@ -4,7 +4,7 @@
 
 use crate::address::{AddressPlan, OverlayPrefix};
 use crate::mesh::admission::is_small;
-use crate::wire::v1::record::MachineMembership;
+use crate::wire::v1::record::{MachineMembership, StorageParticipation};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -87,14 +87,16 @@ fn wrong(
         Some(before) if !is_same(before, record) => Some("it gives a known machine another identity"),
         Some(_) => None,
         None => {
+            let holder = StorageParticipation::Authority;
             let taken = |other: &MachineMembership| {
                 other.public_key == record.public_key
                     || other.subnet == record.subnet
                     || other.nats_key == record.nats_key
                     || other.verify_key == record.verify_key
+                    || (other.storage == holder && record.storage == holder)
             };
             let mut others = believed.iter().chain(grounds.known).chain(std::iter::once(grounds.own));
-            others.any(taken).then_some("it claims another machine's key or subnet")
+            others.any(taken).then_some("it claims another machine's key, subnet or store")
         }
     }
 }
@@ -109,6 +111,7 @@ pub fn is_same(a: &MachineMembership, b: &MachineMembership) -> bool {
             machine.subnet,
             machine.nats_key.clone(),
             machine.verify_key.clone(),
+            machine.storage,
         )
     };
     of(a) == of(b)
@@ -137,7 +140,7 @@ mod tests {
     use super::*;
     use crate::id::NetworkId;
     use crate::key::PublicKey;
-    use crate::wire::v1::record::{Lifecycle, RegionRole, StorageParticipation};
+    use crate::wire::v1::record::{Lifecycle, RegionRole};
 
     fn prefix() -> OverlayPrefix {
         OverlayPrefix::of(&NetworkId::from_bytes([7; 16]))
@@ -158,7 +161,7 @@ mod tests {
             nats_key: format!("U{n}"),
             verify_key: format!("v{n}"),
             lifecycle: Lifecycle::Active,
-            storage: StorageParticipation::Candidate,
+            storage: if n == 1 { StorageParticipation::Authority } else { StorageParticipation::Candidate },
             region_role: RegionRole::Compute,
             topology: Default::default(),
             labels: Default::default(),
@@ -197,6 +200,12 @@ mod tests {
                 m.overlay_ip = prefix().address(&m.public_key);
             },
             |m: &mut MachineMembership| m.overlay_ip = machine(3).overlay_ip,
+            |m: &mut MachineMembership| {
+                m.storage = match m.storage {
+                    StorageParticipation::Authority => StorageParticipation::Candidate,
+                    StorageParticipation::Candidate => StorageParticipation::Authority,
+                }
+            },
         ];
         for change in taken_over {
             for victim in [1, 2] {
@@ -227,6 +236,7 @@ mod tests {
                 m.overlay_ip = machine(3).overlay_ip;
             },
             |m: &mut MachineMembership| m.id = "n3".parse().unwrap(),
+            |m: &mut MachineMembership| m.storage = StorageParticipation::Authority,
             |m: &mut MachineMembership| {
                 m.labels = (0..1000).map(|n| (n.to_string(), String::new())).collect()
             },

@@ -136,7 +136,7 @@ async fn destroy_peers(mesh: &Arc<Network>, say: Say<'_>) -> Result<()> {
     let record = DestroyRecord {
         id: OperationId::from_bytes(ployz_host::random::bytes()),
         by: network.machine.id.clone(),
-        expires_at: clock::now() + DECISION_VALID.as_secs(),
+        expires_at: clock::now() + DECISION_TTL.as_secs(),
     };
     let revision = store.put_destroy_record(&record).await?;
     let command = PeerCommand::PrepareDestroy { network: network.id.clone(), id: Some(record.id.clone()) };
@@ -205,5 +205,5 @@ async fn withdraw(deploys: &Deploys) {
 }
 
 /// How long the decision to destroy counts: every machine is asked within it.
-const DECISION_VALID: Duration = Duration::from_secs(600);
+const DECISION_TTL: Duration = Duration::from_secs(600);
 const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,7 +1,7 @@
 //! The state of a running network, and who may change it.
 
 use crate::network::asked::{self, Asked};
-use crate::network::gate;
+use crate::network::commands;
 use crate::network::identity_watch::Watch;
 use crate::network::presence;
 use crate::node::environment::Environment;
@@ -15,6 +15,7 @@ use ployz_core::adopt::Trigger;
 use ployz_core::id::MachineId;
 use ployz_core::key::PublicKey;
 use ployz_core::live::NsId;
+use ployz_core::mesh::belief::Doubt;
 use ployz_core::mesh::path::Path as PeerPath;
 use ployz_core::spec::NodeSpec;
 use ployz_core::wire::v1::api::Phase;
@@ -80,8 +81,10 @@ pub struct Network {
     pub store: watch::Sender<Option<Store>>,
     /// What is known of the other machines' connections to it.
     pub presence: Arc<Presence>,
+    /// Records of members that are not believed as they stand.
+    pub doubts: watch::Sender<Vec<Doubt>>,
     /// What is remembered of the commands of other machines.
-    pub commands: gate::Memory,
+    pub commands: commands::Memory,
     /// Notified when news that should have come did not: the store is watched afresh.
     pub late_news: tokio::sync::Notify,
     /// Health of the store's connection.
@@ -124,7 +127,8 @@ impl Network {
         Ok(Self {
             shared,
             keys,
-            commands: gate::Memory::default(),
+            doubts: watch::Sender::default(),
+            commands: commands::Memory::default(),
             late_news: tokio::sync::Notify::new(),
             presence: Arc::new(Presence::new(presence::knock(peers.subscribe()))),
             peers,

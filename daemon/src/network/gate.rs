@@ -3,28 +3,12 @@
 
 use crate::network::context::Network;
 use parking_lot::Mutex;
-use ployz_core::id::{MachineId, OperationId};
+use ployz_core::id::MachineId;
 use ployz_core::mesh::command::{self, Nonces, Who};
 use ployz_core::wire::v1::envelope::{self, Expected, Refusal};
 use ployz_core::wire::v1::record::MachineMembership;
 use ployz_host::clock;
 use ployz_nats::rpc::{Incoming, Sender};
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
-
-/// What a network remembers of the commands it was sent.
-#[derive(Default)]
-pub struct Memory {
-    nonces: Mutex<Nonces>,
-    refused: Mutex<BTreeMap<Option<MachineId>, Complaints>>,
-    prepared: Mutex<Option<(OperationId, Instant)>>,
-}
-
-/// Refusals of one sender: a line for the first, then one a while that says how many there were.
-struct Complaints {
-    said: Instant,
-    since: u64,
-}
 
 /// The sender of a command that this machine takes.
 ///
@@ -97,49 +81,6 @@ fn decide(
     }
     Ok((sender, rule.changes))
 }
-
-impl Memory {
-    /// Notes that this machine agreed to be destroyed by an operation.
-    pub fn prepare(&self, operation: OperationId) {
-        *self.prepared.lock() = Some((operation, Instant::now()));
-    }
-
-    /// Whether it did, a moment ago. Asked once: what is executed is prepared for again.
-    pub fn is_prepared(&self, operation: &OperationId) -> bool {
-        let prepared = self.prepared.lock().take();
-        prepared.is_some_and(|(known, at)| known == *operation && at.elapsed() < PREPARED_FOR)
-    }
-
-    fn refused(&self, claimed: Option<MachineId>, command: &str, refusal: &Refusal) {
-        let mut refused = self.refused.lock();
-        let now = Instant::now();
-        let claimed_sender = claimed.as_ref().map(ToString::to_string);
-        let before = match refused.get_mut(&claimed) {
-            Some(complaints) if now - complaints.said < REPEAT_INTERVAL => {
-                complaints.since += 1;
-                return;
-            }
-            Some(complaints) => complaints.since,
-            None => 0,
-        };
-        tracing::warn!(
-            target: "audit",
-            command = command.chars().take(MAX_SHOWN).collect::<String>(),
-            claimed_sender,
-            reason = %refusal,
-            more_since_last = before,
-            "command of another machine refused"
-        );
-        refused.insert(claimed, Complaints { said: now, since: 0 });
-    }
-}
-
-/// A sender that is refused again and again costs a line in as much time.
-const REPEAT_INTERVAL: Duration = Duration::from_secs(10);
-/// Between the two halves of a destruction: every machine is asked once, and each takes seconds to leave.
-const PREPARED_FOR: Duration = Duration::from_secs(600);
-/// Of a command that another machine made up.
-const MAX_SHOWN: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -257,16 +198,5 @@ mod tests {
         assert!(gate.asked(signed(2, "pull.fetch", 2), "pull.fetch", "n2").is_ok());
         assert!(gate.asked(signed(2, "ping", 1), "ping", "n2").is_ok());
         assert!(gate.asked(signed(2, "ping", 1), "ping", "n2").is_ok(), "a question may come twice");
-    }
-
-    #[test]
-    fn a_destruction_is_executed_once_and_only_as_prepared() {
-        let (memory, id) = (Memory::default(), OperationId::from_bytes([1; 8]));
-        assert!(!memory.is_prepared(&id));
-        memory.prepare(id.clone());
-        assert!(!memory.is_prepared(&OperationId::from_bytes([2; 8])));
-        memory.prepare(id.clone());
-        assert!(memory.is_prepared(&id));
-        assert!(!memory.is_prepared(&id));
     }
 }

@@ -4,6 +4,7 @@
 //! nothing on the machine: the data plane is not theirs. Knows no deploy, no image and no operator.
 
 pub mod asked;
+pub mod commands;
 pub mod context;
 pub mod endpoints;
 pub mod gate;
@@ -15,6 +16,7 @@ pub mod ports;
 pub mod presence;
 pub mod probe;
 pub mod ready;
+mod records;
 pub mod routes;
 pub mod start;
 pub mod sync;

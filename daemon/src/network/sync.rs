@@ -4,16 +4,16 @@
 
 use crate::keys;
 use crate::network::context::{Health, Network};
-use crate::network::routes;
+use crate::network::{records, routes};
 use futures_util::{Stream, StreamExt};
 use ployz_core::adopt::Trigger;
 use ployz_core::wire::v1::api::Phase;
-use ployz_core::wire::v1::record::{InviteRecord, MachineMembership, PROTOCOL};
+use ployz_core::wire::v1::record::{InviteRecord, MachineMembership};
 use ployz_host::clock;
 use ployz_nats::bucket::{Change, StoreError, Stored, compare_and_set};
 use ployz_nats::rpc::Router;
 use ployz_nats::store::{self, Store};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,17 +85,14 @@ pub async fn found(store: &Store, mesh: &Network) -> Result<(), StoreError> {
 pub async fn publish(store: &Store, mesh: &Network) -> Result<(), StoreError> {
     compare_and_set(|| async {
         let own = mesh.network().machine;
-        let Some(Stored { value, revision }) = store.machine(&own.id).await? else {
-            return Ok(Ok(())); // not a member (yet, or any more): `follow` and the join decide
+        let (value, revision) = match store.machine(&own.id).await {
+            Ok(Some(Stored { value, revision })) => (Some(value), revision),
+            Ok(None) => return Ok(Ok(())), // not a member (yet, or any more): `follow` and the join decide
+            Err(StoreError::Damaged { revision: Some(revision), .. }) => (None, revision),
+            Err(error) => return Err(error),
         };
-        let wanted = MachineMembership {
-            endpoints: own.endpoints.clone(),
-            topology: own.topology.clone(),
-            protocol: PROTOCOL,
-            updated_at: value.updated_at,
-            ..value.clone()
-        };
-        if wanted == value {
+        let wanted = records::own(&own, value.as_ref());
+        if value.as_ref() == Some(&wanted) {
             return Ok(Ok(()));
         }
         let wanted = MachineMembership { updated_at: clock::now(), ..wanted };
@@ -153,24 +150,16 @@ pub async fn follow(mesh: &Arc<Network>, store: &Store) -> Result<(), AnyError> 
                 if mesh.network().is_founder() || seen.caught() {
                     healthy(mesh);
                 }
+                // Overwritten by another's hand; no more often than this, or two would write against each other for ever.
+                if records::is_own_doubted(mesh) {
+                    publish(store, mesh).await?;
+                }
                 continue;
             }
         }
         if seen.caught() {
             let network = mesh.network();
             let own = network.machine.id.clone();
-            seen.machines.retain(|key, machine| {
-                // Its name is a line of the store's configuration and a peer's: the key it is under is the only one.
-                let fits = machine.id.as_str() == key && machine.fits(network.prefix(), &network.plan);
-                if !fits {
-                    tracing::warn!(
-                        machine = %machine.id,
-                        key,
-                        "ignoring a record that claims a name or addresses that are not its own"
-                    );
-                }
-                fits
-            });
             let joining = matches!(network.lifecycle, crate::state::Stored::Joining { .. });
             if !joining && !seen.machines.contains_key(own.as_str()) {
                 // A picture without this machine is not one to take tunnels down by.
@@ -178,14 +167,16 @@ pub async fn follow(mesh: &Arc<Network>, store: &Store) -> Result<(), AnyError> 
                     "the store has no record of this machine; keeping the members known before".into()
                 );
             }
+            let members = records::believed(mesh, &network, &seen.machines, &seen.unreadable);
             mesh.learn(|peers| {
-                peers.machines = seen.machines.values().cloned().collect();
                 let own_open = |invite: &InviteRecord| invite.issuer == own && !invite.is_over(clock::now());
-                let kept = seen
-                    .invites
-                    .iter()
-                    .filter(|(key, invite)| invite.id.as_str() == *key && own_open(invite));
+                let kept = seen.invites.iter().filter(|(key, invite)| {
+                    invite.id.as_str() == *key
+                        && own_open(invite)
+                        && records::may_join(&network, &members, invite)
+                });
                 peers.invites = kept.map(|(_, invite)| invite.clone()).collect();
+                peers.machines = members.clone();
             })?;
             healthy(mesh);
         }
@@ -240,6 +231,8 @@ fn unhealthy(mesh: &Network, error: String) {
 struct Seen {
     machines: BTreeMap<String, MachineMembership>,
     invites: BTreeMap<String, InviteRecord>,
+    /// Keys of members whose value cannot be read.
+    unreadable: BTreeSet<String>,
     caught_machines: bool,
     caught_invites: bool,
 }
@@ -251,6 +244,11 @@ impl Seen {
     }
 
     fn machine(&mut self, change: Change<MachineMembership>, mesh: &Network) {
+        match &change {
+            Change::Unreadable(key) => drop(self.unreadable.insert(key.clone())),
+            Change::Put(key, _) | Change::Gone(key) => drop(self.unreadable.remove(key)),
+            Change::Caught | Change::Hiccup(_) => {}
+        }
         let before = |key: &str| mesh.peers.borrow().machines.iter().find(|m| m.id.as_str() == key).cloned();
         take(&mut self.machines, &mut self.caught_machines, change, before);
     }

@@ -6,7 +6,9 @@ use crate::node::environment::Environment;
 use crate::node::reconcile::Reconciler;
 use crate::node::supervisor::Supervisor;
 use crate::node::supervisor::tests::Fake;
-use crate::state::{Disk, Founder, NetworkFile, PeersFile, Stored};
+use crate::state::{Disk, Founder, Keys, NetworkFile, PeersFile, Secret, Stored};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ployz_core::address::{AddressPlan, OverlayPrefix};
 use ployz_core::adopt::Trigger;
 use ployz_core::config::{Config, Layer};
@@ -128,8 +130,7 @@ impl Machine {
             reconciler: Reconciler::new(Supervisor::Fake(fake.clone())),
             identities: Default::default(),
         };
-        let mut keys = keys::fresh(None);
-        keys.wireguard = key(number);
+        let keys = keys_of(number);
         let founder = member(1);
         let network = NetworkFile {
             version: 1,
@@ -137,7 +138,7 @@ impl Machine {
             name: "prod".parse().unwrap(),
             plan: plan(),
             lifecycle: Stored::Running,
-            machine: MachineMembership { nats_key: keys::nats_key(&keys).unwrap(), ..member(number) },
+            machine: member(number),
             founder: Founder { id: founder.id, overlay_ip: founder.overlay_ip },
             backend: None,
         };
@@ -184,21 +185,36 @@ fn key(number: u8) -> PrivateKey {
     PrivateKey::from_random([number; 32])
 }
 
+/// The keys of machine `n<number>`, always the same.
+fn keys_of(number: u8) -> Keys {
+    let user = nkeys::KeyPair::new_from_raw(nkeys::KeyPairType::User, [number; 32]).unwrap();
+    Keys {
+        wireguard: key(number),
+        nats_seed: Secret::new(user.seed().unwrap()),
+        signing_seed: Secret::new(STANDARD.encode([number; 32])),
+        ..keys::fresh(None)
+    }
+}
+
 /// The record of machine `n<number>`.
 pub fn member(number: u8) -> MachineMembership {
     let public_key = key(number).public();
-    let other = keys::fresh(None);
+    let keys = keys_of(number);
     MachineMembership {
         id: format!("n{number}").parse().unwrap(),
         public_key,
         overlay_ip: OverlayPrefix::of(&network()).address(&public_key),
         subnet: plan().slice(usize::from(number)).unwrap(),
         endpoints: vec![([192, 0, 2, number], 51820).into()],
-        nats_key: keys::nats_key(&other).unwrap(),
-        verify_key: keys::verify_key(&other).unwrap(),
+        nats_key: keys::nats_key(&keys).unwrap(),
+        verify_key: keys::verify_key(&keys).unwrap(),
         lifecycle: Lifecycle::Active,
-        storage: StorageParticipation::Candidate,
+        storage: match number {
+            1 => StorageParticipation::Authority,
+            _ => StorageParticipation::Candidate,
+        },
         region_role: RegionRole::Compute,
+        protocol: ployz_core::wire::v1::record::PROTOCOL,
         topology: Topology::default(),
         labels: Default::default(),
         created_at: 7,
