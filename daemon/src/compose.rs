@@ -32,6 +32,7 @@ pub fn shared(mode: ServiceMode, config: Config, disk: Disk, seen: &[Observed]) 
         reconciler: Reconciler::new(supervisor(mode, &config.data_dir)),
         around: surroundings(mode, config, seen),
         identities: Default::default(),
+        doubts: Default::default(),
     }
 }
 

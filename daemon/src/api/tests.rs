@@ -35,6 +35,7 @@ impl Machine {
             around: Environment { config, libexec: PathBuf::new(), nats_user: None, underlay_mtu: 1500 },
             reconciler: Reconciler::new(Supervisor::Fake(self.fake.clone())),
             identities: Default::default(),
+            doubts: Default::default(),
         };
         Daemon::new(Arc::new(shared), |_| unreachable!("no network is started here"))
     }

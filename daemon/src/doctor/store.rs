@@ -4,6 +4,7 @@ use super::context::{Ground, Running, dial};
 use crate::http;
 use crate::node::nats::config::MONITOR_PORT;
 use hyper::{Method, StatusCode};
+use ployz_core::mesh::belief::Doubt;
 use ployz_core::wire::v1::doctor::Check;
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -15,7 +16,18 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
         let leaves = ask("/leafz").await.ok().and_then(|(_, body)| leaves(&body));
         checks.push(judge_leaves(running, leaves));
     }
+    checks.push(judge_records(&ground.shared.doubts.borrow()));
     checks
+}
+
+fn judge_records(doubts: &[Doubt]) -> Check {
+    if doubts.is_empty() {
+        return Check::ok("store-records", "every member's record is believed");
+    }
+    let seen = doubts.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    let advice = "another member wrote over it, or it is of a newer version; what was known before stands. A machine writes its own \
+                  record again by itself: is its ployzd up?";
+    Check::warn("store-records", seen, advice)
 }
 
 /// On the namespace's loopback, where only this machine's root can ask.

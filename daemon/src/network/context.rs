@@ -42,6 +42,8 @@ pub struct Shared {
     pub reconciler: Reconciler,
     /// Keys that two machines use, as probes tell.
     pub identities: watch::Sender<Vec<Check>>,
+    /// Records of members that are not believed as they stand.
+    pub doubts: watch::Sender<Vec<Doubt>>,
 }
 
 /// Health of one connection to others.
@@ -81,8 +83,6 @@ pub struct Network {
     pub store: watch::Sender<Option<Store>>,
     /// What is known of the other machines' connections to it.
     pub presence: Arc<Presence>,
-    /// Records of members that are not believed as they stand.
-    pub doubts: watch::Sender<Vec<Doubt>>,
     /// What is remembered of the commands of other machines.
     pub commands: commands::Memory,
     /// Notified when news that should have come did not: the store is watched afresh.
@@ -127,7 +127,6 @@ impl Network {
         Ok(Self {
             shared,
             keys,
-            doubts: watch::Sender::default(),
             commands: commands::Memory::default(),
             late_news: tokio::sync::Notify::new(),
             presence: Arc::new(Presence::new(presence::knock(peers.subscribe()))),

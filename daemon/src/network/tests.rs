@@ -129,6 +129,7 @@ impl Machine {
             around: Environment { config, libexec: PathBuf::new(), nats_user: None, underlay_mtu: 1500 },
             reconciler: Reconciler::new(Supervisor::Fake(fake.clone())),
             identities: Default::default(),
+            doubts: Default::default(),
         };
         let keys = keys_of(number);
         let founder = member(1);

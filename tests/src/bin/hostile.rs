@@ -3,20 +3,26 @@
 use std::env;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, bail};
-use async_nats::ConnectOptions;
+use anyhow::{Context, Result, anyhow, bail};
+use async_nats::{Client, ConnectOptions, HeaderMap};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::SigningKey;
-use ployz_core::id::MachineId;
+use ployz_core::id::{MachineId, NetworkId};
+use ployz_core::wire::v1::envelope::{self, Signer};
 use ployz_core::wire::v1::subject;
 use ployz_core::wire::v1::token::{Token, verifying_key_text};
 use serde_json::Value;
 
 const HELP: &str = "\
-hostile ask STORE NETWORK-DIRECTORY MACHINE COMMAND   send standard input as a command, as this machine's user; print the answer
+hostile ask STORE NETWORK-DIRECTORY MACHINE COMMAND HOW   send standard input as a command, as this machine's user; print the answer.
+                                                      HOW: signed, unsigned, twice, or another machine's name to sign as
+hostile put STORE NETWORK-DIRECTORY BUCKET KEY        write standard input over what a bucket has, as this machine's user
+hostile claim NETWORK-DIRECTORY NAME CHANGE           this machine's record as another writes it: `CHANGE` is a JSON object laid over it
 hostile flood ADDRESS COUNT SECONDS                   open so many connections, begin a request on each and hold them
 hostile resign NAME                                   sign the token of standard input again, with another network's name
 ";
@@ -37,32 +43,113 @@ fn dispatch() -> Result<()> {
     match next()?.as_str() {
         "ask" => {
             let (server, directory) = (next()?, PathBuf::from(next()?));
-            let (machine, command) = (next()?.parse()?, next()?);
+            let (machine, command, how) = (next()?.parse()?, next()?, next()?);
             let runtime = tokio::runtime::Runtime::new()?;
-            runtime.block_on(ask(&server, &directory, &machine, &command))
+            runtime.block_on(ask(&server, &Member::read(&directory)?, &machine, &command, &how))
         }
+        "put" => {
+            let (server, directory) = (next()?, PathBuf::from(next()?));
+            let (bucket, key) = (next()?, next()?);
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(put(&server, &Member::read(&directory)?, &bucket, &key))
+        }
+        "claim" => claim(&PathBuf::from(next()?), &next()?, &next()?),
         "flood" => flood(next()?.parse()?, next()?.parse()?, Duration::from_secs(next()?.parse()?)),
         "resign" => resign(&next()?),
         _ => bail!(HELP),
     }
 }
 
-async fn ask(server: &str, directory: &std::path::Path, machine: &MachineId, command: &str) -> Result<()> {
-    let read = |file: &str| -> Result<Value> {
-        let path = directory.join(file);
-        let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
-        Ok(serde_json::from_slice(&text)?)
+/// What this machine has of its network.
+struct Member {
+    network: NetworkId,
+    own: MachineId,
+    seed: String,
+    signing: SigningKey,
+}
+
+impl Member {
+    fn read(directory: &Path) -> Result<Self> {
+        let (network, keys) = (json(directory, "network.json")?, json(directory, "keys.json")?);
+        let text =
+            |value: &Value, what: &str| value.as_str().map(str::to_owned).with_context(|| what.to_owned());
+        let seed: [u8; 32] = STANDARD
+            .decode(text(&keys["signing_seed"], "signing seed")?)?
+            .try_into()
+            .map_err(|_| anyhow!("a signing seed has 32 bytes"))?;
+        Ok(Self {
+            network: text(&network["id"], "id")?.parse()?,
+            own: text(&network["machine"]["id"], "machine")?.parse()?,
+            seed: text(&keys["nats_seed"], "seed")?,
+            signing: SigningKey::from_bytes(&seed),
+        })
+    }
+
+    async fn connect(&self, server: &str) -> Result<Client> {
+        let options =
+            ConnectOptions::with_nkey(self.seed.clone()).custom_inbox_prefix(subject::inbox(&self.own));
+        options.connect(format!("nats://{server}")).await.context("connect")
+    }
+}
+
+fn json(directory: &Path, file: &str) -> Result<Value> {
+    let path = directory.join(file);
+    let text = std::fs::read(&path).with_context(|| path.display().to_string())?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+fn input() -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::io::stdin().read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+async fn ask(server: &str, member: &Member, machine: &MachineId, command: &str, how: &str) -> Result<()> {
+    let (client, payload) = (member.connect(server).await?, input()?);
+    let signer = match how {
+        "unsigned" => None,
+        "signed" | "twice" => Some(member.own.clone()),
+        other => Some(other.parse()?),
     };
-    let network = read("network.json")?;
-    let id = network["id"].as_str().context("id")?.parse()?;
-    let own = network["machine"]["id"].as_str().context("machine")?.parse()?;
-    let seed = read("keys.json")?["nats_seed"].as_str().context("seed")?.to_owned();
-    let options = ConnectOptions::with_nkey(seed).custom_inbox_prefix(subject::inbox(&own));
-    let client = options.connect(format!("nats://{server}")).await.context("connect")?;
-    let mut payload = Vec::new();
-    std::io::stdin().read_to_end(&mut payload)?;
-    let reply = client.request(subject::rpc(&id, machine, command), payload.into()).await?;
+    let mut headers = HeaderMap::new();
+    if let Some(from) = signer {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let nonce = u128::from_ne_bytes([7; 16]) ^ SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
+        let signer = Signer::new(from, member.signing.clone());
+        let sealed = signer.seal(&member.network, machine, command, &payload, now, nonce.to_ne_bytes());
+        headers.insert(envelope::HEADER, sealed);
+    }
+    for _ in 0..if how == "twice" { 2 } else { 1 } {
+        let subject = subject::rpc(&member.network, machine, command);
+        let reply = client.request_with_headers(subject, headers.clone(), payload.clone().into()).await?;
+        println!("{}", String::from_utf8_lossy(&reply.payload));
+    }
+    Ok(())
+}
+
+async fn put(server: &str, member: &Member, bucket: &str, key: &str) -> Result<()> {
+    let client = member.connect(server).await?;
+    let subject = format!("$JS.{}.API.$KV.{bucket}.{key}", subject::DOMAIN);
+    let reply = client.request(subject, input()?.into()).await?;
     println!("{}", String::from_utf8_lossy(&reply.payload));
+    Ok(())
+}
+
+/// The record of a member as `peers.json` has it, under its name, with some fields changed; `own` in `CHANGE` stands for this
+/// machine's own value of that field.
+fn claim(directory: &Path, name: &str, change: &str) -> Result<()> {
+    let peers = json(directory, "peers.json")?;
+    let find = |name: &str| {
+        let machines = peers["machines"].as_array()?;
+        machines.iter().find(|machine| machine["id"] == name).cloned()
+    };
+    let own = find(json(directory, "network.json")?["machine"]["id"].as_str().context("own name")?);
+    let (mut record, own) = (find(name).context("no such member")?, own.context("no record of its own")?);
+    let change: Value = serde_json::from_str(change)?;
+    for (field, value) in change.as_object().context("a JSON object")? {
+        record[field] = if value == "own" { own[field].clone() } else { value.clone() };
+    }
+    println!("{record}");
     Ok(())
 }
 

@@ -40,6 +40,7 @@ impl World {
             around: Environment { config, libexec: PathBuf::new(), nats_user: None, underlay_mtu: 1500 },
             reconciler: Reconciler::new(Supervisor::Fake(Fake::bare())),
             identities: Default::default(),
+            doubts: Default::default(),
         });
         let name = "prod".parse().unwrap();
         if shared.disk.network(&name).unwrap().is_none() {
