@@ -168,9 +168,8 @@ fn records_give_no_identity(ctx: &Ctx) -> Result<()> {
         let (_, seen) = found.get("store-records").context("no store-records")?;
         Ok((!seen.contains("n1:")).then_some(()))
     })?;
-    n1.sh(
-        "systemctl restart ployzd && ployzctl mesh ready --wait 20 >/dev/null 2>&1 || ployzctl mesh ready",
-    )?;
+    product::restart(ctx, n1)?;
+    product::ready(ctx, 1)?;
     product::unchanged(n1, &before[0])?;
     product::unchanged(n2, &before[1])?;
     n1.sh("ployzctl machine invite list >/dev/null")?;
