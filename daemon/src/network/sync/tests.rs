@@ -106,15 +106,14 @@ async fn invites_made_before_the_store_was_there_are_put_into_it_once() {
     let (server, mut founder) = (Server::start("drafts"), Machine::founder("drafts-n1"));
     let store = server.store(&network()).await;
     let (open, over) = (invite(1, 600), invite(1, -1));
-    let drafts = vec![open.clone(), over.clone()];
-    founder.mesh.learn(|peers| peers.drafts = drafts.clone()).unwrap();
+    founder.mesh.learn(|peers| peers.drafts = vec![open.clone(), over]).unwrap();
     publish_drafts(&store, &founder.mesh).await.unwrap();
     assert_eq!(store.invite_list().await.unwrap(), std::slice::from_ref(&open));
     assert!(founder.mesh.peers.borrow().drafts.is_empty());
     let on_disk = founder.mesh.shared.disk.peers(&founder.mesh.network().name).unwrap();
     assert!(on_disk.drafts.is_empty());
     // Killed in front of the write to disk; the invite was used since.
-    founder.mesh.learn(|peers| peers.drafts = drafts).unwrap();
+    founder.mesh.learn(|peers| peers.drafts = vec![open.clone()]).unwrap();
     let used = InviteRecord { state: InviteState::Revoked { at: 9 }, ..open.clone() };
     let revision = store.invite(&open.id).await.unwrap().unwrap().revision;
     store.update_invite(&used, revision).await.unwrap();
