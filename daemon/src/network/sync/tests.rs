@@ -326,6 +326,23 @@ async fn a_store_without_this_machine_takes_no_member_away() {
     end(follower);
 }
 
+#[tokio::test]
+async fn a_session_whose_store_went_away_ends_when_it_is_back() {
+    let (server, machine) = (Server::start("back"), Machine::founder("back-n1"));
+    let store = server.store(&network()).await;
+    healthy(&machine.mesh);
+    let js = async_nats::jetstream::with_domain(server.client().await, "hub");
+    js.delete_key_value("machines").await.unwrap();
+    let first = store.ping().await.unwrap_err();
+    let (mesh, here) = (machine.mesh.clone(), store.clone());
+    let waiting = tokio::spawn(async move { wait_until_back(&mesh, &here, first).await });
+    until("the outage is known", || !machine.mesh.sync.borrow().healthy).await;
+    store.ping().await.unwrap_err();
+    assert!(!waiting.is_finished());
+    server.store(&network()).await;
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it ends").unwrap();
+}
+
 #[test]
 fn an_outage_has_one_beginning_and_each_of_its_errors_is_looked_into_once() {
     let mut machine = Machine::founder("outage");
