@@ -129,6 +129,28 @@ async fn a_machine_is_a_member_once_however_often_it_asks_and_no_other_uses_its_
     }
     assert_eq!(code(issuer.redeem(guest, &machine(&invite, "n3")).await), ErrorCode::TokenConsumed);
     assert_eq!(issuer.reserved().await, 2, "one name and one subnet");
+    let stored = issuer.store.invite(&invite).await.unwrap().unwrap().value;
+    assert!(matches!(stored.state, InviteState::Consumed { .. }), "{stored:?}");
+}
+
+#[tokio::test]
+async fn what_was_reserved_is_the_same_s_again_and_free_when_its_invite_has_lapsed() {
+    let world = World::new("lapsed");
+    let issuer = world.issuer().await;
+    let (invite, guest) = issuer.invite().await;
+    let request = machine(&invite, "n2");
+    // Dead between the reservation and the record of the redemption.
+    let first = reserve(&issuer.mesh, &issuer.store, &request).await.unwrap();
+    let joined = issuer.redeem(guest, &request).await.unwrap().membership;
+    assert_eq!((joined.id, joined.subnet), (first.id, first.subnet));
+    assert_eq!(issuer.reserved().await, 2);
+    let stored = issuer.store.invite(&invite).await.unwrap().unwrap();
+    let late = InviteRecord { expires_at: 1, ..stored.value };
+    issuer.store.update_invite(&late, stored.revision).await.unwrap();
+    until_known(&issuer.mesh, |peers| peers.invites.contains(&late)).await.unwrap();
+    tidy(&issuer.mesh, &issuer.store).await.unwrap();
+    assert_eq!(issuer.store.invite(&invite).await.unwrap().unwrap().value.state, InviteState::Expired);
+    assert_eq!(issuer.reserved().await, 0);
 }
 
 #[tokio::test]
