@@ -42,8 +42,8 @@ pub struct Shared {
     pub reconciler: Reconciler,
     /// Keys that two machines use, as probes tell.
     pub identities: watch::Sender<Vec<Check>>,
-    /// Records of members that are not believed as they stand.
-    pub doubts: watch::Sender<Vec<Doubt>>,
+    /// Records of members that are not believed as they stand; `None` before the store has said what it has.
+    pub doubts: watch::Sender<Option<Vec<Doubt>>>,
 }
 
 /// Health of one connection to others.

@@ -19,11 +19,11 @@ pub(super) fn believed(
     let (members, mut doubts) = belief::believe(&grounds, seen);
     doubts.extend(unreadable.iter().map(|key| Doubt { key: key.clone(), why: "it cannot be read" }));
     mesh.shared.doubts.send_if_modified(|before| {
-        let changed = *before != doubts;
-        for doubt in doubts.iter().filter(|doubt| !before.contains(doubt)) {
+        let changed = before.as_ref() != Some(&doubts);
+        for doubt in doubts.iter().filter(|doubt| !before.iter().flatten().any(|known| known == *doubt)) {
             tracing::warn!(target: "audit", key = doubt.key, why = doubt.why, "a member's record is not believed");
         }
-        before.clone_from(&doubts);
+        *before = Some(doubts);
         changed
     });
     members
@@ -32,7 +32,7 @@ pub(super) fn believed(
 /// Whether this machine's own record in the store is not what it wrote.
 pub(super) fn is_own_doubted(mesh: &Network) -> bool {
     let own = mesh.network().machine.id;
-    mesh.shared.doubts.borrow().iter().any(|doubt| doubt.key == own.as_str())
+    mesh.shared.doubts.borrow().iter().flatten().any(|doubt| doubt.key == own.as_str())
 }
 
 /// What this machine's record should be: what it is by itself, and, where the store has a record of it, what operators made of it.

@@ -183,7 +183,7 @@ async fn a_record_that_claims_another_ones_name_or_addresses_is_not_taken_in() {
 }
 
 fn doubted(machine: &Machine) -> Vec<String> {
-    machine.mesh.shared.doubts.borrow().iter().map(|doubt| doubt.key.clone()).collect()
+    machine.mesh.shared.doubts.borrow().iter().flatten().map(|doubt| doubt.key.clone()).collect()
 }
 
 fn known(machine: &Machine, number: u8) -> MachineMembership {
