@@ -108,6 +108,7 @@ fn feed_settings(settings: &Settings) -> anyhow::Result<ployz_nats::events::Sett
         server: settings.nats,
         seed: seed.trim().to_owned().into(),
         network: settings.network.clone(),
+        plan: settings.plan(),
         machine: settings.machine.clone(),
         follower: "dns",
         snapshot: settings.snapshot.clone(),

@@ -3,6 +3,7 @@
 use crate::forward::{Address, Source};
 use clap::Parser;
 use ipnet::Ipv4Net;
+use ployz_core::address::AddressPlan;
 use ployz_core::id::{MachineId, NetworkId};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,6 +25,9 @@ pub struct Settings {
     /// Range of the cluster's IPv4 addresses; its reverse zones are answered here
     #[arg(long, env = "PLOYZ_DNS_CLUSTER_CIDR", value_name = "CIDR")]
     pub cluster_cidr: Ipv4Net,
+    /// Prefix length of each machine's part of it: routes to addresses that no container can have are then not believed
+    #[arg(long, env = "PLOYZ_DNS_SUBNET_PREFIX_LEN", value_name = "BITS")]
+    pub subnet_prefix_len: Option<u8>,
     /// Addresses to listen on, UDP and TCP, when systemd passes no sockets
     #[arg(long, env = "PLOYZ_DNS_LISTEN", value_name = "ADDRESS", value_delimiter = ',', value_parser = one_address)]
     pub listen: Vec<SocketAddr>,
@@ -65,6 +69,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// How the cluster's addresses are divided, where that was said.
+    pub fn plan(&self) -> Option<AddressPlan> {
+        AddressPlan::new(self.cluster_cidr, self.subnet_prefix_len?).ok()
+    }
+
     /// Where the resolvers come from.
     pub fn source(&self) -> Source {
         if self.upstreams.is_empty() {

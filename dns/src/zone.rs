@@ -132,9 +132,10 @@ impl Zone {
         let mut own_names = BTreeMap::new();
         for ((instance, machine), route) in state.instances.get(id).into_iter().flatten() {
             let Some(own) = instance_name(instance, id) else { continue };
-            if credible(state, machine, route) {
-                self.pointer(route.address.into(), &own);
+            if !state.speaks_for(machine, route.address) {
+                continue;
             }
+            self.pointer(route.address.into(), &own);
             self.node(own.clone()).a.push(route.address);
             own_names.insert(instance, own);
         }
@@ -161,7 +162,7 @@ impl Zone {
         instances: &BTreeMap<(InstanceId, MachineId), InstanceRoute>,
     ) {
         for ((_, machine), route) in instances {
-            if !credible(state, machine, route) {
+            if !state.speaks_for(machine, route.address) {
                 continue;
             }
             let rank = (route.ready, !route.draining);
@@ -200,11 +201,6 @@ fn below(labels: &[&str]) -> Option<Owner> {
 
 fn instance_name(instance: &InstanceId, of: &ServiceRef) -> Option<Owner> {
     below(&[instance.as_str(), "instance", of.service.as_str(), of.namespace.as_str()])
-}
-
-/// A machine speaks for addresses of its own slice. One that is not known (yet) is given the benefit of the doubt.
-fn credible(state: &State, machine: &MachineId, route: &InstanceRoute) -> bool {
-    state.machines.get(machine).is_none_or(|machine| machine.subnet.net().contains(&route.address))
 }
 
 /// Labels of the zone's own name.

@@ -5,6 +5,8 @@
 
 use crate::listen::Kind;
 use clap::Parser;
+use ipnet::Ipv4Net;
+use ployz_core::address::AddressPlan;
 use ployz_core::id::{MachineId, NetworkId};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -55,6 +57,12 @@ pub struct Given {
     /// The network
     #[arg(long, env = "PLOYZ_GATEWAY_NETWORK", value_name = "ID", value_parser = parsed::<NetworkId>)]
     pub network: Option<NetworkId>,
+    /// Range of the cluster's IPv4 addresses: routes to what is outside of it are not believed
+    #[arg(long, env = "PLOYZ_GATEWAY_CLUSTER_CIDR", value_name = "CIDR")]
+    pub cluster_cidr: Option<Ipv4Net>,
+    /// Prefix length of each machine's part of it
+    #[arg(long, env = "PLOYZ_GATEWAY_SUBNET_PREFIX_LEN", value_name = "BITS")]
+    pub subnet_prefix_len: Option<u8>,
     /// Where the last good routes are kept
     #[arg(long, env = "PLOYZ_GATEWAY_SNAPSHOT", value_name = "FILE")]
     pub snapshot: Option<PathBuf>,
@@ -151,6 +159,8 @@ impl Given {
             seed: self.seed.or(under.seed),
             machine: self.machine.or(under.machine),
             network: self.network.or(under.network),
+            cluster_cidr: self.cluster_cidr.or(under.cluster_cidr),
+            subnet_prefix_len: self.subnet_prefix_len.or(under.subnet_prefix_len),
             snapshot: self.snapshot.or(under.snapshot),
             tls_cert_path: self.tls_cert_path.or(under.tls_cert_path),
             tls_key_path: self.tls_key_path.or(under.tls_key_path),
@@ -174,6 +184,11 @@ impl Given {
         let http = self.http6.iter().map(|address| (Kind::Http, *address));
         let tcp = self.tcp6.iter().map(|address| (Kind::Tcp(address.port()), *address));
         http.chain(tcp).collect()
+    }
+
+    /// How the cluster's addresses are divided, where that was said.
+    pub fn plan(&self) -> Option<AddressPlan> {
+        AddressPlan::new(self.cluster_cidr?, self.subnet_prefix_len?).ok()
     }
 
     /// The static pair, when it is whole and somebody can ask for it.

@@ -127,6 +127,7 @@ fn feed_settings(given: &Given) -> anyhow::Result<ployz_nats::events::Settings> 
         server: needed(given.nats, "PLOYZ_GATEWAY_NATS")?,
         seed: Seed::from(seed(given)?.to_string()),
         network: needed(given.network.clone(), "PLOYZ_GATEWAY_NETWORK")?,
+        plan: given.plan(),
         machine: needed(given.machine.clone(), "PLOYZ_GATEWAY_MACHINE")?,
         follower: "gateway",
         snapshot: given.snapshot.clone(),

@@ -110,6 +110,12 @@ impl AddressPlan {
             && subnet.0.trunc() == subnet.0
     }
 
+    /// The node subnet that an address is in; `None` outside the cluster.
+    pub fn containing(&self, address: Ipv4Addr) -> Option<NodeSubnet> {
+        let subnet = Ipv4Net::new(address, self.subnet_prefix_len).ok()?.trunc();
+        self.cluster_cidr.contains(&address).then_some(NodeSubnet(subnet))
+    }
+
     /// The first node subnet that `taken` does not name; `None` when every node subnet is in use.
     pub fn first_free(&self, taken: impl Fn(&NodeSubnet) -> bool) -> Option<NodeSubnet> {
         self.slices().find(|slice| !taken(slice))
@@ -135,6 +141,11 @@ impl NodeSubnet {
     /// The last address before the broadcast address: the source of what the namespace itself asks outside the cluster.
     pub fn egress(&self) -> Ipv4Addr {
         Ipv4Addr::from(u32::from(self.0.broadcast()) - 1)
+    }
+
+    /// Whether a container of this node subnet can have an address: from `.3` to the last before the egress address.
+    pub fn is_container(&self, address: Ipv4Addr) -> bool {
+        self.0.contains(&address) && address > self.service() && address < self.egress()
     }
 
     /// The node subnet as a key for the store: `10-101-3-0_24`.

@@ -2,6 +2,7 @@
 //!
 //! The fold is the only reader of events there is. A gap is a value that asks for a rebuild, never a guess.
 
+pub mod credible;
 pub mod event;
 pub mod state;
 

@@ -51,16 +51,17 @@ pub struct Fold {
 }
 
 impl State {
-    /// Where requests for a service may go: current, ready, not draining, of the current revision.
+    /// Where requests for a service may go: current, ready, not draining, of the current revision, and in its machine's node subnet.
     pub fn routable(
         &self,
         service: &ServiceRef,
     ) -> impl Iterator<Item = (&InstanceId, &MachineId, &InstanceRoute)> {
         let current = self.services.get(service);
         let running = self.instances.get(service);
-        current.into_iter().zip(running).flat_map(|(current, running)| {
+        current.into_iter().zip(running).flat_map(move |(current, running)| {
             running.iter().filter_map(move |((id, machine), instance)| {
                 let fits = current.instances.contains(id) && instance.revision == current.revision;
+                let fits = fits && self.speaks_for(machine, instance.address);
                 (fits && instance.ready && !instance.draining).then_some((id, machine, instance))
             })
         })

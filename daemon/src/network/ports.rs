@@ -21,6 +21,7 @@ pub fn follow(mesh: &Network) -> Feed<Ports> {
         server: SocketAddr::new(IpAddr::V6(network.machine.overlay_ip), CLIENT_PORT),
         seed: Seed::from(mesh.keys.nats_seed.expose().to_owned()),
         network: network.id.clone(),
+        plan: Some(network.plan),
         machine: network.machine.id.clone(),
         follower: "daemon",
         snapshot: Some(path),

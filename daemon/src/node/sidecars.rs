@@ -24,12 +24,14 @@ pub fn gateway(around: &Environment, disk: &Disk, network: &NetworkFile) -> Side
     ];
     let mut sockets = Vec::new();
     let mut environment = texts([
+        ("PLOYZ_GATEWAY_CLUSTER_CIDR", network.plan.cluster_cidr.to_string()),
         ("PLOYZ_GATEWAY_DRAIN_SECS", GATEWAY_DRAIN_SECONDS.to_string()),
         ("PLOYZ_GATEWAY_MACHINE", network.machine.id.to_string()),
         ("PLOYZ_GATEWAY_NATS", nats(network)),
         ("PLOYZ_GATEWAY_NETWORK", network.id.to_string()),
         ("PLOYZ_GATEWAY_SEED", dir.join(SEED).display().to_string()),
         ("PLOYZ_GATEWAY_SNAPSHOT", dir.join(DATA).join(SNAPSHOT).display().to_string()),
+        ("PLOYZ_GATEWAY_SUBNET_PREFIX_LEN", network.plan.subnet_prefix_len.to_string()),
         ("PLOYZ_GATEWAY_THREADS", config.gateway_threads.to_string()),
     ]);
     for (purpose, address, variable) in listens {
@@ -62,6 +64,7 @@ pub fn dns(around: &Environment, disk: &Disk, network: &NetworkFile) -> SidecarS
         ("PLOYZ_DNS_NATS_SEED_FILE", dir.join(SEED).display().to_string()),
         ("PLOYZ_DNS_NETWORK", network.id.to_string()),
         ("PLOYZ_DNS_SNAPSHOT", dir.join(DATA).join(SNAPSHOT).display().to_string()),
+        ("PLOYZ_DNS_SUBNET_PREFIX_LEN", network.plan.subnet_prefix_len.to_string()),
     ]);
     let mut sockets = Vec::new();
     if around.is_system() {

@@ -180,7 +180,7 @@ proptest! {
                 let source = Ipv4Addr::new(10, 101, machine, host);
                 let claims: BTreeSet<_> = state.instances.iter().flat_map(|(service, of)| {
                     of.iter().filter(|((_, machine), route)| {
-                        route.address == source && credible(&state, machine, route)
+                        route.address == source && state.speaks_for(machine, route.address)
                     }).map(|(_, route)| ((route.ready, !route.draining), &service.namespace))
                 }).collect();
                 let best = claims.iter().map(|(rank, _)| *rank).max();

@@ -9,6 +9,8 @@ use crate::events::stats::Stats;
 use crate::events::view::{Snapshot, View};
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
+use ployz_core::address::OverlayPrefix;
+use ployz_core::routing::credible::Grounds;
 use ployz_core::routing::{Freshness, State, Value};
 use ployz_host::backoff::{Backoff, jitter};
 use std::future::pending;
@@ -282,9 +284,13 @@ fn begin(settings: &Settings, reads: fn(&Value) -> bool) -> (Follow, Option<Syst
         })
     });
     let saver = Saver::new(settings.snapshot.clone(), network.clone(), found.is_some());
+    let grounds = Grounds { overlay: OverlayPrefix::of(network), plan: settings.plan };
     match found {
-        Some(kept) => (Follow::from(kept.state, kept.sequence, reads), Some(kept.live), saver),
-        None => (Follow::from(State::default(), 0, reads), None, saver),
+        Some(kept) => {
+            let state = grounds.believed(&kept.state);
+            (Follow::from(state, kept.sequence, reads, grounds), Some(kept.live), saver)
+        }
+        None => (Follow::from(State::default(), 0, reads, grounds), None, saver),
     }
 }
 

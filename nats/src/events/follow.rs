@@ -1,6 +1,7 @@
 //! What is served while the stream is followed, pure: the last good state, until a rebuild has caught up.
 
 use crate::events::link::{Delivery, Report};
+use ployz_core::routing::credible::Grounds;
 use ployz_core::routing::{Applied, Event, Fold, State, Unreadable, Value};
 
 /// What a report means.
@@ -23,6 +24,8 @@ pub(crate) enum Step {
 pub(crate) struct Follow {
     /// What of it is kept.
     reads: fn(&Value) -> bool,
+    /// What of it is believed.
+    grounds: Grounds,
     last: State,
     sequence: u64,
     fold: Option<Fold>,
@@ -31,8 +34,8 @@ pub(crate) struct Follow {
 
 impl Follow {
     /// Begins with a state from elsewhere; keeps only values that are read.
-    pub fn from(state: State, sequence: u64, reads: fn(&Value) -> bool) -> Self {
-        Self { reads, last: state, sequence, fold: None, caught: false }
+    pub fn from(state: State, sequence: u64, reads: fn(&Value) -> bool, grounds: Grounds) -> Self {
+        Self { reads, grounds, last: state, sequence, fold: None, caught: false }
     }
 
     /// What is to be served.
@@ -91,7 +94,14 @@ impl Follow {
             Err(said) => (said.event(), Some(said)),
         };
         let reads = self.reads;
-        let event = event.map(|event| Event { value: event.value.filter(reads), ..event });
+        let grounds = self.grounds;
+        let event = event.map(|event| {
+            let credible = grounds.credible(&event);
+            if !credible {
+                tracing::warn!(key = %event.key, "a routing event names addresses that cannot be its own: not believed");
+            }
+            Event { value: event.value.filter(|value| credible && reads(value)), ..event }
+        });
         let applied = fold.take(delivery, sequence, event);
         let step = match applied {
             Applied::Gap => Step::Gap,
@@ -127,6 +137,12 @@ mod tests {
     use crate::events::link::Lost;
     use ployz_core::routing::Key;
 
+    /// Without a plan everything is believed.
+    fn grounds() -> Grounds {
+        let network = ployz_core::id::NetworkId::from_bytes([7; 16]);
+        Grounds { overlay: ployz_core::address::OverlayPrefix::of(&network), plan: None }
+    }
+
     fn machine(n: u8, delivery: u64, pending: u64) -> Report {
         let text = format!(r#"{{"kind":"machine","overlay_ip":"fd00::{n}","subnet":"10.101.{n}.0/24"}}"#);
         let event = Event::parse(&format!("machine.n{n}"), text.as_bytes());
@@ -138,7 +154,7 @@ mod tests {
     }
 
     fn follow() -> Follow {
-        Follow::from(State::default(), 0, |_| true)
+        Follow::from(State::default(), 0, |_| true, grounds())
     }
 
     fn opened() -> Report {
@@ -205,7 +221,7 @@ mod tests {
     fn what_is_not_read_is_not_kept_and_what_is_not_read_any_more_goes() {
         let low =
             |value: &Value| matches!(value, Value::Machine(route) if route.overlay_ip.segments()[7] < 5);
-        let mut follow = Follow::from(State::default(), 0, low);
+        let mut follow = Follow::from(State::default(), 0, low, grounds());
         step(&mut follow, opened());
         step(&mut follow, machine(1, 1, 1));
         assert_eq!(step(&mut follow, machine(8, 2, 0)), Step::Caught(true));

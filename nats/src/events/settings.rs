@@ -1,5 +1,6 @@
 //! What a feed is told when it is started.
 
+use ployz_core::address::AddressPlan;
 use ployz_core::id::{MachineId, NetworkId};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +15,8 @@ pub struct Settings {
     pub seed: Seed,
     /// The network.
     pub network: NetworkId,
+    /// Its addresses; `None` where that was not said.
+    pub plan: Option<AddressPlan>,
     /// This machine.
     pub machine: MachineId,
     /// Who follows, one word: `gateway`, `dns`. Part of the names of inbox, consumer and connection.

@@ -163,6 +163,7 @@ impl Mesh {
             server,
             seed: self.follower.seed().unwrap().into(),
             network: self.network.clone(),
+            plan: None,
             machine: self.machine.clone(),
             follower: FOLLOWER,
             snapshot: snapshot.map(|name| self.dir.join(name)),
