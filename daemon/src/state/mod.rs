@@ -2,6 +2,8 @@
 //!
 //! Files are replaced whole ([`ployz_host::file`]): a power cut leaves the old or the new content and never half of one.
 
+#[cfg(test)]
+pub mod crash;
 pub mod instances;
 
 use instances::InstancesFile;
@@ -280,6 +282,7 @@ impl Disk {
                 Err(_) => std::fs::read_dir(entry.path()).is_ok_and(|mut files| files.next().is_none()),
             };
             if forgotten {
+                effect();
                 let removed = std::fs::remove_dir_all(entry.path());
                 removed.map_err(|source| io_error("remove", &entry.path(), source))?;
             }
@@ -408,6 +411,7 @@ impl Disk {
         let dir = self.network_dir(name);
         let removed = self.root.join("networks").join(format!(".{name}{REMOVED}"));
         remove_tree(&removed)?;
+        effect();
         match std::fs::rename(&dir, &removed) {
             Ok(()) => sync_parent(&dir)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -426,6 +430,7 @@ impl Disk {
         let (dir, aside) = (self.network_dir(name), self.root.join(ASIDE));
         make_dir(&aside, 0o700)?;
         let to = aside.join(format!("{name}-{}", clock::now()));
+        effect();
         if std::fs::rename(&dir, &to).is_err() {
             return self.remove_network(name);
         }
@@ -477,8 +482,15 @@ impl Removal {
     }
 }
 
+/// Comes before every change on disk: a test kills the process here.
+fn effect() {
+    #[cfg(test)]
+    crash::effect();
+}
+
 /// Removes a file that may not be there.
 fn remove(path: &Path) -> Result<(), DiskError> {
+    effect();
     match std::fs::remove_file(path) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(())
@@ -489,6 +501,7 @@ fn remove(path: &Path) -> Result<(), DiskError> {
 
 /// Removes a directory that may not be there, with all in it.
 fn remove_tree(path: &Path) -> Result<(), DiskError> {
+    effect();
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", path, error)),
         _ => Ok(()),
@@ -502,6 +515,7 @@ fn sync_parent(path: &Path) -> Result<(), DiskError> {
 
 /// Makes a directory of exactly this mode, with its parents.
 pub fn make_dir(path: &Path, mode: u32) -> Result<(), DiskError> {
+    effect();
     let result = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
     result.map_err(|source| io_error("create", path, source))?;
     // The umask took bits away that the store's own user needs to pass through. A mode that is right is not written.
@@ -519,6 +533,7 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), DiskError> 
 
 /// As [`replace`], readable by a group: owner and mode are right before the file has its name.
 pub fn replace_for(path: &Path, content: &[u8], mode: u32, group: Option<Gid>) -> Result<(), DiskError> {
+    effect();
     let written = ployz_host::file::replace(path, mode, |file| {
         if let Some(gid) = group {
             nix::unistd::fchown(&*file, None, Some(gid))?;

@@ -62,7 +62,7 @@ impl Apply<'_> {
     async fn one(&self, op: &Op) -> Result<(), ApplyError> {
         #[cfg(test)]
         if let Supervisor::Fake(fake) = self.supervisor {
-            return Ok(fake.apply(op, self.spec).await?);
+            return Ok(fake.apply(op, self.spec)?);
         }
         let (spec, edit, netns) = (self.spec, self.edit, self.netns);
         match op {

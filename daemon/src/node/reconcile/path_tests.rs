@@ -3,6 +3,7 @@
 use super::{Outcome, Reconciler, StartFailure};
 use crate::node::supervisor::Supervisor;
 use crate::node::supervisor::tests::{Fake, node};
+use crate::state::crash;
 use ployz_core::adopt::{Component, Seen, Trigger};
 use ployz_core::live::NodeLive;
 use ployz_core::spec::{NodeSpec, TunnelBackend};
@@ -55,30 +56,26 @@ async fn a_first_start_makes_everything_parents_first_and_a_second_one_adopts_it
 }
 
 /// Every daemon that is killed is followed by another one over the same node, as after a crash.
-#[tokio::test]
-async fn a_daemon_killed_in_front_of_any_effect_is_followed_by_one_that_finishes() {
+#[test]
+fn a_daemon_killed_in_front_of_any_effect_is_followed_by_one_that_finishes() {
     for spec in BACKENDS.map(node::spec) {
         let whole = Fake::bare();
-        start(&whole, &spec).await;
+        let start = |fake: &Fake| crash::process(None, start(fake, &spec)).unwrap();
+        start(&whole);
         let wanted = whole.inspect();
         let count = whole.state().effects.len();
         for kill in 0..count {
             let fake = Fake::bare();
-            fake.state().left = Some(kill);
             let reconciler = daemon(&fake);
-            // Not cancel-safe on purpose: the run is dropped where it is.
-            tokio::select! {
-                outcome = reconciler.run(Trigger::Startup, &spec) => panic!("not killed at {kill}: {outcome:?}"),
-                () = fake.killed() => {}
-            }
+            let outcome = crash::process(Some(kill), reconciler.run(Trigger::Startup, &spec));
+            assert!(outcome.is_none(), "not killed at {kill}: {outcome:?}");
             assert_eq!(*reconciler.running().borrow(), None, "killed at {kill}");
             assert_eq!(fake.state().effects.len(), kill);
-            fake.state().left = None;
-            let resumed = start(&fake, &spec).await;
+            let resumed = start(&fake);
             assert!(resumed.is_good(), "killed at {kill}: {:?}", resumed.complaints());
             assert_eq!(fake.inspect(), wanted, "killed at {kill}");
             fake.state().effects.clear();
-            assert!(start(&fake, &spec).await.plan.is_all_adopt(), "killed at {kill}");
+            assert!(start(&fake).plan.is_all_adopt(), "killed at {kill}");
             assert_eq!(fake.state().effects, [""; 0], "killed at {kill}");
         }
     }

@@ -1,12 +1,13 @@
-//! A node in memory for the reconciler: operations change it as the kernel and systemd would, and it can fail one, ignore a
-//! restart, or stop in front of any effect as a daemon that is killed there.
+//! A node in memory for the reconciler and the teardown: operations change it as the kernel and systemd would, and it can fail
+//! one or ignore a restart. A daemon is killed in front of any of them by `state::crash`.
 
 use super::error::{UnitCause, UnitError};
+use crate::node::teardown::Part;
+use crate::state::crash;
 use ployz_core::adopt::{Op, Seen};
-use ployz_core::live::{NodeLive, UnitLive};
+use ployz_core::live::{FirewallLive, NodeLive, UnitLive};
 use ployz_core::spec::{NodeSpec, UnitName};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::Notify;
 
 /// What is there, to change it.
 macro_rules! present {
@@ -28,12 +29,7 @@ mod world;
 
 /// A node that outlives the reconcilers that work on it; clones are the same node.
 #[derive(Clone)]
-pub struct Fake(Arc<Inner>);
-
-struct Inner {
-    state: Mutex<State>,
-    killed: Notify,
-}
+pub struct Fake(Arc<Mutex<State>>);
 
 /// What it is and how it behaves.
 pub struct State {
@@ -41,8 +37,6 @@ pub struct State {
     pub live: NodeLive,
     /// Operations that were carried out, as a plan prints them.
     pub effects: Vec<String>,
-    /// Effects until the daemon is killed; `None` = it is not.
-    pub left: Option<usize>,
     /// The operation that fails, as a plan prints it.
     pub fails: Option<String>,
     /// What the store's unit is whatever is started.
@@ -62,18 +56,13 @@ impl Fake {
             gateway: Seen::Absent,
             dns: Seen::Absent,
         };
-        let state = State { live, effects: Vec::new(), left: None, fails: None, stuck: None };
-        Self(Arc::new(Inner { state: Mutex::new(state), killed: Notify::new() }))
+        let state = State { live, effects: Vec::new(), fails: None, stuck: None };
+        Self(Arc::new(Mutex::new(state)))
     }
 
     /// To look at it, or to change what it does.
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap()
-    }
-
-    /// Returns when the daemon is to be killed.
-    pub async fn killed(&self) {
-        self.0.killed.notified().await;
+        self.0.lock().unwrap()
     }
 
     /// What is there.
@@ -81,22 +70,45 @@ impl Fake {
         self.state().live.clone()
     }
 
-    /// Carries out one operation; never returns where the daemon is killed in front of it.
-    pub async fn apply(&self, op: &Op, spec: &NodeSpec) -> Result<(), UnitError> {
-        if self.state().left == Some(0) {
-            self.0.killed.notify_one();
-            return std::future::pending().await;
-        }
+    /// Carries out one operation.
+    pub fn apply(&self, op: &Op, spec: &NodeSpec) -> Result<(), UnitError> {
+        self.change(op.to_string(), |live| world::apply(op, spec, live))?;
         let mut state = self.state();
-        if state.fails.as_ref() == Some(&op.to_string()) {
-            return Err(UnitError::new("change", &UnitName::NATS, UnitCause::Other("no room".into())));
-        }
-        state.left = state.left.map(|left| left - 1);
-        world::apply(op, spec, &mut state.live);
-        state.effects.push(op.to_string());
         if let (Some(unit), Seen::Present(nats)) = (state.stuck.clone(), &mut state.live.nats) {
             nats.unit = unit;
         }
+        Ok(())
+    }
+
+    /// Takes one part down.
+    pub fn remove(&self, part: &Part, spec: &NodeSpec) -> Result<(), UnitError> {
+        self.change(format!("take down {part:?}"), |live| match part {
+            Part::Unit(name) => world::apply(&Op::StopUnit(name.clone()), spec, live),
+            Part::Sidecar(name) => world::apply(&Op::StopSidecar(name.clone()), spec, live),
+            // The other table goes with its namespace.
+            Part::Firewall => {
+                if let Seen::Present(firewall) = &mut live.firewall {
+                    firewall.host = None;
+                }
+            }
+            Part::DockerNetwork | Part::StaleNetns => {}
+            Part::Link => live.link = Seen::Absent,
+            Part::Wireguard => world::apply(&Op::RemoveWireguard(spec.wireguard.name.clone()), spec, live),
+            Part::Netns => world::apply(&Op::RemoveNetns(spec.netns.name.clone()), spec, live),
+        })
+    }
+
+    fn change(&self, what: String, change: impl FnOnce(&mut NodeLive)) -> Result<(), UnitError> {
+        crash::effect();
+        let mut state = self.state();
+        if state.fails.as_ref() == Some(&what) {
+            return Err(UnitError::new("change", &UnitName::NATS, UnitCause::Other("no room".into())));
+        }
+        change(&mut state.live);
+        if matches!(&state.live.firewall, Seen::Present(firewall) if *firewall == FirewallLive::default()) {
+            state.live.firewall = Seen::Absent;
+        }
+        state.effects.push(what);
         Ok(())
     }
 }
