@@ -14,10 +14,21 @@ use ployz_netns::underlay;
 use std::net::IpAddr;
 
 impl Daemon {
-    /// Makes the record and keys of a new network.
-    pub(super) async fn found(&self, name: &NetworkName) -> Result<NetworkFile> {
-        if self.shared.disk.network(name)?.is_some() {
-            return Err(Failure::new(ErrorCode::NetworkAlreadyExists, format!("network {name} exists")));
+    /// Makes the record and keys of a new network. One that is to run at once takes the place of one that was to: its `init` was
+    /// cut short before anything of it ran.
+    pub(super) async fn found(&self, name: &NetworkName, lifecycle: Stored) -> Result<NetworkFile> {
+        match self.shared.disk.network(name)? {
+            None => {}
+            Some(old)
+                if old.lifecycle == Stored::Running
+                    && old.lifecycle == lifecycle
+                    && old.backend.is_none() =>
+            {
+                self.shared.disk.remove_network(name)?;
+            }
+            Some(_) => {
+                return Err(Failure::new(ErrorCode::NetworkAlreadyExists, format!("network {name} exists")));
+            }
         }
         has_ipv6()?;
         self.no_old_store(name)?;
@@ -37,7 +48,7 @@ impl Daemon {
             id,
             name: name.clone(),
             plan,
-            lifecycle: Stored::Stopped,
+            lifecycle,
             founder: Founder { id: machine.id.clone(), overlay_ip: machine.overlay_ip },
             machine: machine.clone(),
             backend: None,

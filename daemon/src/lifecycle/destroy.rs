@@ -5,7 +5,7 @@ use crate::failure::{Failure, Result, io_code};
 use crate::lifecycle::Daemon;
 use crate::network::context::Network;
 use crate::progress::Say;
-use crate::state::{Removal, Stored};
+use crate::state::{DiskError, NetworkFile, Removal, Stored};
 use ployz_core::id::{NetworkName, OperationId};
 use ployz_core::wire::v1::api::ErrorCode;
 use ployz_core::wire::v1::peer::PeerCommand;
@@ -78,17 +78,8 @@ impl Daemon {
     ) -> Result<()> {
         match &mesh {
             Some(mesh) => {
-                match mesh.change_network(|network| network.lifecycle = Stored::Leaving) {
-                    // To destroy makes room, and the peers may have been told already.
-                    Err(error) if io_code(&error) == ErrorCode::DiskFull => {
-                        tracing::warn!(
-                            network = %name,
-                            error = %ployz_core::text::chain(&error),
-                            "cannot record the destroy, continuing"
-                        );
-                    }
-                    other => drop(other?),
-                }
+                let written = mesh.change_network(|network| network.lifecycle = Stored::Leaving);
+                recorded(name, written.map(drop))?;
                 let left = self.take_down(mesh).await;
                 if !left.is_empty() {
                     let message = "some components could not be taken down";
@@ -98,6 +89,8 @@ impl Daemon {
             }
             None if self.shared.disk.active()?.as_ref() == Some(name) => {
                 let (network, keys) = self.load(name)?;
+                let network = NetworkFile { lifecycle: Stored::Leaving, ..network };
+                recorded(name, self.shared.disk.put_network(&network))?;
                 self.finish_stop(&network, &keys, removal).await.map_err(destroy_failed)?;
             }
             None => {}
@@ -106,6 +99,21 @@ impl Daemon {
             self.no_longer_held();
         }
         Ok(removal.apply(&self.shared.disk, name)?)
+    }
+}
+
+/// To destroy makes room, so a full disk does not keep from it; and the peers may have their command already.
+fn recorded(name: &NetworkName, written: std::result::Result<(), DiskError>) -> Result<()> {
+    match written {
+        Err(error) if io_code(&error) == ErrorCode::DiskFull => {
+            tracing::warn!(
+                network = %name,
+                error = %ployz_core::text::chain(&error),
+                "cannot record the destroy, continuing"
+            );
+            Ok(())
+        }
+        other => Ok(other?),
     }
 }
 

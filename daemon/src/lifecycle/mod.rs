@@ -129,15 +129,15 @@ impl Daemon {
     /// `mesh create`.
     pub async fn create(&self, name: &NetworkName) -> Result<NetworkFile> {
         let _alone = self.exclusive.lock().await;
-        self.found(name).await
+        self.found(name, Stored::Stopped).await
     }
 
     /// `mesh init`: create, start, wait until it can be used. A failure leaves nothing behind.
     pub async fn init(self: &Arc<Self>, name: &NetworkName, say: Say<'_>) -> Result<NetworkFile> {
         let _alone = self.exclusive.lock().await;
         self.nothing_running()?;
-        let network = self.found(name).await?;
-        match self.activate(network, say).await {
+        let network = self.found(name, Stored::Running).await?;
+        match self.activate(network, Stored::Leaving, say).await {
             Ok(network) => Ok(network),
             // What could not be taken down needs its record: `mesh destroy` is the way then.
             Err(failure) if self.shared.disk.active()?.is_some() => Err(failure),
@@ -168,7 +168,7 @@ impl Daemon {
             Stored::Joining { .. } => "is still joining",
             // The peers know that it is gone.
             Stored::Leaving => "is being destroyed: `mesh destroy` finishes that",
-            Stored::Stopped | Stored::Running => return self.activate(network, say).await,
+            Stored::Stopped | Stored::Running => return self.activate(network, Stored::Stopped, say).await,
         };
         Err(Failure::new(ErrorCode::InvalidTransition, format!("network {name} {standing}")))
     }
@@ -228,15 +228,22 @@ impl Daemon {
         left
     }
 
-    async fn activate(self: &Arc<Self>, mut network: NetworkFile, say: Say<'_>) -> Result<NetworkFile> {
+    /// A start. `failed` is what the record says after one that failed: the next ployzd finishes that, wherever this one dies.
+    async fn activate(
+        self: &Arc<Self>,
+        mut network: NetworkFile,
+        failed: Stored,
+        say: Say<'_>,
+    ) -> Result<NetworkFile> {
         let (_, keys) = self.load(&network.name)?;
         network.lifecycle = Stored::Running;
         network.machine.endpoints = self.endpoints(&network.id, network.plan.cluster_cidr).await?;
         let begun = self.begin(&network, keys, say).await;
-        let mesh = begun.map_err(|failure| self.not_started(network.clone(), failure, true))?;
+        let mesh =
+            begun.map_err(|failure| self.not_started(network.clone(), failed.clone(), failure, true))?;
         let broken = until_sure(&mesh).await;
         let network = mesh.network();
-        let failed = if let Some(broken) = broken {
+        let failure = if let Some(broken) = broken {
             Some(Failure::new(broken.code(), "the data plane did not come up").with(broken.complaints()))
         } else {
             say("waiting for the store");
@@ -247,9 +254,9 @@ impl Daemon {
                 (true, Err(failure)) => Some(failure),
             }
         };
-        let Some(failure) = failed else { return Ok(network) };
+        let Some(failure) = failure else { return Ok(network) };
         let left = self.take_down(&mesh).await;
-        Err(self.not_started(network, failure.with(left.clone()), left.is_empty()))
+        Err(self.not_started(network, failed, failure.with(left.clone()), left.is_empty()))
     }
 
     async fn begin(
@@ -266,9 +273,9 @@ impl Daemon {
 
     /// The record of a start that failed: the next ployzd must not go on with it, unless there is something left to take down.
     /// Why it failed is what the operator is told, even where the record cannot be written.
-    fn not_started(&self, network: NetworkFile, failure: Failure, clean: bool) -> Failure {
+    fn not_started(&self, network: NetworkFile, failed: Stored, failure: Failure, clean: bool) -> Failure {
         let disk = &self.shared.disk;
-        let stopped = disk.put_network(&NetworkFile { lifecycle: Stored::Stopped, ..network });
+        let stopped = disk.put_network(&NetworkFile { lifecycle: failed, ..network });
         let inactive = if clean { disk.set_active(None) } else { Ok(()) };
         let unwritten = [stopped, inactive].into_iter().filter_map(|written| written.err());
         failure.with(unwritten.map(|error| ployz_core::text::chain(&error)).collect())
@@ -362,3 +369,6 @@ async fn until_sure(mesh: &Network) -> Option<StartFailure> {
 /// How long a start waits for parts that could not be inspected.
 const INSPECT_TIMEOUT: Duration = Duration::from_secs(20);
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;

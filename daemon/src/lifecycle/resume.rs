@@ -52,10 +52,25 @@ impl Daemon {
         if let Err(failure) = join::clear_leftover(&self.shared).await {
             log(&failure);
         }
-        match self.shared.disk.active()? {
+        let active = self.shared.disk.active()?;
+        if let Err(failure) = self.remove_left(active.as_ref()) {
+            log(&failure);
+        }
+        match active {
             Some(active) => self.resume_network(&active).await,
             None => Ok(()),
         }
+    }
+
+    /// Removes networks whose destruction was cut short after their data plane was taken down: they are not active any more.
+    fn remove_left(&self, active: Option<&NetworkName>) -> Result<()> {
+        let disk = &self.shared.disk;
+        for name in disk.networks()?.iter().filter(|name| Some(*name) != active) {
+            if disk.network(name)?.is_some_and(|network| network.lifecycle == Stored::Leaving) {
+                Removal::SetAside.apply(disk, name)?;
+            }
+        }
+        Ok(())
     }
 
     async fn resume_network(self: &Arc<Self>, name: &NetworkName) -> Result<()> {
