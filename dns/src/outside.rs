@@ -36,7 +36,8 @@ pub struct Wanted {
 }
 
 /// How it is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display, strum::EnumString)]
+#[strum(serialize_all = "lowercase")]
 pub enum Kind {
     /// Datagrams.
     Udp,
@@ -133,11 +134,7 @@ impl FromStr for Wanted {
     fn from_str(text: &str) -> Result<Self, String> {
         let words: Vec<&str> = text.split(' ').collect();
         let [kind, nameserver, port] = words.as_slice() else { return Err("expected three words".into()) };
-        let kind = match *kind {
-            "udp" => Kind::Udp,
-            "tcp" => Kind::Tcp,
-            other => return Err(format!("{other:?} is neither udp nor tcp")),
-        };
+        let kind = kind.parse().map_err(|_| format!("{kind:?} is neither udp nor tcp"))?;
         let nameserver = nameserver.parse().map_err(|error| format!("{error}"))?;
         Ok(Self { kind, nameserver, port: port.parse().map_err(|error| format!("{port:?}: {error}"))? })
     }
@@ -145,11 +142,7 @@ impl FromStr for Wanted {
 
 impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.kind {
-            Kind::Udp => "udp",
-            Kind::Tcp => "tcp",
-        };
-        write!(f, "{kind} {} {}", self.nameserver, self.port)
+        write!(f, "{} {} {}", self.kind, self.nameserver, self.port)
     }
 }
 

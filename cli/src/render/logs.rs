@@ -4,7 +4,6 @@
 use super::Mode;
 use super::text::{clean, row};
 use ployz_core::wire::v1::api_deploy::{ServiceLogLine, ServiceLogMissing};
-use ployz_core::wire::v1::deploy::LogStream;
 use std::io::{self, Write};
 
 /// Writes lines; remembers how wide the names were, so that later ones stand below the earlier.
@@ -46,15 +45,11 @@ pub(crate) fn missing(instances: &[ServiceLogMissing]) -> String {
 }
 
 fn plain(line: &ServiceLogLine, out: &mut dyn Write) -> io::Result<()> {
-    let stream = match line.line.stream {
-        LogStream::Stdout => "stdout",
-        LogStream::Stderr => "stderr",
-    };
     let cells = [
         line.line.at.to_string(),
         line.instance.to_string(),
         line.machine.to_string(),
-        stream.into(),
+        line.line.stream.to_string(),
         without_colours(&line.line.text),
     ];
     row(&cells, out)

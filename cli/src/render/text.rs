@@ -1,7 +1,6 @@
 //! Words, units and tables shared by the renderers.
 
 use jiff::Timestamp;
-use ployz_core::wire::v1::deploy::ReadinessState;
 use ployz_core::wire::v1::record::{Lifecycle, RegionRole, StorageParticipation};
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -80,17 +79,6 @@ pub(crate) fn region_role(value: RegionRole) -> &'static str {
     match value {
         RegionRole::HomeData => "home_data",
         RegionRole::Compute => "compute",
-    }
-}
-
-/// The word of the wire.
-pub(crate) fn readiness(state: &ReadinessState) -> &'static str {
-    match state {
-        ReadinessState::Starting { .. } => "starting",
-        ReadinessState::Ready => "ready",
-        ReadinessState::Draining => "draining",
-        ReadinessState::Failed { .. } => "failed",
-        ReadinessState::Gone => "gone",
     }
 }
 

@@ -47,7 +47,8 @@ pub struct Drift {
 }
 
 /// What to do about one component.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Verdict {
     /// Right as it is: no write at all.
     Adopt,
@@ -115,13 +116,7 @@ impl Verdict {
 
     /// The word an operator sees.
     pub fn word(&self) -> &'static str {
-        match self {
-            Self::Adopt => "adopt",
-            Self::Converge(_) => "converge",
-            Self::Create => "create",
-            Self::Recreate(_) => "recreate",
-            Self::Hold(_) => "hold",
-        }
+        self.into()
     }
 
     /// Why, in one line; empty for adopt and create.

@@ -5,8 +5,23 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// A part of the data plane, parents before children.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Component {
     /// The network namespace.
     Netns,
@@ -71,16 +86,7 @@ impl Component {
 
     /// Its name as printed and as `explain` takes it.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Netns => "netns",
-            Self::Tunnel => "tunnel",
-            Self::Wireguard => "wireguard",
-            Self::Link => "link",
-            Self::Firewall => "firewall",
-            Self::Nats => "nats",
-            Self::Gateway => "gateway",
-            Self::Dns => "dns",
-        }
+        self.into()
     }
 }
 
@@ -121,12 +127,6 @@ impl Plan {
     /// How many steps carry this verdict's word.
     pub fn count(&self, word: &str) -> usize {
         self.steps.iter().filter(|step| step.verdict.word() == word).count()
-    }
-}
-
-impl fmt::Display for Component {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

@@ -59,7 +59,8 @@ pub struct LinkSpec {
 pub struct Mac(pub [u8; 6]);
 
 /// In which namespace something lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, strum::Display, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Side {
     /// The host namespace.
     Host,
@@ -70,16 +71,7 @@ pub enum Side {
 impl Side {
     /// `host` or `netns`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Host => "host",
-            Self::Netns => "netns",
-        }
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        self.into()
     }
 }
 

@@ -23,8 +23,11 @@ pub use wireguard::{PeerSpec, WireguardSpec};
 use serde::Serialize;
 
 /// Who runs the tunnel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display, strum::IntoStaticStr, strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum TunnelBackend {
     /// The kernel's WireGuard, over netlink.
     Kernel,
@@ -56,9 +59,6 @@ pub struct NodeSpec {
 impl TunnelBackend {
     /// As an operator writes it in the configuration.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Kernel => "kernel",
-            Self::Userspace => "userspace",
-        }
+        self.into()
     }
 }

@@ -55,7 +55,8 @@ pub struct SocketSpec {
 }
 
 /// One address and how it is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Listen {
     /// A TCP listener on this address.
     Stream(SocketAddr),
@@ -140,10 +141,7 @@ impl SocketSpec {
 impl Listen {
     /// `stream` or `datagram`.
     pub fn kind(self) -> &'static str {
-        match self {
-            Self::Stream(_) => "stream",
-            Self::Datagram(_) => "datagram",
-        }
+        self.into()
     }
 
     /// The address and port that it is bound to.

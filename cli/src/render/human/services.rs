@@ -1,6 +1,6 @@
 //! Deploys and services for people.
 
-use super::super::text::{clean, labelled, list, or_dash, readiness, table, time, yes_no};
+use super::super::text::{clean, labelled, list, or_dash, table, time, yes_no};
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api_deploy::{DeployReport, InstanceRow, ServiceDetail, ServiceList, ServiceRow};
 use ployz_core::wire::v1::deploy::{Action, Preview, ReadinessState, ServiceChange};
@@ -99,9 +99,10 @@ pub(super) fn detail(found: &ServiceDetail, out: &mut dyn Write, notes: &mut dyn
 /// What was asked for. Values of variables may be secrets: `--json` has them.
 fn wanted(service: &Service) -> Vec<(&'static str, String)> {
     let placement = &service.placement;
+    let mode: &str = placement.mode.into();
     let count = match placement.mode {
-        Mode::Replicated { replicas } => format!("replicated, {replicas}"),
-        Mode::Global => "global".to_owned(),
+        Mode::Replicated { replicas } => format!("{mode}, {replicas}"),
+        Mode::Global => mode.to_owned(),
     };
     let on = list(&placement.machines);
     let labels = list(placement.labels.iter().map(|(key, value)| format!("{key}={value}")));
@@ -191,7 +192,7 @@ fn instance_row(row: &InstanceRow) -> Vec<String> {
         seen.slot.to_string(),
         yes_no(row.current).into(),
         or_dash(seen.address),
-        readiness(&seen.state).into(),
+        <&str>::from(&seen.state).to_owned(),
         seen.verdict.clone(),
         or_dash(seen.started_at.map(time)),
     ]

@@ -1,6 +1,6 @@
 //! Deploys and services for scripts.
 
-use super::super::text::{or_dash, readiness, row};
+use super::super::text::{or_dash, row};
 use super::{dash_if_empty, joined, pairs};
 use ployz_core::id::MachineId;
 use ployz_core::wire::v1::api_deploy::{DeployReport, InstanceRow, ServiceDetail, ServiceList, ServiceRow};
@@ -150,7 +150,7 @@ fn write_instance(instance: &InstanceRow, out: &mut dyn Write) -> io::Result<()>
         seen.slot.to_string(),
         instance.current.to_string(),
         or_dash(seen.address),
-        readiness(&seen.state).into(),
+        <&str>::from(&seen.state).to_owned(),
         seen.verdict.clone(),
         seen.revision.clone(),
         seen.deploy.to_string(),

@@ -17,7 +17,6 @@ pub use crate::wire::v1::error::{Asked, ErrorCode};
 use crate::wire::v1::image::{ImagePushReport, ImagePushRequest};
 use crate::wire::v1::record::MachineMembership;
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// What an operator may ask for.
@@ -323,8 +322,9 @@ pub struct MeshReady {
 }
 
 /// Phases of a mesh on one machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::VariantArray)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Phase {
     /// Nothing runs.
     Stopped,
@@ -509,19 +509,5 @@ impl ComponentStatus {
                 facts: Default::default(),
             })
             .collect()
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match self {
-            Self::Stopped => "stopped",
-            Self::Starting => "starting",
-            Self::Provisioning => "provisioning",
-            Self::Bootstrapping => "bootstrapping",
-            Self::Running => "running",
-            Self::Stopping => "stopping",
-        };
-        f.pad(text)
     }
 }

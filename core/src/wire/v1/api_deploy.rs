@@ -9,7 +9,6 @@ use crate::wire::v1::deploy::{
 };
 use crate::wire::v1::manifest::{ImageRef, Manifest};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// `deploy`: bring a namespace, or one service of it, to what a manifest says. `deploy-preview`: say what that would do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,8 +102,20 @@ pub struct DeployReport {
 }
 
 /// How a deploy stands or ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum DeployState {
     /// There was nothing to do.
     Unchanged,
@@ -234,19 +245,6 @@ impl DeployState {
 
     /// Its word.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Unchanged => "unchanged",
-            Self::Applying => "applying",
-            Self::Committed => "committed",
-            Self::CleanupPending => "cleanup-pending",
-            Self::Failed => "failed",
-            Self::UndoPending => "undo-pending",
-        }
-    }
-}
-
-impl fmt::Display for DeployState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        self.into()
     }
 }

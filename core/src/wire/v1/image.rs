@@ -141,8 +141,20 @@ pub struct ImagePushRow {
 }
 
 /// How an image stands on a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum ImageState {
     /// It is there under its name: nothing to do.
     Present,
@@ -203,21 +215,7 @@ impl ImageCommand {
 impl ImageState {
     /// Its word.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Present => "present",
-            Self::Unnamed => "unnamed",
-            Self::Missing => "missing",
-            Self::Differs => "differs",
-            Self::Named => "named",
-            Self::Sent => "sent",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl fmt::Display for ImageState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+        self.into()
     }
 }
 

@@ -17,7 +17,7 @@ use ployz_core::wire::v1::api_deploy::{
 use ployz_core::wire::v1::deploy::{
     CommittedService, DeployAnswer, DeployCommand, DeployPhase, InstanceSeen, Logs, Placed, ReadinessState,
 };
-use ployz_core::wire::v1::manifest::{Mode, Route};
+use ployz_core::wire::v1::manifest::Route;
 use ployz_nats::store::Store;
 use std::collections::BTreeSet;
 
@@ -69,10 +69,7 @@ fn row(
         ready.contains(&Ready { machine, namespace: namespace.clone(), instance })
     };
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let mode = match committed.service.placement.mode {
-        Mode::Replicated { .. } => "replicated",
-        Mode::Global => "global",
-    };
+    let mode: &str = committed.service.placement.mode.into();
     ServiceRow {
         namespace: namespace.clone(),
         service: name.clone(),

@@ -217,8 +217,9 @@ pub struct Readiness {
 }
 
 /// How ready an instance is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, strum::IntoStaticStr)]
 #[serde(tag = "state", rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum ReadinessState {
     /// Not yet.
     Starting {
@@ -313,8 +314,9 @@ pub struct LogLine {
 }
 
 /// Where a line was printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::VariantArray)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum LogStream {
     /// Standard output.
     Stdout,

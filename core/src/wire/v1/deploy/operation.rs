@@ -43,8 +43,23 @@ pub struct Target {
 }
 
 /// What is done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum OperationKind {
     /// Ask a machine whether it could; changes nothing.
     Probe,
@@ -69,17 +84,7 @@ pub enum OperationKind {
 impl OperationKind {
     /// Its word.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Probe => "probe",
-            Self::Stop => "stop",
-            Self::Start => "start",
-            Self::AwaitReady => "await-ready",
-            Self::Commit => "commit",
-            Self::Route => "route",
-            Self::Drain => "drain",
-            Self::Remove => "remove",
-            Self::Restore => "restore",
-        }
+        self.into()
     }
 
     /// What a machine owes that did not do it after the decision; `None` = it is never owed, because it comes before.
@@ -96,12 +101,6 @@ impl Operation {
     /// The instances that it is about, in order.
     pub fn instances(&self) -> impl Iterator<Item = &InstanceId> {
         self.targets.iter().filter_map(|target| target.instance.as_ref())
-    }
-}
-
-impl fmt::Display for OperationKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

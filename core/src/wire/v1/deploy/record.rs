@@ -15,8 +15,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// How far a deploy came: the last phase that is behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::IntoStaticStr,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum DeployPhase {
     /// The namespace is ours; nothing was done.
     Locked,
@@ -216,17 +231,7 @@ pub struct DeployLock {
 impl DeployPhase {
     /// Its word.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Locked => "locked",
-            Self::Probed => "probed",
-            Self::Started => "started",
-            Self::Ready => "ready",
-            Self::Committed => "committed",
-            Self::Routed => "routed",
-            Self::Drained => "drained",
-            Self::Cleaned => "cleaned",
-            Self::Undone => "undone",
-        }
+        self.into()
     }
 
     /// Whether the deploy is over.
@@ -267,12 +272,6 @@ impl DeployFailure {
     /// The same, of a service.
     pub fn of(self, service: &ServiceName) -> Self {
         Self { service: Some(service.clone()), ..self }
-    }
-}
-
-impl fmt::Display for DeployPhase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 

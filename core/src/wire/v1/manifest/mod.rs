@@ -28,7 +28,6 @@ use crate::text::without_mark;
 use read::{Item, Source};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use tree::{BadSyntax, Node};
 
 /// Everything that should run in one namespace.
@@ -101,8 +100,25 @@ pub struct Port {
 }
 
 /// A transport protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantNames,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", parse_err_ty = InvalidValue, parse_err_fn = InvalidValue::not_among::<Protocol>)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -167,8 +183,9 @@ pub struct Placement {
 }
 
 /// How many containers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::IntoStaticStr)]
 #[serde(tag = "mode", rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Mode {
     /// So many, spread over the machines.
     Replicated {
@@ -223,8 +240,22 @@ pub struct Rollout {
 }
 
 /// What comes first when a container is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantNames,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", parse_err_ty = InvalidValue, parse_err_fn = InvalidValue::not_among::<Order>)]
 pub enum Order {
     /// The new one runs and is ready before the old one stops. The default, where no port is published.
     StartFirst,
@@ -244,8 +275,22 @@ pub struct Resources {
 }
 
 /// When Docker starts a container again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantNames,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", parse_err_ty = InvalidValue, parse_err_fn = InvalidValue::not_among::<Restart>)]
 pub enum Restart {
     /// Unless it was stopped on purpose.
     UnlessStopped,
@@ -258,8 +303,25 @@ pub enum Restart {
 }
 
 /// When a deploy fetches an image from its registry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantNames,
+    strum::VariantArray,
+)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case", parse_err_ty = InvalidValue, parse_err_fn = InvalidValue::not_among::<Pull>)]
 pub enum Pull {
     /// Never: it is what the engines hold.
     Never,
@@ -388,40 +450,18 @@ impl<'de> Deserialize<'de> for Service {
 }
 
 macro_rules! words {
-    ($name:ident: $($variant:ident = $word:literal),+) => {
+    ($($name:ident),+) => {$(
         impl $name {
             /// Its word in a manifest.
             pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word,)+ }
+                self.into()
             }
         }
-
-        impl std::str::FromStr for $name {
-            type Err = InvalidValue;
-            fn from_str(text: &str) -> Result<Self, InvalidValue> {
-                match text {
-                    $($word => Ok(Self::$variant),)+
-                    _ => Err(InvalidValue {
-                        text: text.chars().take(80).collect(),
-                        wanted: concat!("one of", $(" ", $word),+),
-                    }),
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-    };
+    )+};
 }
 use words;
 
-words!(Protocol: Tcp = "tcp", Udp = "udp");
-words!(Order: StartFirst = "start-first", StopFirst = "stop-first");
-words!(Pull: Never = "never", Missing = "missing", Always = "always");
-words!(Restart: UnlessStopped = "unless-stopped", Always = "always", OnFailure = "on-failure", No = "no");
+words!(Protocol, Order, Pull, Restart);
 
 /// The version of the document.
 pub const VERSION: u32 = 1;

@@ -35,7 +35,18 @@ pub struct HttpCheck {
 }
 
 /// How a container is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantNames,
+)]
+#[strum(serialize_all = "UPPERCASE", parse_err_ty = InvalidValue, parse_err_fn = InvalidValue::not_among::<Method>)]
 pub enum Method {
     /// As browsers do; the body is not read.
     Get,
@@ -44,7 +55,18 @@ pub enum Method {
 }
 
 /// What the connection carries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    strum::Display,
+    strum::EnumString,
+    strum::IntoStaticStr,
+    strum::VariantNames,
+)]
+#[strum(serialize_all = "lowercase", parse_err_ty = InvalidValue, parse_err_fn = InvalidValue::not_among::<Scheme>)]
 pub enum Scheme {
     /// HTTP.
     Http,
@@ -194,8 +216,7 @@ fn text((from, to): &(u16, u16)) -> String {
     if from == to { from.to_string() } else { format!("{from}-{to}") }
 }
 
-words!(Method: Get = "GET", Head = "HEAD");
-words!(Scheme: Http = "http", Https = "https");
+words!(Method, Scheme);
 
 const BAD_VALUE: &str =
     "is not a header's value: at most 4096 characters of ASCII, no line breaks, no space at either end";

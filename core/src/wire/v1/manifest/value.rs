@@ -2,8 +2,10 @@
 
 use crate::text::checked_text;
 use serde::{Deserialize, Serialize, Serializer};
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
+use strum::VariantNames;
 
 /// A text that is not such a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -12,13 +14,17 @@ pub struct InvalidValue {
     /// As given, cut where it is long.
     pub text: String,
     /// What it should have been.
-    pub wanted: &'static str,
+    pub wanted: Cow<'static, str>,
 }
 
 impl InvalidValue {
-    fn new(text: &str, wanted: &'static str) -> Self {
-        let cut: String = text.chars().take(80).collect();
-        Self { text: cut, wanted }
+    fn new(text: &str, wanted: impl Into<Cow<'static, str>>) -> Self {
+        Self { text: text.chars().take(80).collect(), wanted: wanted.into() }
+    }
+
+    /// Of a text that is none of the words of `T`.
+    pub(super) fn not_among<T: VariantNames>(text: &str) -> Self {
+        Self::new(text, format!("one of {}", T::VARIANTS.join(" ")))
     }
 }
 
