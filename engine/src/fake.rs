@@ -10,6 +10,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use ployz_core::id::{MachineId, NetworkId};
 use ployz_core::spec::container::{
     BRIDGE, ContainerOwner, ContainerSpec, PublishedPort, container_name, label,
@@ -18,7 +19,7 @@ use ployz_core::wire::v1::manifest::{Bytes, Protocol, Resources, Restart, Span};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::task::JoinHandle;
@@ -171,13 +172,13 @@ impl Fake {
     /// Breaks the streams of events, as a restart of the engine does that leaves containers running.
     pub fn cut(&self) {
         let (events, _) = tokio::sync::broadcast::channel(16);
-        self.state.lock().unwrap().events = Some(events);
+        self.state.lock().events = Some(events);
     }
 
     /// Puts a container there.
     pub fn put(&self, value: Value) {
         let id = value["Id"].as_str().unwrap().to_owned();
-        self.state.lock().unwrap().containers.insert(id, value);
+        self.state.lock().containers.insert(id, value);
     }
 
     /// Tells subscribers that something happened to a container.
@@ -187,20 +188,20 @@ impl Fake {
 
     /// Takes all networks away, as a prune does.
     pub fn prune_networks(&self) {
-        self.state.lock().unwrap().networks.clear();
+        self.state.lock().networks.clear();
         self.tell_of("network", "destroy", "net-made");
     }
 
     fn tell_of(&self, kind: &str, action: &str, id: &str) {
         let message = json!({"Type": kind, "Action": action, "Actor": {"ID": id, "Attributes": {}}});
-        let mut held = self.state.lock().unwrap();
+        let mut held = self.state.lock();
         held.past.push(format!("{message}\n"));
         let _ = held.events.as_ref().unwrap().send(format!("{message}\n"));
     }
 
     /// Requests whose line contains `words`.
     pub fn asked(&self, words: &str) -> Vec<String> {
-        self.state.lock().unwrap().asked.iter().filter(|line| line.contains(words)).cloned().collect()
+        self.state.lock().asked.iter().filter(|line| line.contains(words)).cloned().collect()
     }
 
     /// Ends it as a stopped daemon ends: connections break, the socket is gone.
@@ -210,7 +211,7 @@ impl Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         self.task.abort();
-        self.state.lock().unwrap().events = None;
+        self.state.lock().events = None;
         let _ = std::fs::remove_file(&self.socket);
     }
 }
@@ -241,7 +242,7 @@ async fn serve(socket: PathBuf, state: Shared) {
 
 async fn note(State(state): State<Shared>, request: Request, next: Next) -> Response {
     let hangs = {
-        let mut held = state.lock().unwrap();
+        let mut held = state.lock();
         held.asked.push(format!("{} {}", request.method(), request.uri()));
         held.hangs
     };
@@ -252,7 +253,7 @@ async fn note(State(state): State<Shared>, request: Request, next: Next) -> Resp
 }
 
 async fn version(State(state): State<Shared>) -> Json<Value> {
-    let api = state.lock().unwrap().api.clone();
+    let api = state.lock().api.clone();
     Json(json!({"Version": "26.1.5+dfsg1", "ApiVersion": api, "MinAPIVersion": "1.24", "Os": "linux"}))
 }
 
@@ -260,7 +261,7 @@ async fn version(State(state): State<Shared>) -> Json<Value> {
 async fn list(State(state): State<Shared>, RawQuery(query): RawQuery) -> Json<Value> {
     let query = query.unwrap_or_default();
     let ours = format!("ployz.network%3D{}", network());
-    let held = state.lock().unwrap();
+    let held = state.lock();
     let found = held.containers.iter().filter(|(_, value)| {
         let labels = &value["Config"]["Labels"];
         !query.contains(&ours) || labels["ployz.network"] == network().to_string()
@@ -279,7 +280,7 @@ fn missing(key: &str) -> Response {
 }
 
 async fn inspect(State(state): State<Shared>, Path(key): Path<String>) -> Response {
-    let held = state.lock().unwrap();
+    let held = state.lock();
     if held.mute.as_ref() == Some(&key) {
         let message = json!({"message": "context deadline exceeded"});
         return (StatusCode::INTERNAL_SERVER_ERROR, Json(message)).into_response();
@@ -293,7 +294,7 @@ async fn inspect(State(state): State<Shared>, Path(key): Path<String>) -> Respon
 async fn create(State(state): State<Shared>, RawQuery(query): RawQuery, Json(body): Json<Value>) -> Response {
     let name =
         query.unwrap_or_default().replace("name=", "").split('&').next().unwrap_or_default().to_owned();
-    let mut held = state.lock().unwrap();
+    let mut held = state.lock();
     if held.being_made.contains(&name) || find(&held, &name).is_some() {
         let message = format!("Conflict. The container name \"/{name}\" is already in use");
         return (StatusCode::CONFLICT, Json(json!({"message": message}))).into_response();
@@ -309,7 +310,7 @@ async fn create(State(state): State<Shared>, RawQuery(query): RawQuery, Json(bod
 }
 
 fn set_state(state: &Shared, id: &str, status: Value) -> Response {
-    match state.lock().unwrap().containers.get_mut(id) {
+    match state.lock().containers.get_mut(id) {
         Some(value) => value["State"] = status,
         None => return missing(id),
     }
@@ -322,7 +323,7 @@ async fn start(State(state): State<Shared>, Path(id): Path<String>) -> Response 
 
 /// A stop that nobody waits for any more goes on, as the real one's does.
 async fn stop(State(state): State<Shared>, Path(id): Path<String>) -> Response {
-    let takes = state.lock().unwrap().stops_take;
+    let takes = state.lock().stops_take;
     let work = tokio::spawn(async move {
         tokio::time::sleep(takes).await;
         set_state(&state, &id, json!({"Status": "exited", "ExitCode": 143}))
@@ -331,7 +332,7 @@ async fn stop(State(state): State<Shared>, Path(id): Path<String>) -> Response {
 }
 
 async fn command(State(state): State<Shared>, Path(_id): Path<String>) -> Response {
-    let mut held = state.lock().unwrap();
+    let mut held = state.lock();
     let id = format!("command-{}", held.commands.len());
     held.commands.insert(id.clone(), false);
     (StatusCode::CREATED, Json(json!({"Id": id}))).into_response()
@@ -339,11 +340,11 @@ async fn command(State(state): State<Shared>, Path(_id): Path<String>) -> Respon
 
 /// It runs, says nothing, and ends when the test says so.
 async fn begin(State(state): State<Shared>, Path(id): Path<String>, request: Request) -> Response {
-    state.lock().unwrap().commands.insert(id.clone(), true);
+    state.lock().commands.insert(id.clone(), true);
     let upgrade = hyper::upgrade::on(request);
     tokio::spawn(async move {
         let Ok(connection) = upgrade.await else { return };
-        while state.lock().unwrap().commands[&id] {
+        while state.lock().commands[&id] {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         drop(connection);
@@ -353,7 +354,7 @@ async fn begin(State(state): State<Shared>, Path(id): Path<String>, request: Req
 }
 
 async fn command_state(State(state): State<Shared>, Path(id): Path<String>) -> Response {
-    match state.lock().unwrap().commands.get(&id) {
+    match state.lock().commands.get(&id) {
         Some(true) => Json(json!({"ID": id, "Running": true})).into_response(),
         Some(false) => Json(json!({"ID": id, "Running": false, "ExitCode": 0})).into_response(),
         None => missing(&id),
@@ -361,24 +362,24 @@ async fn command_state(State(state): State<Shared>, Path(id): Path<String>) -> R
 }
 
 async fn remove(State(state): State<Shared>, Path(id): Path<String>) -> Response {
-    match state.lock().unwrap().containers.remove(&id) {
+    match state.lock().containers.remove(&id) {
         Some(_) => StatusCode::NO_CONTENT.into_response(),
         None => missing(&id),
     }
 }
 
 async fn networks(State(state): State<Shared>) -> Json<Value> {
-    Json(state.lock().unwrap().networks.clone().into())
+    Json(state.lock().networks.clone().into())
 }
 
 async fn create_network(State(state): State<Shared>, Json(mut body): Json<Value>) -> Response {
     body["Id"] = "net-made".into();
-    state.lock().unwrap().networks.push(body);
+    state.lock().networks.push(body);
     (StatusCode::CREATED, Json(json!({"Id": "net-made", "Warning": ""}))).into_response()
 }
 
 async fn remove_network(State(state): State<Shared>, Path(id): Path<String>) -> Response {
-    let mut held = state.lock().unwrap();
+    let mut held = state.lock();
     if !held.containers.is_empty() {
         let message = json!({"message": "error while removing network: network has active endpoints"});
         return (StatusCode::FORBIDDEN, Json(message)).into_response();
@@ -390,7 +391,7 @@ async fn remove_network(State(state): State<Shared>, Path(id): Path<String>) -> 
 async fn events(State(state): State<Shared>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
     let (past, receiver) = {
-        let held = state.lock().unwrap();
+        let held = state.lock();
         let since = query.contains("since=");
         let past = if since { held.past.clone() } else { Vec::new() };
         (past, held.events.as_ref().unwrap().subscribe())

@@ -25,13 +25,13 @@ fn refused(status: StatusCode, message: &str) -> Response {
 
 fn login(state: &Shared, headers: &HeaderMap) {
     let login = headers.get("x-registry-auth").map(|login| login.to_str().unwrap().to_owned());
-    state.lock().unwrap().logins.extend(login);
+    state.lock().logins.extend(login);
 }
 
 /// `/distribution/<name>/json`.
 async fn distribution(State(state): State<Shared>, headers: HeaderMap) -> Response {
     login(&state, &headers);
-    let answer = state.lock().unwrap().registry.clone();
+    let answer = state.lock().registry.clone();
     let (status, body) = answer.unwrap_or((500, json!({"message": "Get \"https://r/v2/\": EOF"})));
     (StatusCode::from_u16(status).unwrap(), Json(body)).into_response()
 }
@@ -42,7 +42,7 @@ async fn create(State(state): State<Shared>, headers: HeaderMap, RawQuery(query)
     let query = query.unwrap_or_default();
     let image = query.split('&').find_map(|pair| pair.strip_prefix("fromImage=")).unwrap_or_default();
     let image = image.replace("%2F", "/").replace("%40", "@").replace("%3A", ":");
-    let mut held = state.lock().unwrap();
+    let mut held = state.lock();
     let lines: String = held.pulls.iter().map(|line| format!("{line}\n")).collect();
     if held.pulls.iter().all(|line| line["error"].is_null()) {
         held.images.insert(image, format!("sha256:{}", "9".repeat(64)));
@@ -53,7 +53,7 @@ async fn create(State(state): State<Shared>, headers: HeaderMap, RawQuery(query)
 /// `/images/<name>/json` and `/images/<name>/get`.
 async fn read(State(state): State<Shared>, Path(rest): Path<String>) -> Response {
     let (name, what) = rest.rsplit_once('/').unwrap_or_default();
-    let found = state.lock().unwrap().images.get(name).cloned();
+    let found = state.lock().images.get(name).cloned();
     let Some(id) = found else { return refused(StatusCode::NOT_FOUND, "No such image") };
     if what == "json" {
         let layers = json!({"Type": "layers", "Layers": [id]});
@@ -74,13 +74,13 @@ async fn tag(State(state): State<Shared>, Path(rest): Path<String>, RawQuery(que
     };
     let id = rest.strip_suffix("/tag").unwrap_or_default().to_owned();
     let name = format!("{}:{}", value("repo"), value("tag"));
-    state.lock().unwrap().images.insert(name, id);
+    state.lock().images.insert(name, id);
     StatusCode::CREATED.into_response()
 }
 
 /// All or nothing, as the real one.
 async fn load(State(state): State<Shared>, body: Body) -> Response {
-    if let Some(why) = state.lock().unwrap().full.clone() {
+    if let Some(why) = state.lock().full.clone() {
         return refused(StatusCode::INTERNAL_SERVER_ERROR, &why);
     }
     let (mut pieces, mut all) = (body.into_data_stream(), Vec::new());
@@ -92,7 +92,7 @@ async fn load(State(state): State<Shared>, body: Body) -> Response {
     }
     let mut lines = all.split(|byte| *byte == b'\n').map(|line| String::from_utf8_lossy(line).into_owned());
     let (name, id) = (lines.next().unwrap(), lines.next().unwrap());
-    let mut held = state.lock().unwrap();
+    let mut held = state.lock();
     held.images.insert(id.clone(), id.clone());
     held.images.insert(name, id);
     Json(json!({"stream": "Loaded image\n"})).into_response()

@@ -181,7 +181,7 @@ mod tests {
         let image: ImageRef = format!("r.example.org/web:1@{digest}").parse().unwrap();
         assert_eq!(docker.held(&image).await.unwrap(), None);
         for name in [format!("r.example.org/web:sha256-{}", "a".repeat(64)), digest, image.to_string()] {
-            fake.state.lock().unwrap().images.insert(name.clone(), format!("sha256:{}", "2".repeat(64)));
+            fake.state.lock().images.insert(name.clone(), format!("sha256:{}", "2".repeat(64)));
             assert_eq!(docker.held(&image).await.unwrap().unwrap().name, name);
         }
     }
@@ -228,30 +228,29 @@ mod tests {
         let platforms =
             json!([{"os": "linux", "architecture": "amd64"}, {"os": "unknown", "architecture": "unknown"}]);
         let body = json!({"Descriptor": {"digest": digest}, "Platforms": platforms});
-        fake.state.lock().unwrap().registry = Some((200, body));
+        fake.state.lock().registry = Some((200, body));
         let found = docker.ask_registry(&name, Some(&login)).await.unwrap();
         assert_eq!(
             (found.digest.as_str(), found.platforms),
             (digest.as_str(), vec!["linux/amd64".to_owned()])
         );
 
-        fake.state.lock().unwrap().registry =
-            Some((401, json!({"message": "unauthorized: authentication required"})));
+        fake.state.lock().registry = Some((401, json!({"message": "unauthorized: authentication required"})));
         let error = docker.ask_registry(&name, None).await.unwrap_err();
         assert_eq!(error.status(), Some(401));
 
         let progress = Progress::default();
         let why = "toomanyrequests: You have reached your pull rate limit";
-        fake.state.lock().unwrap().pulls = vec![json!({"errorDetail": {"message": why}, "error": why})];
+        fake.state.lock().pulls = vec![json!({"errorDetail": {"message": why}, "error": why})];
         let error = docker.fetch(&image, Some(&login), &progress).await.unwrap_err();
         let words = ployz_core::text::chain(&error);
         assert_eq!(registry::code(error.status(), &words), ErrorCode::RegistryRateLimited, "{words}");
         assert_eq!(docker.held(&image).await.unwrap(), None);
 
-        fake.state.lock().unwrap().pulls = vec![json!({"status": "Pull complete", "id": "0123456789ab"})];
+        fake.state.lock().pulls = vec![json!({"status": "Pull complete", "id": "0123456789ab"})];
         docker.fetch(&image, None, &progress).await.unwrap();
         assert_eq!(progress.now().layers, 1);
-        let held = fake.state.lock().unwrap();
+        let held = fake.state.lock();
         assert!(held.images.contains_key(&format!("r.example.org/web@{digest}")), "{:?}", held.images);
         assert_eq!(held.logins.len(), 2, "with a login, and none without");
         let secret = held.asked.iter().find(|line| line.contains(&held.logins[0]));

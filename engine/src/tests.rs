@@ -137,7 +137,7 @@ async fn an_engine_that_hangs_is_given_up_in_time() {
     let fake = Fake::start("1.45");
     fake.put(container("ours", "prod.web-a"));
     let docker = docker(&fake).await;
-    fake.state.lock().unwrap().hangs = true;
+    fake.state.lock().hangs = true;
     tokio::time::pause();
     assert!(matches!(docker.list().await, Err(DockerError::Late { .. })));
     assert!(matches!(docker.inspect("ours").await, Seen::Unknown(_)), "unknown is not absent");
@@ -160,22 +160,21 @@ async fn the_network_is_made_adopted_and_held() {
     fake.put(container("ours", "prod.web-a"));
     let held = docker_network::ensure(&docker, &moved).await.unwrap();
     assert!(matches!(&held, Ensured::Held(why) if why.contains("mtu: 1420 -> 1380")), "{held:?}");
-    fake.state.lock().unwrap().containers.clear();
+    fake.state.lock().containers.clear();
     assert!(matches!(docker_network::ensure(&docker, &moved).await.unwrap(), Ensured::Ready(_)));
 
     // Left by a network that is gone: made anew, but not taken away by a network that it never was of.
-    fake.state.lock().unwrap().networks[0]["Labels"]["ployz.network"] =
-        "08080808080808080808080808080808".into();
+    fake.state.lock().networks[0]["Labels"]["ployz.network"] = "08080808080808080808080808080808".into();
     assert!(!docker_network::remove(&docker).await.unwrap());
     assert!(matches!(docker_network::ensure(&docker, &wanted).await.unwrap(), Ensured::Ready(_)));
-    assert_eq!(fake.state.lock().unwrap().networks[0]["Labels"]["ployz.network"], network().to_string());
+    assert_eq!(fake.state.lock().networks[0]["Labels"]["ployz.network"], network().to_string());
 
     // Somebody else's with our name.
-    fake.state.lock().unwrap().networks[0]["Labels"] = json!({});
+    fake.state.lock().networks[0]["Labels"] = json!({});
     let held = docker_network::ensure(&docker, &wanted).await.unwrap();
     assert!(matches!(held, Ensured::Held(_)), "{held:?}");
     assert!(!docker_network::remove(&docker).await.unwrap());
-    assert_eq!(fake.state.lock().unwrap().networks.len(), 1);
+    assert_eq!(fake.state.lock().networks.len(), 1);
 }
 
 #[tokio::test]
@@ -195,7 +194,7 @@ async fn the_view_follows_events_and_outlives_the_engine() {
     let one = found.instances.values().next().unwrap();
     assert!(one.ready && one.state == ContainerState::Running, "{one:?}");
 
-    fake.state.lock().unwrap().containers.get_mut("ours").unwrap()["State"]["Status"] = "exited".into();
+    fake.state.lock().containers.get_mut("ours").unwrap()["State"]["Status"] = "exited".into();
     fake.tell("die", "ours");
     until(&mut seen, |view| view.instances.values().all(|one| !one.ready)).await;
 
@@ -219,7 +218,7 @@ async fn a_network_that_is_pruned_is_made_again_at_once() {
     for _ in 0..3 {
         fake.prune_networks();
         let limit = tokio::time::Instant::now() + Duration::from_secs(5);
-        while fake.state.lock().unwrap().networks.is_empty() {
+        while fake.state.lock().networks.is_empty() {
             assert!(tokio::time::Instant::now() < limit, "not made again: {:?}", *seen.borrow());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -236,7 +235,7 @@ async fn two_who_ask_for_the_network_at_once_make_one() {
     for ensured in futures_util::future::join_all(asked).await {
         assert_eq!(ensured.unwrap(), Ensured::Ready("net-made".into()));
     }
-    assert_eq!(fake.state.lock().unwrap().networks.len(), 1);
+    assert_eq!(fake.state.lock().networks.len(), 1);
 }
 
 #[tokio::test]
@@ -396,18 +395,18 @@ async fn a_check_that_hangs_is_begun_once() {
     let (way, check) = (UnderWay::default(), Check::Exec { command: vec!["sleep".into(), "9999".into()] });
     let limit = Duration::from_millis(100);
     let ask = async || readiness::ask(&docker, "ours", [127, 0, 0, 1].into(), &check, limit, &way).await;
-    let begun = || fake.state.lock().unwrap().commands.len();
+    let begun = || fake.state.lock().commands.len();
     assert_eq!(ask().await, Answer::No("no answer within 100ms".into()));
     for _ in 0..3 {
         assert_eq!(ask().await, Answer::No("the previous command has not ended".into()));
     }
     assert_eq!(begun(), 1, "each interval would leave one more process in the container");
-    fake.state.lock().unwrap().commands.insert("command-0".into(), false);
+    fake.state.lock().commands.insert("command-0".into(), false);
     let (answer, ()) = tokio::join!(ask(), async {
-        while begun() < 2 || !fake.state.lock().unwrap().commands["command-1"] {
+        while begun() < 2 || !fake.state.lock().commands["command-1"] {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        fake.state.lock().unwrap().commands.insert("command-1".into(), false);
+        fake.state.lock().commands.insert("command-1".into(), false);
     });
     assert_eq!(answer, Answer::Yes);
     fake.stop();
@@ -503,7 +502,7 @@ async fn another_check_takes_nobody_out_before_it_has_an_answer() {
 #[tokio::test]
 async fn one_slow_inspection_hides_no_other_container() {
     let mut asked = Asked::new(true).await;
-    asked.fake.state.lock().unwrap().mute = Some("ours".into());
+    asked.fake.state.lock().mute = Some("ours".into());
     let mut other = container("other", "prod.web-b");
     other["Config"]["Labels"]["ployz.instance"] = "web-b".into();
     asked.fake.put(other);
@@ -566,7 +565,7 @@ async fn an_answer_without_end_is_not_collected() {
 async fn what_would_be_another_call_is_not_asked() {
     let fake = Fake::start("1.45");
     let docker = docker(&fake).await;
-    fake.state.lock().unwrap().asked.clear();
+    fake.state.lock().asked.clear();
     for text in crate::hostile::TEXTS.into_iter().filter(|text| *text != "foreign") {
         assert!(docker.find_image(text).await.is_err(), "{text}");
         assert!(matches!(docker.inspect(text).await, Seen::Unknown(_)), "{text}");

@@ -33,7 +33,7 @@ async fn docker(fake: &Fake) -> Docker {
 async fn two() -> (Fake, Docker, Fake, Docker, ImageWanted) {
     let (one, other) = (Fake::start("1.45"), Fake::start("1.41"));
     for name in [NAME, ID] {
-        one.state.lock().unwrap().images.insert(name.into(), ID.into());
+        one.state.lock().images.insert(name.into(), ID.into());
     }
     let (here, there) = (docker(&one).await, docker(&other).await);
     let facts = here.find_image(NAME).await.unwrap().unwrap().facts;
@@ -66,7 +66,7 @@ async fn an_image_goes_from_engine_to_engine() {
         tokio::join!(send(near, here.save(&wanted.image).unwrap()), exchange(&there, &wanted, far));
     assert_eq!((said.unwrap(), done), (ImageAnswer::Done, Ok(())));
     assert_eq!(look(&there, &wanted).await.unwrap().state(&wanted.facts), ImageState::Present);
-    other.state.lock().unwrap().images.remove(NAME);
+    other.state.lock().images.remove(NAME);
     assert_eq!(look(&there, &wanted).await.unwrap().state(&wanted.facts), ImageState::Unnamed);
     there.name_image(&wanted.facts.id, &wanted.image).await.unwrap();
     assert_eq!(look(&there, &wanted).await.unwrap().state(&wanted.facts), ImageState::Present);
@@ -83,7 +83,7 @@ async fn what_breaks_off_leaves_nothing() {
     };
     let ((), done) = tokio::join!(cut, exchange(&there, &wanted, far));
     assert_eq!(done.unwrap_err().code, "TRANSFER_INTERRUPTED");
-    assert!(other.state.lock().unwrap().images.is_empty());
+    assert!(other.state.lock().images.is_empty());
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn an_engine_that_refuses_is_heard_at_the_other_end() {
         ("write /var/lib/docker/tmp/x: no space left on device", "DISK_FULL"),
         ("unsupported manifest", "IMAGE_PUSH_FAILED"),
     ] {
-        other.state.lock().unwrap().full = Some(why.into());
+        other.state.lock().full = Some(why.into());
         let (near, far) = pair().await;
         let (said, done) =
             tokio::join!(send(near, here.save(&wanted.image).unwrap()), exchange(&there, &wanted, far));
@@ -107,7 +107,7 @@ async fn an_engine_that_refuses_is_heard_at_the_other_end() {
 async fn another_image_under_the_name_is_not_taken_for_the_one() {
     let (one, here, _other, there, wanted) = two().await;
     // Built anew between the look and the sending.
-    one.state.lock().unwrap().images.insert(NAME.into(), NEWER.into());
+    one.state.lock().images.insert(NAME.into(), NEWER.into());
     let (near, far) = pair().await;
     let (said, done) =
         tokio::join!(send(near, here.save(&wanted.image).unwrap()), exchange(&there, &wanted, far));
@@ -118,7 +118,7 @@ async fn another_image_under_the_name_is_not_taken_for_the_one() {
 #[tokio::test]
 async fn an_image_that_is_gone_is_the_engines_failure() {
     let (one, here, _other, there, wanted) = two().await;
-    one.state.lock().unwrap().images.clear();
+    one.state.lock().images.clear();
     let (near, far) = pair().await;
     let (said, done) =
         tokio::join!(send(near, here.save(&wanted.image).unwrap()), exchange(&there, &wanted, far));
@@ -130,15 +130,15 @@ async fn an_image_that_is_gone_is_the_engines_failure() {
 #[tokio::test]
 async fn a_name_moves_only_to_an_image_that_is_there_and_the_one_that_is_meant() {
     let (_one, _here, other, there, wanted) = two().await;
-    other.state.lock().unwrap().images.insert(NAME.into(), NEWER.into());
-    let leads_to = || other.state.lock().unwrap().images[NAME].clone();
+    other.state.lock().images.insert(NAME.into(), NEWER.into());
+    let leads_to = || other.state.lock().images[NAME].clone();
     assert_eq!(name(&there, &wanted).await.unwrap_err().code, "IMAGE_NOT_FOUND");
     assert_eq!(leads_to(), NEWER, "the image is not there");
     // The fake makes the content of the id, so this one's is another.
-    other.state.lock().unwrap().images.insert(ID.into(), NEWER.into());
+    other.state.lock().images.insert(ID.into(), NEWER.into());
     assert_eq!(name(&there, &wanted).await.unwrap_err().code, "IMAGE_NOT_FOUND");
     assert_eq!((leads_to(), other.asked("/tag").len()), (NEWER.to_owned(), 0), "it is another image");
-    other.state.lock().unwrap().images.insert(ID.into(), ID.into());
+    other.state.lock().images.insert(ID.into(), ID.into());
     name(&there, &wanted).await.unwrap();
     assert_eq!(leads_to(), ID);
 }
@@ -162,7 +162,7 @@ fn no_string_of_an_image_command_reaches_a_path_outside_its_slot() {
             let Ok(command) = serde_json::from_value::<ImageCommand>(value) else { continue };
             let wanted = command.wanted();
             let slots = BTreeSet::from([wanted.image.to_string(), wanted.facts.id.to_string()]);
-            other.state.lock().unwrap().asked.clear();
+            other.state.lock().asked.clear();
             runtime.block_on(async {
                 let _ = look(&there, wanted).await;
                 let _ = name(&there, wanted).await;

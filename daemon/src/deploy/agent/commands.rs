@@ -449,9 +449,9 @@ mod tests {
         fake.put(instance("c1", &owner));
         let (docker, name) = (fake.connect().await, container_name(&owner.namespace, &owner.instance));
         assert!(!is_gone(&docker, &name).await, "the view is behind");
-        fake.state.lock().unwrap().containers.clear();
+        fake.state.lock().containers.clear();
         assert!(is_gone(&docker, &name).await);
-        fake.state.lock().unwrap().hangs = true;
+        fake.state.lock().hangs = true;
         tokio::time::pause();
         assert!(!is_gone(&docker, &name).await, "unknown is not absent");
     }

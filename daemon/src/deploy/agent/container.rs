@@ -298,7 +298,7 @@ mod tests {
     async fn a_container_that_docker_is_still_making_is_waited_for() {
         let fake = Fake::start("1.45");
         let (docker, spec) = (fake.connect().await, fake::spec());
-        fake.state.lock().unwrap().being_made.insert(spec.name());
+        fake.state.lock().being_made.insert(spec.name());
         let finishes = async {
             while fake.asked("/containers/create").len() < 2 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -317,15 +317,15 @@ mod tests {
     async fn a_name_that_becomes_free_is_taken() {
         let fake = Fake::start("1.45");
         let (docker, spec) = (fake.connect().await, fake::spec());
-        fake.state.lock().unwrap().being_made.insert(spec.name());
+        fake.state.lock().being_made.insert(spec.name());
         let fails = async {
             while fake.asked("/containers/create").is_empty() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            fake.state.lock().unwrap().being_made.clear();
+            fake.state.lock().being_made.clear();
         };
         let (made, ()) = tokio::join!(create(&docker, &spec), fails);
         assert_eq!(made.unwrap().1, spec.address);
-        assert_eq!(fake.state.lock().unwrap().containers.len(), 1);
+        assert_eq!(fake.state.lock().containers.len(), 1);
     }
 }

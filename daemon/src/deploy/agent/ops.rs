@@ -236,7 +236,7 @@ mod tests {
         }
 
         fn state(&self) -> String {
-            let held = self.fake.state.lock().unwrap();
+            let held = self.fake.state.lock();
             let state = held.containers.get("c1").map(|value| value["State"]["Status"].clone());
             state.map_or_else(|| "gone".into(), |state| state.as_str().unwrap().to_owned())
         }
@@ -263,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn a_restore_that_comes_during_a_stop_waits_for_its_end() {
         let here = Here::new().await;
-        here.fake.state.lock().unwrap().stops_take = Duration::from_millis(400);
+        here.fake.state.lock().stops_take = Duration::from_millis(400);
         let (stopped, restored) = tokio::join!(stop(&here.disk.local, &here.docker, &here.which), async {
             while here.fake.asked("/stop").is_empty() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -277,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn a_stop_that_was_cut_off_in_its_grace_is_over_before_the_restore() {
         let here = Here::new().await;
-        here.fake.state.lock().unwrap().stops_take = Duration::from_millis(400);
+        here.fake.state.lock().stops_take = Duration::from_millis(400);
         let cut = stop(&here.disk.local, &here.docker, &here.which);
         let cut = tokio::time::timeout(Duration::from_millis(200), cut).await;
         assert!(cut.is_err() && here.state() == "running");

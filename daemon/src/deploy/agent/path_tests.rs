@@ -116,13 +116,13 @@ fn no_string_of_a_deploy_command_reaches_a_path_outside_its_slot() {
         for value in commands.iter().flat_map(|command| hostile::variants(command, text)) {
             let Ok(command) = serde_json::from_value::<DeployCommand>(value) else { continue };
             {
-                let mut held = fake.state.lock().unwrap();
+                let mut held = fake.state.lock();
                 held.asked.clear();
                 held.containers.clear();
             }
             fake.put(instance(CONTAINER, &one.owner));
             let mut slots = runtime.block_on(carry_out(&disk, &docker, &one, command));
-            slots.extend(fake.state.lock().unwrap().containers.keys().cloned());
+            slots.extend(fake.state.lock().containers.keys().cloned());
             assert_eq!(hostile::strays(&fake, &slots), [] as [&str; 0], "{text}");
         }
     };

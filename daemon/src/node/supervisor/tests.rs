@@ -7,7 +7,8 @@ use crate::state::crash;
 use ployz_core::adopt::{Op, Seen};
 use ployz_core::live::{FirewallLive, NodeLive, UnitLive};
 use ployz_core::spec::{NodeSpec, UnitName};
-use std::sync::{Arc, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 
 /// What is there, to change it.
 macro_rules! present {
@@ -62,7 +63,7 @@ impl Fake {
 
     /// To look at it, or to change what it does.
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.lock()
     }
 
     /// What is there.
