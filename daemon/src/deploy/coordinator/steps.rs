@@ -20,6 +20,7 @@ use ployz_core::wire::v1::deploy::{
 };
 use ployz_core::wire::v1::manifest::Span;
 use ployz_host::clock;
+use ployz_nats::bucket::{StoreError, compare_and_set};
 use ployz_nats::events::{PublishError, Publisher};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -170,31 +171,28 @@ impl Run<'_> {
     }
 
     async fn publish(&self, publisher: &Publisher, event: &Event) -> Result<(), DeployFailure> {
-        let failed = |error: PublishError| {
-            DeployFailure::new(ErrorCode::StoreUnavailable, ployz_core::text::chain(&error))
-        };
-        for _ in 0..CAS_TRIES {
+        let published = compare_and_set(|| async {
             let (value, sequence) = match publisher.current(&event.key).await {
                 Ok(current) => (current.value, current.sequence),
                 Err(PublishError::Damaged { sequence, .. }) if event.value.is_some() => (None, sequence),
-                Err(error) => return Err(failed(error)),
+                Err(error) => return Err(Unpublished::from(error)),
             };
             if value == event.value {
-                return Ok(());
+                return Ok(Ok(()));
             }
             // After the sequence was read: who takes the deploy over in between changes one of the two.
             self.is_ours().await?;
-            let done = match &event.value {
+            let written = match &event.value {
                 Some(value) => publisher.put_at(&event.key, value, sequence).await,
                 None => publisher.remove_at(&event.key, sequence).await,
             };
-            match done {
-                Ok(_) => return Ok(()),
-                Err(PublishError::Conflict(_)) => {}
-                Err(error) => return Err(failed(error)),
+            match written {
+                Ok(_) => Ok(Ok(())),
+                Err(PublishError::Conflict(key)) => Ok(Err(StoreError::Conflict(key.to_string()))),
+                Err(error) => Err(error.into()),
             }
-        }
-        Err(DeployFailure::new(ErrorCode::DeployInterrupted, format!("{} keeps changing", event.key)))
+        });
+        published.await.map_err(|Unpublished(failure)| failure)
     }
 
     async fn is_ours(&self) -> Result<(), DeployFailure> {
@@ -323,6 +321,28 @@ fn not_sent(machine: &MachineId, operation: &Operation) -> DeployFailure {
     DeployFailure::new(ErrorCode::DeployFailed, what).on(machine)
 }
 
+/// Why a routing event was not published.
+struct Unpublished(DeployFailure);
+
+impl From<DeployFailure> for Unpublished {
+    fn from(failure: DeployFailure) -> Self {
+        Self(failure)
+    }
+}
+
+impl From<PublishError> for Unpublished {
+    fn from(error: PublishError) -> Self {
+        Self(DeployFailure::new(ErrorCode::StoreUnavailable, ployz_core::text::chain(&error)))
+    }
+}
+
+/// What is left of a compare-and-set that gave up: another writer was faster each time.
+impl From<StoreError> for Unpublished {
+    fn from(error: StoreError) -> Self {
+        Self(DeployFailure::new(ErrorCode::DeployInterrupted, ployz_core::text::chain(&error)))
+    }
+}
+
 fn all(failures: Vec<DeployFailure>) -> Done {
     if failures.is_empty() { Ok(()) } else { Err(failures) }
 }
@@ -333,4 +353,3 @@ const START_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 const START_TIMEOUT_GRACE: Duration = Duration::from_secs(10);
 /// Gateways were told before; this is for requests that are under way.
 const DRAIN: Span = Span::from_secs(5);
-const CAS_TRIES: usize = 5;
