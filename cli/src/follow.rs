@@ -26,7 +26,7 @@ pub(crate) async fn follow(
     let mut lines = Lines::new(mode);
     let mut missing = Vec::new();
     let first = ask(socket, &request).await?;
-    tell(&mut missing, first.missing);
+    warn_missing(&mut missing, first.missing);
     show(&mut lines, seen.fresh(first.lines))?;
     request.tail = u32::MAX;
     let mut silent = false;
@@ -36,7 +36,7 @@ pub(crate) async fn follow(
         match ask(socket, &request).await {
             Ok(answer) => {
                 silent = false;
-                tell(&mut missing, answer.missing);
+                warn_missing(&mut missing, answer.missing);
                 show(&mut lines, seen.fresh(answer.lines))?;
             }
             Err(failure) if !may_pass(&failure) => return Err(failure),
@@ -97,7 +97,7 @@ async fn ask(socket: &Path, request: &ServiceLogsRequest) -> Result<ServiceLogs,
 }
 
 /// Says once whose lines are missing, and again when that changes.
-fn tell(known: &mut Vec<ServiceLogMissing>, now: Vec<ServiceLogMissing>) {
+fn warn_missing(known: &mut Vec<ServiceLogMissing>, now: Vec<ServiceLogMissing>) {
     let of = |all: &[ServiceLogMissing]| all.iter().map(|one| one.instance.clone()).collect::<Vec<_>>();
     if of(known) != of(&now) {
         let _ = io::stderr().lock().write_all(missing(&now).as_bytes());

@@ -182,17 +182,17 @@ impl Fake {
     }
 
     /// Tells subscribers that something happened to a container.
-    pub fn tell(&self, action: &str, id: &str) {
-        self.tell_of("container", action, id);
+    pub fn emit(&self, action: &str, id: &str) {
+        self.emit_of("container", action, id);
     }
 
     /// Takes all networks away, as a prune does.
     pub fn prune_networks(&self) {
         self.state.lock().networks.clear();
-        self.tell_of("network", "destroy", "net-made");
+        self.emit_of("network", "destroy", "net-made");
     }
 
-    fn tell_of(&self, kind: &str, action: &str, id: &str) {
+    fn emit_of(&self, kind: &str, action: &str, id: &str) {
         let message = json!({"Type": kind, "Action": action, "Actor": {"ID": id, "Attributes": {}}});
         let mut held = self.state.lock();
         held.past.push(format!("{message}\n"));

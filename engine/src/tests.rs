@@ -189,13 +189,13 @@ async fn the_view_follows_events_and_outlives_the_engine() {
 
     fake.put(container("ours", "prod.web-x7k2"));
     fake.put(foreign("theirs", "nginx"));
-    fake.tell("start", "ours");
+    fake.emit("start", "ours");
     let found = until(&mut seen, |view| view.instances.len() == 1).await;
     let one = found.instances.values().next().unwrap();
     assert!(one.ready && one.state == ContainerState::Running, "{one:?}");
 
     fake.state.lock().containers.get_mut("ours").unwrap()["State"]["Status"] = "exited".into();
-    fake.tell("die", "ours");
+    fake.emit("die", "ours");
     until(&mut seen, |view| view.instances.values().all(|one| !one.ready)).await;
 
     fake.stop();
@@ -506,7 +506,7 @@ async fn one_slow_inspection_hides_no_other_container() {
     let mut other = container("other", "prod.web-b");
     other["Config"]["Labels"]["ployz.instance"] = "web-b".into();
     asked.fake.put(other);
-    asked.fake.tell("start", "other");
+    asked.fake.emit("start", "other");
     let now = until(&mut asked.seen, |view| view.instances.len() == 2).await;
     assert!(matches!(now.engine, Engine::Live(_)));
     assert!(now.instances.values().all(|one| one.ready), "what is not known is as it was: {now:?}");

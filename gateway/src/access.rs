@@ -84,10 +84,10 @@ impl Writer {
     /// Starts to empty the lanes into `output`.
     pub fn start(lanes: Vec<Lane>, mut output: impl Write + Send + 'static) -> std::io::Result<Self> {
         let ends = Arc::new(AtomicBool::new(false));
-        let told = ends.clone();
+        let stop = ends.clone();
         let thread = std::thread::Builder::new().name("access-log".into()).spawn(move || {
             let mut taken = Vec::new();
-            while !told.load(Ordering::Acquire) {
+            while !stop.load(Ordering::Acquire) {
                 std::thread::park_timeout(FLUSH_INTERVAL);
                 empty(&lanes, &mut taken, &mut output);
             }

@@ -164,7 +164,7 @@ async fn follow(
         if !Arc::ptr_eq(&before.snapshot().view, &snapshot.view) {
             changed.send_replace(SystemTime::now());
         }
-        tell(before.snapshot().freshness, snapshot.freshness);
+        log_freshness(before.snapshot().freshness, snapshot.freshness);
         let mut now: Vec<u16> = snapshot.view.tcp_ports().filter(|port| !listening(*port)).collect();
         now.sort_unstable();
         if now != deaf && !now.is_empty() {
@@ -179,7 +179,7 @@ async fn follow(
     }
 }
 
-fn tell(before: Freshness, now: Freshness) {
+fn log_freshness(before: Freshness, now: Freshness) {
     match now {
         _ if before == now => {}
         Freshness::Empty => tracing::warn!("nothing is known of the routes: every request is answered 503"),

@@ -61,7 +61,7 @@ async fn run(given: Given) -> anyhow::Result<()> {
     }
     // Last: whoever is accepted is served from what is known by then.
     let gateway = Gateway::start(settings(&given, certificates, feed.stats()), sockets, feed.watch())?;
-    tasks.spawn(tell(feed.watch()));
+    tasks.spawn(notify_status(feed.watch()));
     // Cancel-safe: a signal that is not received here ends the process anyway.
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     tracing::info!("shutting down: accepts no more, drains open connections");
@@ -180,7 +180,7 @@ async fn reload(certificates: Arc<Certificates>, mut files: Files) {
 }
 
 /// Says that the gateway is ready, and from then on how far its routes can be trusted.
-async fn tell(mut table: watch::Receiver<Arc<Snapshot<Table>>>) {
+async fn notify_status(mut table: watch::Receiver<Arc<Snapshot<Table>>>) {
     let known = table.wait_for(|snapshot| snapshot.freshness != Freshness::Empty);
     let _ = tokio::time::timeout(ROUTES_TIMEOUT, known).await;
     let _ = sd_notify::notify(&[NotifyState::Ready]);

@@ -83,7 +83,7 @@ pub(crate) struct Worker {
 impl Workers {
     /// Starts one worker for each lane of the access log; they accept from all sockets at once.
     pub fn start(service: &Service, sockets: &[Socket], lanes: Vec<Lane>) -> io::Result<Self> {
-        let (closing, told) = watch::channel(false);
+        let (closing, ending) = watch::channel(false);
         let loads: Arc<[AtomicUsize]> = lanes.iter().map(|_| AtomicUsize::new(0)).collect();
         let (inboxes, outlets): (Vec<_>, Vec<_>) = lanes.iter().map(|_| mpsc::unbounded_channel()).unzip();
         let clients = Clients::default();
@@ -96,7 +96,7 @@ impl Workers {
                 service: service.clone(),
                 pool: gateway.pool().clone(),
                 proxy: Arc::new(proxy(gateway)),
-                closing: told.clone(),
+                closing: ending.clone(),
                 number,
                 clients: clients.clone(),
                 loads: loads.clone(),

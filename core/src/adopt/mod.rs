@@ -31,7 +31,7 @@ pub enum Seen<T> {
     Absent,
     /// There, and this is it.
     Present(T),
-    /// There, but somebody else's; the text names whose or how it is known.
+    /// There, but not made by Ployz; the text names its owner or how that is known.
     Foreign(String),
     /// Could not be inspected; the text says why.
     Unknown(String),

@@ -25,7 +25,7 @@ pub fn verdict(spec: &SidecarSpec, live: &SidecarLive, parent: Parent) -> Verdic
     if let Some((name, _)) = live.sockets.iter().find(|(_, socket)| socket.fingerprint.is_none()) {
         return Verdict::Hold(format!("not ours: socket unit {name} carries no {HASH_VARIABLE}"));
     }
-    // Where nobody keeps sockets for it, the gateway listens by itself in the host's namespace.
+    // Where no unit keeps sockets for it, the gateway listens by itself in the host's namespace.
     let netns = match parent {
         Parent::Stays(id) if spec.unit.netns.is_some() => Some(id),
         _ => None,

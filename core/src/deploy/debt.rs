@@ -19,7 +19,7 @@ fn stands(debt: &Debt, plan: &DeployPlan, world: &World<'_>) -> bool {
     if debt.owed == Owed::Restore && !is_current(placed, world) {
         return false;
     }
-    // Of a machine that did not tell, nothing is known: unknown is not settled.
+    // Of a machine that did not answer, nothing is known: unknown is not settled.
     let Some(found) = world.found.get(&placed.machine) else { return true };
     let here = found.iter().find(|found| found.instance == placed.instance);
     match debt.owed {

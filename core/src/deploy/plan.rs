@@ -49,7 +49,7 @@ pub struct World<'a> {
     pub reserved: &'a BTreeMap<u16, String>,
     /// What machines have under the names of images; those that were not asked about are missing.
     pub images: &'a BTreeMap<ImageRef, Agreement>,
-    /// Containers of the namespace on each machine that told; a machine that did not is missing.
+    /// Containers of the namespace on each machine that answered; a machine that did not is missing.
     pub found: &'a BTreeMap<MachineId, Vec<Found>>,
 }
 
@@ -121,7 +121,7 @@ impl DeployPlan {
 }
 
 impl Machine {
-    /// A member that answers and on which nothing runs; the caller fills in what it was told.
+    /// A member that answers and on which nothing runs; the caller fills in what it answered.
     pub fn of(record: &MachineMembership) -> Self {
         let mut labels = record.labels.clone();
         let topology = &record.topology;

@@ -204,10 +204,10 @@ impl<'a, 'd> Planner<'a, 'd> {
         Ok(slots)
     }
 
-    /// Whether a machine that told what it runs does not run this: a stopped container serves no request.
+    /// Whether a machine that reported its containers does not run this: a stopped container serves no request.
     fn is_lost(&self, placed: &Placed) -> bool {
-        let told = self.world.found.get(&placed.machine);
-        told.is_some_and(|found| !found.iter().any(|found| found.instance == placed.instance && found.runs))
+        let found = self.world.found.get(&placed.machine);
+        found.is_some_and(|found| !found.iter().any(|one| one.instance == placed.instance && one.runs))
     }
 
     /// Whether a slot's successor can start where its predecessor runs, whose ports it may take over if that stops first.

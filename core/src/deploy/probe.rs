@@ -32,7 +32,7 @@ pub fn question(plan: &DeployPlan, network: &NetworkId, machine: &MachineId) -> 
 }
 
 /// Everything that stands against a machine's part, in the order an operator would look at it.
-pub fn judge(plan: &DeployPlan, machine: &MachineId, asked: &Probe, told: &Probed) -> Vec<DeployFailure> {
+pub fn judge(plan: &DeployPlan, machine: &MachineId, asked: &Probe, probed: &Probed) -> Vec<DeployFailure> {
     let mut failures = Vec::new();
     for (committed, slot) in starts(plan) {
         if slot.next.as_ref().is_none_or(|placed| placed.machine != *machine) {
@@ -41,7 +41,7 @@ pub fn judge(plan: &DeployPlan, machine: &MachineId, asked: &Probe, told: &Probe
         let failure =
             |code, what: String| DeployFailure::new(code, what).on(machine).of(&committed.service.name);
         let image = &committed.service.image;
-        match (told.images.get(image), &committed.content) {
+        match (probed.images.get(image), &committed.content) {
             (None, _) => {
                 failures.push(failure(ErrorCode::ImageMissing, format!("the image {image} is missing")));
             }
@@ -51,17 +51,17 @@ pub fn judge(plan: &DeployPlan, machine: &MachineId, asked: &Probe, told: &Probe
             )),
             _ => {}
         }
-        for (protocol, port) in committed.service.published().filter(|port| told.taken.contains(port)) {
+        for (protocol, port) in committed.service.published().filter(|port| probed.taken.contains(port)) {
             failures.push(failure(ErrorCode::PortTaken, format!("port {port}/{protocol} is in use")));
         }
     }
     // Two slots of one service say it once.
     failures.dedup();
-    if told.free_addresses < asked.starts {
-        let what = format!("{} addresses left for {} new instances", told.free_addresses, asked.starts);
+    if probed.free_addresses < asked.starts {
+        let what = format!("{} addresses left for {} new instances", probed.free_addresses, asked.starts);
         failures.push(DeployFailure::new(ErrorCode::NoEligibleMachine, what).on(machine));
     }
-    if asked.starts > 0 && told.free_disk.is_some_and(|free| free < MIN_DISK) {
+    if asked.starts > 0 && probed.free_disk.is_some_and(|free| free < MIN_DISK) {
         let what = "less than 64M free where the engine stores containers".to_owned();
         failures.push(DeployFailure::new(ErrorCode::DiskFull, what).on(machine));
     }

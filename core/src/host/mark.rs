@@ -7,7 +7,7 @@
 use crate::adopt::Drift;
 use serde::{Deserialize, Serialize};
 
-/// What a machine is known by. `None`: not told, which is no difference.
+/// What a machine is known by. `None`: not known, which is no difference.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostMark {
     /// `/etc/machine-id`.
@@ -21,12 +21,12 @@ pub struct HostMark {
 impl HostMark {
     /// From what was read; a UUID that many boards share is none.
     pub fn new(machine_id: Option<&str>, product_uuid: Option<&str>) -> Self {
-        let told = |text: Option<&str>| {
+        let known = |text: Option<&str>| {
             text.map(|text| text.trim().to_ascii_lowercase()).filter(|text| !text.is_empty())
         };
         Self {
-            machine_id: told(machine_id),
-            product_uuid: told(product_uuid).filter(|uuid| !is_shared(uuid)),
+            machine_id: known(machine_id),
+            product_uuid: known(product_uuid).filter(|uuid| !is_shared(uuid)),
         }
     }
 

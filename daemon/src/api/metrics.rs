@@ -29,7 +29,7 @@ use std::time::Duration;
 /// Serves for ever.
 pub async fn serve(at: SocketAddr, daemon: Arc<Daemon>) {
     let router = Router::new().route("/metrics", get(scrape)).with_state(daemon);
-    let mut told = false;
+    let mut reported = false;
     loop {
         let error = match tokio::net::TcpListener::bind(at).await {
             Ok(listener) => {
@@ -38,14 +38,14 @@ pub async fn serve(at: SocketAddr, daemon: Arc<Daemon>) {
             }
             Err(error) => error,
         };
-        if !told {
+        if !reported {
             tracing::error!(
                 address = %at,
                 retry_secs = RETRY_DELAY.as_secs(),
                 %error,
                 "cannot serve metrics, retrying"
             );
-            told = true;
+            reported = true;
         }
         tokio::time::sleep(RETRY_DELAY).await;
     }

@@ -74,14 +74,14 @@ fn notify_socket() -> io::Result<(PathBuf, UnixDatagram)> {
 
 fn pass_on(heard: &UnixDatagram, manager: &OsString) {
     let mut message = [0; 4096];
-    let Ok(told) = UnixDatagram::unbound() else { return };
+    let Ok(sender) = UnixDatagram::unbound() else { return };
     while let Ok(length) = heard.recv(&mut message) {
         let text = String::from_utf8_lossy(&message[..length]);
         let lines: Vec<&str> =
             text.lines().filter(|line| *line == "READY=1" || line.starts_with("STATUS=")).collect();
         if !lines.is_empty() {
-            // A manager that cannot be told starts another one in its own time.
-            let _ = send(&told, lines.join("\n").as_bytes(), manager);
+            // A manager that cannot be notified starts another one in its own time.
+            let _ = send(&sender, lines.join("\n").as_bytes(), manager);
         }
     }
 }

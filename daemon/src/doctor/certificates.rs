@@ -81,7 +81,7 @@ fn judge(check: &str, advice: &str, found: io::Result<Vec<Found>>, now: u64) -> 
     let ends = ends(found.into_iter().filter_map(|one| Some((one.revision, one.facts?))), now);
     let of = |wanted: fn(i64) -> bool| {
         let names = ends.iter().filter(|(_, left)| wanted(**left));
-        let mut words: Vec<String> = names.map(|(name, left)| format!("{name} {}", told(*left))).collect();
+        let mut words: Vec<String> = names.map(|(name, left)| format!("{name} {}", expiry(*left))).collect();
         let more = words.len().saturating_sub(SHOWN);
         words.truncate(SHOWN);
         words.extend((more > 0).then(|| format!("and {more} more")));
@@ -99,7 +99,7 @@ fn judge(check: &str, advice: &str, found: io::Result<Vec<Found>>, now: u64) -> 
         let first = ends.iter().min_by_key(|(_, left)| **left);
         let seen = first.map_or_else(
             || "none: HTTPS has no certificate to serve".to_owned(),
-            |(name, left)| format!("{} names, the first to expire: {name} {}", ends.len(), told(*left)),
+            |(name, left)| format!("{} names, the first to expire: {name} {}", ends.len(), expiry(*left)),
         );
         Check::ok(check, seen)
     }
@@ -119,7 +119,7 @@ fn ends(found: impl Iterator<Item = (u64, CertificateFacts)>, now: u64) -> BTree
     found.into_iter().flat_map(named).collect()
 }
 
-fn told(left: i64) -> String {
+fn expiry(left: i64) -> String {
     match left / DAY {
         _ if left < 0 => format!("expired {} days ago", -left / DAY),
         days => format!("expires in {days} days"),

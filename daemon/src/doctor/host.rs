@@ -19,15 +19,15 @@ pub(super) async fn checks(ground: &Ground<'_>) -> Vec<Check> {
 
 /// Whether the state here is this machine's, and the keys that two machines use. True: the network is held for that.
 pub(super) fn identity(shared: &Shared, running: Option<&Running>) -> (Vec<Check>, bool) {
-    let told = shared.identities.borrow().clone();
+    let found = shared.identities.borrow().clone();
     let key = running.map(|running| running.spec.wireguard.private_key.public());
     let is_up = running
         .and_then(|running| running.live.wireguard.present())
         .is_some_and(|device| device.public_key.is_some() && device.public_key == key);
     let name = shared.disk.active().ok().flatten();
     // What the peers say of this machine's key says more than that the state is its own.
-    let contested = told.iter().any(|check| check.check == "identity");
+    let contested = found.iter().any(|check| check.check == "identity");
     let own = name.filter(|_| !contested).map(|name| identity_check(&shared.disk, &name, is_up));
     let held = own.as_ref().is_some_and(|check| check.level == Level::Fail);
-    (own.into_iter().chain(told).collect(), held)
+    (own.into_iter().chain(found).collect(), held)
 }

@@ -35,17 +35,17 @@ pub(crate) async fn serve(worker: &Worker, io: Io) {
 
 async fn accept(worker: &Worker, mut connection: Connection<Io, Bytes>, digest: &Arc<Digest>) {
     let mut closing = worker.closing.clone();
-    let mut told = false;
+    let mut is_closing = false;
     let streams = TaskTracker::new();
     streams.close();
     loop {
         // Cancel-safe: what a connection has read stays with it, and the other two only look.
         let accepted = tokio::select! {
             biased;
-            _ = closing.wait_for(|closing| *closing), if !told => {
+            _ = closing.wait_for(|closing| *closing), if !is_closing => {
                 // Streams that are under way, and those that cross this on the wire, are still served.
                 connection.graceful_shutdown();
-                told = true;
+                is_closing = true;
                 continue;
             }
             accepted = connection.accept() => accepted,

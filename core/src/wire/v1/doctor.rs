@@ -1,4 +1,4 @@
-//! What `ployzctl doctor` tells: checks of one machine, each with what was seen and what to do about it.
+//! What `ployzctl doctor` reports: checks of one machine, each with what was seen and what to do about it.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +44,7 @@ pub struct Check {
 pub enum Level {
     /// As it should be.
     Ok,
-    /// It works and should be looked at, or could not be told.
+    /// It works and should be looked at, or could not be found out.
     Warn,
     /// Something does not work.
     Fail,

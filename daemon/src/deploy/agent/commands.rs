@@ -40,7 +40,7 @@ pub fn take(deploys: &Arc<Deploys>, Request { payload, sender, reply }: Request)
         let own = deploys.network.network().machine.id;
         let answer = match (asked, &room) {
             (Ok(_), Some(None)) => DeployAnswer::Busy,
-            (Ok(command), _) => told(answer(&deploys, &sender, command).await, &own),
+            (Ok(command), _) => outcome(answer(&deploys, &sender, command).await, &own),
             (Err(error), _) => {
                 let what = format!("invalid command: {error}");
                 DeployAnswer::Failed(DeployFailure::new(ErrorCode::InvalidRequest, what).on(&own))
@@ -50,7 +50,7 @@ pub fn take(deploys: &Arc<Deploys>, Request { payload, sender, reply }: Request)
     });
 }
 
-fn told(done: Result<DeployAnswer>, own: &MachineId) -> DeployAnswer {
+fn outcome(done: Result<DeployAnswer>, own: &MachineId) -> DeployAnswer {
     match done {
         Ok(answer) => answer,
         Err(Refused::TooLate) => DeployAnswer::TooLate { clock: clock::now() },
@@ -137,7 +137,7 @@ async fn probe(docker: &Docker, deploys: &Deploys, asked: &Probe) -> Result<Prob
     })
 }
 
-/// Ports asked for that somebody else holds: a container of ours that stays, or anything that listens.
+/// Ports asked for that are held: by a container of ours that stays, or by anything that listens.
 fn taken(asked: &Probe, found: &[ContainerLive]) -> BTreeSet<(Protocol, u16)> {
     let (mut held, mut released) = (BTreeSet::new(), BTreeSet::new());
     for live in found {
@@ -211,8 +211,8 @@ async fn is_gone(docker: &Docker, name: &str) -> bool {
     matches!(docker.inspect(name).await, Seen::Absent | Seen::Foreign(_))
 }
 
-/// How ready an instance is, from what is kept of it and what the engine last showed. Ready is one that everybody was
-/// told of: a deploy that goes on earlier takes the old one away from gateways that do not know the new one.
+/// How ready an instance is, from what is kept of it and what the engine last showed. Ready is one whose
+/// readiness was published: a deploy that goes on earlier takes the old one away from gateways that do not know the new one.
 fn state(kept: Option<&InstanceRecord>, seen: Option<&Instance>, routable: bool, now: u64) -> ReadinessState {
     let limit = kept
         .and_then(|kept| kept.service.readiness.as_ref())
@@ -467,11 +467,11 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_what_everybody_was_told_of() {
+    fn ready_is_what_was_published() {
         let kept = kept(r#"{"kind": "tcp", "port": 80, "deadline": "30s"}"#);
         let seen = seen(ContainerState::Running, true);
-        let told = |routable| state(Some(&kept), Some(&seen), routable, kept.started_at);
-        assert!(matches!(told(false), ReadinessState::Starting { .. }), "{:?}", told(false));
-        assert_eq!(told(true), ReadinessState::Ready);
+        let judged = |routable| state(Some(&kept), Some(&seen), routable, kept.started_at);
+        assert!(matches!(judged(false), ReadinessState::Starting { .. }), "{:?}", judged(false));
+        assert_eq!(judged(true), ReadinessState::Ready);
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 type Result<T> = std::result::Result<T, DeployFailure>;
 
-/// Starts a candidate; whoever calls has its turn.
+/// Starts a candidate; the caller holds its turn.
 pub(super) async fn start(
     deploys: &Deploys,
     docker: &Docker,
@@ -235,7 +235,7 @@ fn code(words: &str) -> ErrorCode {
     }
 }
 
-/// How long Docker may need for a container that somebody else asked for.
+/// How long Docker may need for a container that another request asked for.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(15);
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// How often a prune may come in between.

@@ -48,7 +48,7 @@ pub enum LocalError {
 /// What a namespace is taken for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// A deploy that somebody asked for.
+    /// A deploy that was requested.
     Deploy,
     /// Finishing or undoing one that was cut off.
     Mend,
@@ -157,7 +157,7 @@ impl Local {
         places.clone().try_acquire_owned().ok()
     }
 
-    /// The turn of one instance: what is done to it is done one after the other, whoever asks.
+    /// The turn of one instance: what is done to it is done one after the other.
     pub async fn alone(&self, namespace: &Namespace, instance: &InstanceId) -> OwnedMutexGuard<()> {
         let turn = {
             let mut turns = self.turns.lock();
@@ -167,12 +167,12 @@ impl Local {
         turn.lock_owned().await
     }
 
-    /// Notes which instances everybody was told to send requests to.
+    /// Notes which instances are published as ready.
     pub fn set_routable(&self, routable: BTreeSet<InstanceKey>) {
         *self.routable.lock() = routable;
     }
 
-    /// Whether everybody was told to send requests there.
+    /// Whether the instance is published as ready.
     pub fn is_routable(&self, key: &InstanceKey) -> bool {
         self.routable.lock().contains(key)
     }

@@ -55,7 +55,7 @@ impl Newest {
     }
 }
 
-/// The last words of a container, for whoever asks why it failed.
+/// The last lines of a container, to say why it failed.
 pub(super) async fn last(docker: &Docker, name: &str) -> Vec<String> {
     let range = LogRange { tail: Some(5), ..Default::default() };
     let Ok(pieces) = docker.logs(name, range).await else { return Vec::new() };

@@ -73,7 +73,7 @@ pub(super) async fn restore(local: &Local, docker: &Docker, asked: &Instances) -
     .await
 }
 
-/// Starts one again; whoever calls has its turn.
+/// Starts one again; the caller holds its turn.
 pub(super) async fn start_again(
     local: &Local,
     docker: &Docker,
@@ -155,7 +155,7 @@ pub(super) async fn remove_container(
     local.change(|file| file.forget(namespace, instance)).map_err(not_kept)
 }
 
-/// The container of an instance. One of somebody else under that name is not the instance.
+/// The container of an instance. A foreign one under that name is not the instance.
 async fn find(
     docker: &Docker,
     namespace: &Namespace,

@@ -42,7 +42,7 @@ pub async fn run(deploys: Arc<Deploys>) {
             said = None;
             again = RETRY_DELAY;
         }
-        // Cancel-safe: all of them keep what they were told.
+        // Cancel-safe: all of them keep what was sent.
         tokio::select! {
             changed = views.changed() => if changed.is_err() { return },
             changed = stores.changed() => if changed.is_err() { return } else { stores.mark_changed() },
@@ -151,7 +151,7 @@ async fn say(deploys: &Deploys, publisher: &Publisher, said: &mut Option<Routes>
     Ok(())
 }
 
-/// Takes this machine's instances out of everybody's routes.
+/// Takes this machine's instances out of the routes.
 pub async fn withdraw(deploys: &Deploys, store: &Store) -> Result<(), PublishError> {
     let publisher = Publisher::new(store.client().clone(), store.network());
     let known = deploys.local.read().unwrap_or_default();
@@ -176,7 +176,7 @@ mod tests {
     use crate::deploy::agent::instances::tests::kept;
 
     #[test]
-    fn told_is_who_takes_requests() {
+    fn published_is_what_takes_requests() {
         let owner = kept("null").owner;
         let service = ServiceRef { namespace: owner.namespace.clone(), service: owner.service };
         let route = |instance: &str, ready, draining| {
@@ -187,8 +187,8 @@ mod tests {
             (key, Value::Instance(route))
         };
         let routes = [route("a", true, false), route("b", false, false), route("c", true, true)];
-        let told = routable(&routes.into());
-        assert_eq!(told, BTreeSet::from([(owner.namespace, "a".parse().unwrap())]));
+        let published = routable(&routes.into());
+        assert_eq!(published, BTreeSet::from([(owner.namespace, "a".parse().unwrap())]));
     }
 
     #[test]

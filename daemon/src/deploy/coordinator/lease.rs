@@ -39,15 +39,15 @@ pub async fn take(
     owner: &MachineId,
     say: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Lease> {
-    let mut told = false;
+    let mut reported = false;
     for _ in 0..TRIES {
         let seen = records.lock(namespace).await?;
         match seen.lock {
             Some(lock) if lock.owner != *owner => return Err(held(namespace, &lock)),
             Some(_) => {
-                if !told {
+                if !reported {
                     say("waiting for the lock of this machine's earlier, interrupted deploy to expire");
-                    told = true;
+                    reported = true;
                 }
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }

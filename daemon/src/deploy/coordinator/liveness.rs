@@ -1,10 +1,10 @@
-//! Waiting for an answer that may never come: a machine that is asked is pinged meanwhile, and asked again when whoever was
-//! asked is not there any more. What is asked in this way must bear to be asked twice.
+//! Waiting for an answer that may never come: a machine that is asked is pinged meanwhile, and asked again when the process
+//! that was asked is gone. What is asked in this way must bear to be asked twice.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What a ping told: who answers on that machine, if it says so, or why nobody does.
+/// Result of a ping: which process answers on that machine, if it says so, or why none does.
 pub(super) type Ping = Result<Option<String>, String>;
 
 /// The answer, within `limit` whatever happens to the machine; `None` if it went away.
@@ -19,8 +19,8 @@ pub(super) async fn answer<T, S: Future<Output = T>, P: Future<Output = Ping>>(
     let mut pulse = Pulse::default();
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        // Pinged first: whoever answers was there before the command came, or came after it was sent to nobody.
-        // Cancel-safe: pings change nothing, and an answer that nobody waits for any more is asked for again.
+        // Pinged first: the process that answers was there before the command came, or started after it was sent.
+        // Cancel-safe: pings change nothing, and an answer that is no longer waited for is requested again.
         tokio::select! {
             biased;
             gone = pulse.lost(&ping) => if gone { return None },
@@ -29,10 +29,10 @@ pub(super) async fn answer<T, S: Future<Output = T>, P: Future<Output = Ping>>(
     }
 }
 
-/// What the pings of one machine told so far.
+/// Results of the pings of one machine so far.
 #[derive(Debug, Default)]
 struct Pulse {
-    /// Who answered last; `None` = nobody did yet.
+    /// The process that answered last; `None` = none did yet.
     run: Option<Option<String>>,
     /// Pings without an answer since.
     silent: u32,
@@ -104,8 +104,8 @@ mod tests {
             async move { tokio::time::timeout(left, answer).await.is_ok() }
         };
         let ping = || {
-            let told = pings(began.elapsed().as_secs());
-            async { told }
+            let result = pings(began.elapsed().as_secs());
+            async { result }
         };
         let answer = answer(Duration::from_secs(900), send, ping).await;
         (times.get(), answer, began.elapsed().as_secs())

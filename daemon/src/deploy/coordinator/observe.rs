@@ -36,7 +36,7 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Asks everybody.
+    /// Asks every member.
     pub(super) async fn make(
         mesh: &Network,
         store: &Store,
@@ -55,8 +55,8 @@ impl Survey {
         let members = mesh.peers.borrow().machines.clone();
         let wanted = &images;
         let asked = members.iter().map(|member| async move {
-            let told = tell(store, member, namespace, wanted).await;
-            (member, told)
+            let answer = look(store, member, namespace, wanted).await;
+            (member, answer)
         });
         let mut survey = Self {
             machines: Vec::new(),
@@ -68,8 +68,8 @@ impl Survey {
             reserved: reserved(&mesh.shared.around.config, manifest),
             current,
         };
-        for (member, told) in join_all(asked).await {
-            match told {
+        for (member, answer) in join_all(asked).await {
+            match answer {
                 Ok((instances, probed)) => {
                     for (image, seen) in probed.images {
                         if let Some(known) = survey.seen.get_mut(&image) {
@@ -77,7 +77,7 @@ impl Survey {
                         }
                     }
                     survey.platforms.extend(probed.platform.map(|platform| (member.id.clone(), platform)));
-                    survey.told(member, namespace, instances);
+                    survey.take_in(member, namespace, instances);
                 }
                 Err(failure) => {
                     tracing::info!(
@@ -111,7 +111,7 @@ impl Survey {
         self.images.insert(image.clone(), agreement);
     }
 
-    fn told(&mut self, member: &MachineMembership, namespace: &Namespace, instances: Vec<InstanceSeen>) {
+    fn take_in(&mut self, member: &MachineMembership, namespace: &Namespace, instances: Vec<InstanceSeen>) {
         let (ours, others): (Vec<_>, Vec<_>) =
             instances.into_iter().partition(|instance| instance.namespace == *namespace);
         let ports = others.iter().flat_map(|other| &other.publish).map(|port| (port.protocol, port.host));
@@ -152,7 +152,8 @@ fn found(seen: InstanceSeen) -> Found {
     Found { service: seen.service, instance: seen.instance, runs: seen.runs.unwrap_or(true) }
 }
 
-async fn tell(
+/// What one machine runs, and which images it holds.
+async fn look(
     store: &Store,
     member: &MachineMembership,
     namespace: &Namespace,

@@ -164,7 +164,7 @@ async fn under_lock(
     run.plan = Some(plan.clone());
     run.attended = Some(one);
     run.events.extend(pulled.into_iter().map(|message| DeployEvent { step: run.status.phase, message }));
-    run.tell(format!("deploy {deploy}: probing {} machines", plan.preview.participants.len()));
+    run.progress(format!("deploy {deploy}: probing {} machines", plan.preview.participants.len()));
     // Once before anything is written at all: a refusal leaves no trace.
     if let Err(failures) = one.unless_given_up(run.probe()).await? {
         return Err(refused(&failures, "the machines cannot run this deploy; nothing was changed"));

@@ -93,7 +93,7 @@ impl<'a> Run<'a> {
     }
 
     /// Reports progress to the caller, and keeps it for the report.
-    pub(super) fn tell(&mut self, message: String) {
+    pub(super) fn progress(&mut self, message: String) {
         (self.say)(&message);
         self.events.push(DeployEvent { step: self.status.phase, message });
     }
@@ -139,7 +139,7 @@ impl<'a> Run<'a> {
                     }
                     let why = if self.is_given_up() { "aborted" } else { "failed" };
                     self.gives_up = true;
-                    self.tell(format!("{why}: undoing it"));
+                    self.progress(format!("{why}: undoing it"));
                 }
             }
         }
@@ -199,9 +199,11 @@ impl<'a> Run<'a> {
                 if let Some(one) = self.attended {
                     one.committed();
                 }
-                self.tell(format!("deploy {} is committed", self.status.deploy));
+                self.progress(format!("deploy {} is committed", self.status.deploy));
             }
-            Decision::Abandoned { .. } => self.tell(format!("deploy {} is abandoned", self.status.deploy)),
+            Decision::Abandoned { .. } => {
+                self.progress(format!("deploy {} is abandoned", self.status.deploy))
+            }
         }
         self.decision = Some(holds);
         Ok(())

@@ -35,7 +35,7 @@ impl Run<'_> {
         let asked = asked.map(|machine| async move {
             let question = probe::question(plan, self.store.network(), machine);
             match ask(&self.store, machine, &DeployCommand::Probe(question.clone())).await {
-                Ok(DeployAnswer::Probed(told)) => probe::judge(plan, machine, &question, &told),
+                Ok(DeployAnswer::Probed(probed)) => probe::judge(plan, machine, &question, &probed),
                 Ok(_) => vec![odd(machine)],
                 Err(failure) => vec![failure],
             }
@@ -124,7 +124,7 @@ impl Run<'_> {
                         }
                     }
                     Ok(_) => return Err(vec![odd(&machine)]),
-                    // A machine may be silent for a moment; its time is limited by the deadline like everybody's.
+                    // A machine may be silent for a moment; its time is limited by the deadline like that of the others.
                     Err(failure) => last.push(failure),
                 }
             }
@@ -160,7 +160,7 @@ impl Run<'_> {
         longest.max().unwrap_or_default().max(START_TIMEOUT_MIN) + START_TIMEOUT_GRACE
     }
 
-    /// Tells gateways and DNS, over what they were told before and nothing else.
+    /// Publishes the routes for gateways and DNS: only what differs from what is published.
     pub(super) async fn route(&self) -> Done {
         let Some(Decision::Committed(commit)) = &self.decision else { return Ok(()) };
         let publisher = Publisher::new(self.store.client().clone(), self.store.network());
@@ -225,17 +225,17 @@ impl Run<'_> {
         let operations = self.operations(step);
         for same in operations.chunk_by(|a, b| a.command == b.command) {
             match same.first().map(|first| first.command) {
-                Some(OperationKind::Drain) => self.tell(format!("draining {}", count(same))),
-                Some(OperationKind::Restore) => self.tell(format!("starting {} again", count(same))),
-                _ => self.tell(format!("removing {}", count(same))),
+                Some(OperationKind::Drain) => self.progress(format!("draining {}", count(same))),
+                Some(OperationKind::Restore) => self.progress(format!("starting {} again", count(same))),
+                _ => self.progress(format!("removing {}", count(same))),
             }
         }
         let missed = self.everywhere(&operations).await;
         self.owe(missed)
     }
 
-    /// After the decision nobody is waited for: what a machine did not do is written down, and it does it when it reads
-    /// that. Nothing is written by whoever has lost the lock: then others know better.
+    /// After the decision no machine is waited for: what one did not do is recorded as its pending cleanup, which it does
+    /// when it reads the record. A coordinator that lost the lease writes nothing: its successor does.
     fn owe(&mut self, missed: Vec<Missed>) -> Done {
         if !missed.is_empty() && !self.lease.holds() {
             return Err(missed.into_iter().map(|missed| missed.failure).collect());
@@ -248,7 +248,7 @@ impl Run<'_> {
                     self.status = self.status.owing(owed, &placed);
                 }
             }
-            self.tell(format!("{machine}: deferred until it is reachable: {failure}"));
+            self.progress(format!("{machine}: deferred until it is reachable: {failure}"));
             self.failures.push(failure);
         }
         Ok(())
@@ -295,7 +295,7 @@ impl Run<'_> {
     async fn each(&mut self, group: &[Operation], doing: &str) -> Done {
         let waves = self.plan.as_ref().map_or(0, |plan| plan.preview.waves.len());
         let wave = group.first().and_then(|operation| operation.wave).unwrap_or_default();
-        self.tell(format!("wave {wave} of {waves}: {doing} {}", count(group)));
+        self.progress(format!("wave {wave} of {waves}: {doing} {}", count(group)));
         let missed = self.everywhere(group).await;
         all(missed.into_iter().map(|missed| missed.failure).collect())
     }
@@ -351,5 +351,5 @@ const POLL_INTERVAL: Duration = Duration::from_millis(400);
 const START_TIMEOUT_MIN: Duration = Duration::from_secs(60);
 /// The machine's own deadline comes first: it knows what the container said.
 const START_TIMEOUT_GRACE: Duration = Duration::from_secs(10);
-/// Gateways were told before; this is for requests that are under way.
+/// Gateways have the routes already; this is for requests that are under way.
 const DRAIN: Span = Span::from_secs(5);

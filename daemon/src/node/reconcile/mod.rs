@@ -207,8 +207,8 @@ impl Reconciler {
         // finding the same as before is not.
         let mut history = self.history.lock();
         let same = history.back().map_or(silent, |last| last.lines == lines);
-        let told = !outcome.plan.is_silent() || !same || trigger == Trigger::Startup;
-        for line in lines.iter().filter(|_| told) {
+        let is_news = !outcome.plan.is_silent() || !same || trigger == Trigger::Startup;
+        for line in lines.iter().filter(|_| is_news) {
             tracing::info!(target: "plan", "{line}");
         }
         for operation in &operations {
@@ -217,7 +217,7 @@ impl Reconciler {
         for (component, error) in &outcome.failures {
             tracing::error!(target: "plan", "{component} failed: {error}");
         }
-        if told {
+        if is_news {
             tracing::info!(target: "plan", "{trigger}: adopted {adopted} of {} in {} ms", lines.len(), took.as_millis());
         }
         let run = ExplainRun {

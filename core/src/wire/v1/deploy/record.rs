@@ -43,7 +43,7 @@ pub enum DeployPhase {
     Ready,
     /// The decision was written and read back.
     Committed,
-    /// Gateways and DNS were told.
+    /// The routes were published for gateways and DNS.
     Routed,
     /// Old instances have no connections left, or had their time.
     Drained,

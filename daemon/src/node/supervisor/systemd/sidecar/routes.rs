@@ -25,7 +25,7 @@ impl Systemd {
     /// Starts or restarts the service with the sockets that its routes ask for, as far as they can be had.
     pub(super) async fn put_routes(&self, spec: &SidecarSpec, mut begin: Begin) -> Result<(), UnitError> {
         let fail = |cause| UnitError::new("open sockets of", &spec.unit.name, cause);
-        let mut told: BTreeMap<String, String> = BTreeMap::new();
+        let mut failed: BTreeMap<String, String> = BTreeMap::new();
         for attempt in 0..TRIES {
             let live = match self.find_sidecar(spec).await.map_err(|error| fail(error.into()))? {
                 Seen::Present(live) => live,
@@ -33,14 +33,14 @@ impl Systemd {
                 other => return Err(fail(UnitCause::Standing(other.standing()))),
             };
             let close = superfluous(spec, &live);
-            let open = self.to_open(spec, &live, &told).await;
+            let open = self.to_open(spec, &live, &failed).await;
             if attempt > 0 && close.is_empty() && open.is_empty() {
                 return Ok(());
             }
-            told = self.put_with(spec, begin, close, &open).await?;
+            failed = self.put_with(spec, begin, close, &open).await?;
             begin = Begin::Restart;
         }
-        self.unwilling.note(told);
+        self.unwilling.note(failed);
         Ok(())
     }
 
@@ -49,13 +49,13 @@ impl Systemd {
         &self,
         spec: &SidecarSpec,
         live: &SidecarLive,
-        tried: &BTreeMap<String, String>,
+        failed: &BTreeMap<String, String>,
     ) -> Vec<SocketSpec> {
         let missing = spec.routes.wanted.iter().filter(|want| ports::is_missing(want, live));
         let mut open = Vec::new();
         let deadline = Instant::now() + RELEASE_TIMEOUT;
         for socket in missing.filter(|want| !live.refused.contains_key(&want.purpose)) {
-            while tried.contains_key(&socket.purpose)
+            while failed.contains_key(&socket.purpose)
                 && ports::taken(socket).is_some()
                 && Instant::now() < deadline
             {
