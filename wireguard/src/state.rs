@@ -132,4 +132,6 @@ fn random_index() -> u32 {
     u32::from_le_bytes(bytes)
 }
 
+/// Poisoning is used, so these locks are the standard library's: a thread that panics is reported and ends the process, and
+/// until it has ended no other thread sends packets from half-changed state.
 const POISON: &str = "a thread that panics ends the process";
