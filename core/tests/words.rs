@@ -10,6 +10,7 @@ use ployz_core::wire::v1::deploy::{Action, DeployPhase, LogStream, OperationKind
 use ployz_core::wire::v1::doctor::Level;
 use ployz_core::wire::v1::image::ImageState;
 use ployz_core::wire::v1::manifest::{Mode, Order, Protocol, Pull, Restart};
+use ployz_core::wire::v1::record::{Lifecycle, RegionRole, StorageParticipation};
 use serde::Serialize;
 use std::fmt::Display;
 use strum::VariantArray;
@@ -30,6 +31,8 @@ fn plain_enums_have_one_word() {
     agree(Order::VARIANTS);
     agree(Pull::VARIANTS);
     agree(Restart::VARIANTS);
+    agree(Lifecycle::VARIANTS);
+    agree(RegionRole::VARIANTS);
 }
 
 #[test]
@@ -43,6 +46,9 @@ fn the_tag_of_an_enum_with_fields_is_its_word() {
     ];
     for state in &states {
         assert_eq!(serde_json::to_value(state).unwrap()["state"], <&str>::from(state));
+    }
+    for part in [StorageParticipation::Authority, StorageParticipation::Candidate] {
+        assert_eq!(serde_json::to_value(part).unwrap()["kind"], part.to_string());
     }
     for mode in [Mode::Replicated { replicas: 1 }, Mode::Global] {
         assert_eq!(serde_json::to_value(mode).unwrap()["mode"], <&str>::from(mode));

@@ -5,9 +5,7 @@ mod services;
 
 use super::Mode;
 use super::logs::{Lines, missing};
-use super::text::{
-    bytes, clean, duration, labelled, lifecycle, list, or_dash, region_role, storage, table, time, yes_no,
-};
+use super::text::{bytes, clean, duration, labelled, list, or_dash, table, time, yes_no};
 use ployz_core::wire::v1::api::{
     ComponentStatus, ContainerStatus, ControlPlaneStatus, Explain, ExplainContainers, InviteRow, MeshReady,
     MeshStatus, NetworkSummary, Payload, PeerStatus, Status,
@@ -235,9 +233,9 @@ fn write_record(record: &MachineMembership, out: &mut dyn Write) -> io::Result<(
         ("public key", record.public_key.to_string()),
         ("endpoints", list(&record.endpoints)),
         ("subnet", record.subnet.to_string()),
-        ("lifecycle", lifecycle(record.lifecycle).into()),
-        ("storage", storage(record.storage).into()),
-        ("region role", region_role(record.region_role).into()),
+        ("lifecycle", record.lifecycle.to_string()),
+        ("storage", record.storage.to_string()),
+        ("region role", record.region_role.to_string()),
         ("region", or_dash(record.topology.region.as_ref())),
         ("availability zone", or_dash(record.topology.availability_zone.as_ref())),
         ("labels", list(labels)),
@@ -260,10 +258,10 @@ fn write_machines(rows: &[MachineMembership], out: &mut dyn Write) -> io::Result
 fn machine_row(record: &MachineMembership) -> Vec<String> {
     vec![
         record.id.to_string(),
-        lifecycle(record.lifecycle).into(),
-        storage(record.storage).into(),
+        record.lifecycle.to_string(),
+        record.storage.to_string(),
         or_dash(record.topology.region.as_ref()),
-        region_role(record.region_role).into(),
+        record.region_role.to_string(),
         record.overlay_ip.to_string(),
         record.subnet.to_string(),
         time(record.created_at),

@@ -7,7 +7,7 @@ mod services;
 
 use super::Mode;
 use super::logs::Lines;
-use super::text::{clean, lifecycle, or_dash, region_role, row, storage};
+use super::text::{clean, or_dash, row};
 use ployz_core::wire::v1::api::{
     Explain, InviteRow, MeshReady, MeshStatus, NetworkSummary, Payload, PeerStatus, Status,
 };
@@ -174,9 +174,9 @@ fn write_record(record: &MachineMembership, out: &mut dyn Write) -> io::Result<(
             ("public_key", record.public_key.to_string()),
             ("endpoints", joined(record.endpoints.iter().map(ToString::to_string))),
             ("subnet", record.subnet.to_string()),
-            ("lifecycle", lifecycle(record.lifecycle).into()),
-            ("storage", storage(record.storage).into()),
-            ("region_role", region_role(record.region_role).into()),
+            ("lifecycle", record.lifecycle.to_string()),
+            ("storage", record.storage.to_string()),
+            ("region_role", record.region_role.to_string()),
             ("region", or_dash(record.topology.region.as_ref())),
             ("availability_zone", or_dash(record.topology.availability_zone.as_ref())),
             ("labels", joined(labels)),
@@ -190,10 +190,10 @@ fn write_record(record: &MachineMembership, out: &mut dyn Write) -> io::Result<(
 fn write_machine(record: &MachineMembership, out: &mut dyn Write) -> io::Result<()> {
     let cells = [
         record.id.to_string(),
-        lifecycle(record.lifecycle).into(),
-        storage(record.storage).into(),
+        record.lifecycle.to_string(),
+        record.storage.to_string(),
         or_dash(record.topology.region.as_ref()),
-        region_role(record.region_role).into(),
+        record.region_role.to_string(),
         record.overlay_ip.to_string(),
         record.subnet.to_string(),
         record.created_at.to_string(),

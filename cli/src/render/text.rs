@@ -1,7 +1,6 @@
 //! Words, units and tables shared by the renderers.
 
 use jiff::Timestamp;
-use ployz_core::wire::v1::record::{Lifecycle, RegionRole, StorageParticipation};
 use std::fmt::Display;
 use std::io::{self, Write};
 
@@ -55,31 +54,6 @@ pub(crate) fn time(unix_seconds: u64) -> String {
     let known = i64::try_from(unix_seconds).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
     known
         .map_or_else(|| format!("@{unix_seconds}"), |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
-}
-
-/// The word of the record.
-pub(crate) fn lifecycle(value: Lifecycle) -> &'static str {
-    match value {
-        Lifecycle::Standby => "standby",
-        Lifecycle::Active => "active",
-        Lifecycle::Draining => "draining",
-    }
-}
-
-/// The word of the record.
-pub(crate) fn storage(value: StorageParticipation) -> &'static str {
-    match value {
-        StorageParticipation::Authority => "authority",
-        StorageParticipation::Candidate => "candidate",
-    }
-}
-
-/// The word of the record.
-pub(crate) fn region_role(value: RegionRole) -> &'static str {
-    match value {
-        RegionRole::HomeData => "home_data",
-        RegionRole::Compute => "compute",
-    }
 }
 
 /// Lines `label: value`, values in one column.

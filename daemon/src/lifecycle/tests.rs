@@ -65,6 +65,7 @@ impl Machine {
                     },
                     reconciler: Reconciler::new(Supervisor::Fake(self.fake.clone())),
                     identities: Default::default(),
+                    doubts: Default::default(),
                 }),
                 rooms,
             );

@@ -60,8 +60,9 @@ impl MachineMembership {
 }
 
 /// Lifecycle of a machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::VariantArray)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum Lifecycle {
     /// Member without work.
     Standby,
@@ -72,8 +73,9 @@ pub enum Lifecycle {
 }
 
 /// Part a machine has in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum StorageParticipation {
     /// Holds the store.
     Authority,
@@ -82,8 +84,9 @@ pub enum StorageParticipation {
 }
 
 /// Role of the region a machine is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display, strum::VariantArray)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum RegionRole {
     /// The region that holds the store.
     HomeData,

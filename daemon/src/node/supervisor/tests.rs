@@ -4,10 +4,10 @@
 use super::error::{UnitCause, UnitError};
 use crate::node::teardown::Part;
 use crate::state::crash;
+use parking_lot::{Mutex, MutexGuard};
 use ployz_core::adopt::{Op, Seen};
 use ployz_core::live::{FirewallLive, NodeLive, UnitLive};
 use ployz_core::spec::{NodeSpec, UnitName};
-use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
 
 /// What is there, to change it.
