@@ -168,13 +168,37 @@ fn an_init_killed_anywhere_is_finished_or_can_be_repeated() {
 }
 
 #[test]
+fn a_create_killed_anywhere_made_a_whole_network_or_can_be_repeated() {
+    let prepare = || Machine::bare("create", "kernel");
+    let create = async |_: &Machine, daemon: Arc<Daemon>| daemon.create(&prod()).await;
+    let (kills, done) = every_kill(prepare, create, async |machine, daemon, at| {
+        machine.is_down(&daemon, at);
+        if machine.disk().networks().unwrap().is_empty() {
+            daemon.create(&prod()).await.unwrap_or_else(|failure| panic!("{at}: {failure}"));
+        }
+        assert_eq!(machine.disk().peers(&prod()).unwrap().machines.len(), 1, "{at}");
+        let started = daemon.start(&prod(), false, &|_| {}).await;
+        started.unwrap_or_else(|failure| panic!("{at}: {failure}"));
+        machine.is_up(&daemon, at);
+        machine.destroyed(&daemon, at).await;
+    });
+    done.unwrap();
+    assert!(kills > 5, "{kills}");
+}
+
+#[test]
 fn an_init_that_fails_and_is_killed_anywhere_leaves_no_network() {
     let prepare = || {
         let machine = Machine::bare("failing", "kernel");
         machine.fake.state().fails = Some("create WireGuard device wg0".into());
         machine
     };
-    let init = async |_: &Machine, daemon: Arc<Daemon>| daemon.init(&prod(), &|_| {}).await;
+    let init = async |machine: &Machine, daemon: Arc<Daemon>| {
+        let failed = daemon.init(&prod(), &|_| {}).await;
+        machine.is_down(&daemon, "failed");
+        assert_eq!(machine.directories(), [""; 0]);
+        failed
+    };
     let (kills, done) = every_kill(prepare, init, made_or_not);
     assert_eq!(done.unwrap_err().code, ErrorCode::NetworkStartFailed);
     assert!(kills > 30, "{kills}");
