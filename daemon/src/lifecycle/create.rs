@@ -17,18 +17,11 @@ impl Daemon {
     /// Makes the record and keys of a new network. One that is to run at once takes the place of one that was to: its `init` was
     /// cut short before anything of it ran.
     pub(super) async fn found(&self, name: &NetworkName, lifecycle: Stored) -> Result<NetworkFile> {
-        match self.shared.disk.network(name)? {
-            None => {}
-            Some(old)
-                if old.lifecycle == Stored::Running
-                    && old.lifecycle == lifecycle
-                    && old.backend.is_none() =>
-            {
-                self.shared.disk.remove_network(name)?;
-            }
-            Some(_) => {
-                return Err(Failure::new(ErrorCode::NetworkAlreadyExists, format!("network {name} exists")));
-            }
+        let old = self.shared.disk.network(name)?;
+        if let Some(old) = &old
+            && (lifecycle != Stored::Running || !self.never_ran(old)?)
+        {
+            return Err(Failure::new(ErrorCode::NetworkAlreadyExists, format!("network {name} exists")));
         }
         has_ipv6()?;
         self.no_old_store(name)?;
@@ -55,11 +48,23 @@ impl Daemon {
         };
         let peers = PeersFile { machines: vec![machine], ..Default::default() };
         let disk = &self.shared.disk;
+        if old.is_some() {
+            disk.remove_network(name)?;
+        }
         if let Err(error) = disk.put_keys(name, &keys).and_then(|()| disk.put_new(&network, &peers)) {
             let _ = disk.remove_network(name); // what is left is swept away by the next start
             return Err(error.into());
         }
         Ok(network)
+    }
+
+    /// Whether a network is what an `init` left that was cut short before anything of it ran, and before anything was promised in its
+    /// name: one whose start was cut short may have handed out tokens.
+    fn never_ran(&self, network: &NetworkFile) -> Result<bool> {
+        let disk = &self.shared.disk;
+        let promised = !disk.peers(&network.name)?.drafts.is_empty();
+        let active = disk.active()?.as_ref() == Some(&network.name);
+        Ok(network.lifecycle == Stored::Running && network.backend.is_none() && !active && !promised)
     }
 
     /// A new network begins with an empty store: one that is there without a record is somebody's, and holds another

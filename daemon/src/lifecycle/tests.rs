@@ -10,7 +10,7 @@ use crate::node::environment::Environment;
 use crate::node::reconcile::Reconciler;
 use crate::node::supervisor::Supervisor;
 use crate::node::supervisor::tests::Fake;
-use crate::state::{Disk, Stored, crash};
+use crate::state::{Disk, PeersFile, Stored, crash};
 use ployz_core::adopt::Seen;
 use ployz_core::config::{Config, Layer};
 use ployz_core::id::{InviteId, NetworkName};
@@ -202,6 +202,28 @@ fn an_init_that_fails_and_is_killed_anywhere_leaves_no_network() {
     let (kills, done) = every_kill(prepare, init, made_or_not);
     assert_eq!(done.unwrap_err().code, ErrorCode::NetworkStartFailed);
     assert!(kills > 30, "{kills}");
+}
+
+/// Tokens of a network that was only created are out; its keys and its drafts are all that answers for them.
+#[test]
+fn a_start_killed_anywhere_leaves_no_network_for_an_init_to_replace() {
+    let prepare = || {
+        let machine = Machine::bare("promised", "kernel");
+        machine.life(None, async |daemon| daemon.create(&prod()).await.unwrap()).unwrap();
+        let peers = machine.disk().peers(&prod()).unwrap();
+        let drafts = vec![crate::network::tests::invite(1, 600)];
+        machine.disk().put_peers(&prod(), &PeersFile { drafts, ..peers }).unwrap();
+        machine
+    };
+    let start = async |_: &Machine, daemon: Arc<Daemon>| daemon.start(&prod(), false, &|_| {}).await;
+    let (kills, done) = every_kill(prepare, start, async |machine, daemon, at| {
+        let failure = daemon.init(&prod(), &|_| {}).await.unwrap_err();
+        let codes = [ErrorCode::NetworkAlreadyExists, ErrorCode::NetworkAlreadyRunning];
+        assert!(codes.contains(&failure.code), "{at}: {failure}");
+        assert_eq!(machine.disk().peers(&prod()).unwrap().drafts.len(), 1, "{at}");
+    });
+    done.unwrap();
+    assert!(kills > 20, "{kills}");
 }
 
 #[test]
