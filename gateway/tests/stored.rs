@@ -48,7 +48,7 @@ impl Store {
         let [founder, daemon, gateway, dns] = [(); 4].map(|()| KeyPair::new_user());
         let dns_rights = permissions::follower(&machine, "dns");
         let mut gateway_rights = permissions::follower(&machine, "gateway");
-        gateway_rights.publish.extend(permissions::bucket_reader(CERTIFICATES));
+        gateway_rights = gateway_rights.and(permissions::bucket_reader(CERTIFICATES));
         // The leaf connection must be allowed what the machine's users are.
         let both = Rights {
             publish: [gateway_rights.publish.clone(), dns_rights.publish.clone()].concat(),

@@ -3,11 +3,16 @@
 //! Every write is a compare-and-set or create-only, so that a retry after an unknown outcome is safe: the caller reads again and
 //! sees what it finds.
 
+use crate::dialect::{Dialect, live};
+use crate::reader::{Broken, Entry, Read, Reader, everything};
+use async_nats::Client;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{self, Operation};
-use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, StorageType};
+use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, Republish, StorageType};
 use bytes::Bytes;
+use futures_util::stream::{self, BoxStream};
 use futures_util::{Stream, StreamExt};
+use ployz_core::wire::v1::subject::{CERTIFICATES, DEPLOY_STATUS, INVITES, LOCKS, MACHINES};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -90,32 +95,94 @@ impl<T> Change<T> {
 /// What an operation on the store gives.
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// Made as a stream of our own: a bucket as the library makes it allows roll-ups, with which a member that may
-/// write one key can wipe all others.
-pub(crate) async fn ensure_bucket(js: &Context, bucket: &str) -> Result<()> {
-    let config = StreamConfig {
-        name: format!("KV_{bucket}"),
-        subjects: vec![format!("$KV.{bucket}.>")],
-        max_messages_per_subject: 1,
-        discard: DiscardPolicy::New,
-        storage: StorageType::File,
-        allow_rollup: false,
-        deny_delete: true,
-        deny_purge: true,
-        allow_direct: true,
-        num_replicas: 1,
-        max_messages: -1,
-        max_bytes: -1,
-        ..Default::default()
-    };
-    match js.get_stream(&config.name).await {
-        Ok(_) => Ok(()),
-        Err(_) => js.create_stream(config).await.map(|_| ()).map_err(|error| away("create a bucket", error)),
+/// An open bucket.
+#[derive(Clone)]
+pub(crate) struct Bucket {
+    /// For single keys.
+    pub kv: kv::Store,
+    client: Client,
+    dialect: Dialect,
+}
+
+impl Bucket {
+    /// Opens one that is there.
+    pub async fn open(client: &Client, dialect: Dialect, name: &'static str) -> Result<Self> {
+        let opened = dialect.context(client).get_key_value(name).await;
+        let kv = opened.map_err(|error| away("open the buckets", error))?;
+        Ok(Self { kv, client: client.clone(), dialect })
+    }
+
+    fn stream(&self) -> String {
+        stream_of(&self.kv.name)
     }
 }
 
-pub(crate) async fn get<T: DeserializeOwned>(bucket: &kv::Store, key: &str) -> Result<Option<Stored<T>>> {
-    match bucket.entry(key).await {
+/// Made as a stream of our own: a bucket as the library makes it allows roll-ups, with which a member that may
+/// write one key can wipe all others. One that is there is given what the build before did not set.
+pub(crate) async fn ensure_bucket(js: &Context, bucket: &str) -> Result<()> {
+    let name = stream_of(bucket);
+    let (republish, max_message_size) = (Some(republished(&name)), largest(bucket));
+    let Ok(found) = js.get_stream(&name).await else {
+        let config = StreamConfig {
+            name,
+            subjects: vec![format!("$KV.{bucket}.>")],
+            max_messages_per_subject: 1,
+            discard: DiscardPolicy::New,
+            storage: StorageType::File,
+            allow_rollup: false,
+            deny_delete: true,
+            deny_purge: true,
+            allow_direct: true,
+            num_replicas: 1,
+            max_messages: -1,
+            max_bytes: -1,
+            republish,
+            max_message_size,
+            ..Default::default()
+        };
+        return js.create_stream(config).await.map(drop).map_err(|error| away("create a bucket", error));
+    };
+    let found = found.cached_info().config.clone();
+    if same_republish(&found, &name) && found.max_message_size == max_message_size {
+        return Ok(());
+    }
+    let wanted = StreamConfig { republish, max_message_size, ..found };
+    js.update_stream(wanted).await.map(drop).map_err(|error| away("change a bucket", error))
+}
+
+/// All that a stream takes, said again below its name, for those who may not make consumers.
+pub(crate) fn republished(stream: &str) -> Republish {
+    Republish { source: ">".into(), destination: format!("{}.>", live(stream)), headers_only: false }
+}
+
+/// Whether a stream republishes as it should.
+pub(crate) fn same_republish(found: &StreamConfig, stream: &str) -> bool {
+    let wanted = republished(stream);
+    found.republish.as_ref().is_some_and(|found| {
+        (&found.source, &found.destination, found.headers_only)
+            == (&wanted.source, &wanted.destination, wanted.headers_only)
+    })
+}
+
+/// The largest value with its headers, in bytes: some ten times what is ever written, so that one writer cannot fill
+/// the memory of all who follow.
+fn largest(bucket: &str) -> i32 {
+    match bucket {
+        LOCKS => 4 << 10,
+        MACHINES => 16 << 10,
+        INVITES => 32 << 10,
+        CERTIFICATES | DEPLOY_STATUS => 512 << 10,
+        _ => -1,
+    }
+}
+
+/// The stream of a bucket.
+pub(crate) fn stream_of(bucket: &str) -> String {
+    format!("KV_{bucket}")
+}
+
+pub(crate) async fn get<T: DeserializeOwned>(bucket: &Bucket, key: &str) -> Result<Option<Stored<T>>> {
+    match bucket.kv.entry(key).await {
         Ok(Some(entry)) if entry.operation == Operation::Put => {
             let (revision, value) = (entry.revision, decode(key, &entry.value));
             Ok(Some(Stored { value: value.map_err(|error| error.at(revision))?, revision }))
@@ -126,16 +193,24 @@ pub(crate) async fn get<T: DeserializeOwned>(bucket: &kv::Store, key: &str) -> R
 }
 
 /// How many values a bucket holds, as the server says now (`status` would answer from memory).
-pub(crate) async fn count(bucket: &kv::Store) -> Result<u64> {
-    let info = bucket.stream.get_info().await.map_err(|error| away("ask", error))?;
+pub(crate) async fn count(bucket: &Bucket) -> Result<u64> {
+    let info = bucket.kv.stream.get_info().await.map_err(|error| away("ask", error))?;
     Ok(info.state.messages)
 }
 
-pub(crate) async fn keys(bucket: &kv::Store) -> Result<Vec<String>> {
+pub(crate) async fn keys(bucket: &Bucket) -> Result<Vec<String>> {
+    if bucket.dialect == Dialect::Border {
+        let entries =
+            everything(&bucket.client, &bucket.stream()).await.map_err(|error| away("list", error))?;
+        let values = entries.into_iter().filter(|entry| operation(entry) == Operation::Put);
+        let mut keys: Vec<String> = values.map(|entry| key(&bucket.kv, &entry)).collect();
+        keys.sort();
+        return Ok(keys);
+    }
     if count(bucket).await? == 0 {
         return Ok(Vec::new());
     }
-    let mut listed = bucket.keys().await.map_err(|error| away("list", error))?;
+    let mut listed = bucket.kv.keys().await.map_err(|error| away("list", error))?;
     let mut keys = Vec::new();
     while let Some(key) = listed.next().await {
         keys.push(key.map_err(|error| away("list", error))?);
@@ -144,7 +219,7 @@ pub(crate) async fn keys(bucket: &kv::Store) -> Result<Vec<String>> {
     Ok(keys)
 }
 
-pub(crate) async fn all<T: DeserializeOwned>(bucket: &kv::Store) -> Result<Vec<T>> {
+pub(crate) async fn all<T: DeserializeOwned>(bucket: &Bucket) -> Result<Vec<T>> {
     let mut values = Vec::new();
     for key in keys(bucket).await? {
         let read: Option<Option<Stored<T>>> = readable(get(bucket, &key).await)?;
@@ -164,20 +239,20 @@ pub(crate) fn readable<T>(read: Result<T>) -> Result<Option<T>> {
     }
 }
 
-pub(crate) async fn create<T: Serialize>(bucket: &kv::Store, key: &str, value: &T) -> Result<u64> {
-    bucket.create(key, encode(key, value)?).await.map_err(|error| match error.kind() {
+pub(crate) async fn create<T: Serialize>(bucket: &Bucket, key: &str, value: &T) -> Result<u64> {
+    bucket.kv.create(key, encode(key, value)?).await.map_err(|error| match error.kind() {
         kv::CreateErrorKind::AlreadyExists => StoreError::Conflict(key.to_owned()),
         _ => away("write", error),
     })
 }
 
 pub(crate) async fn update<T: Serialize>(
-    bucket: &kv::Store,
+    bucket: &Bucket,
     key: &str,
     value: &T,
     revision: u64,
 ) -> Result<u64> {
-    bucket.update(key, encode(key, value)?, revision).await.map_err(|error| match error.kind() {
+    bucket.kv.update(key, encode(key, value)?, revision).await.map_err(|error| match error.kind() {
         kv::UpdateErrorKind::WrongLastRevision => StoreError::Conflict(key.to_owned()),
         _ => away("write", error),
     })
@@ -200,12 +275,62 @@ where
 }
 
 /// All there is, then [`Change::Caught`], then every change; each value with its revision.
-pub(crate) async fn watch_bytes(
-    bucket: &kv::Store,
-) -> Result<impl Stream<Item = Change<Stored<Bytes>>> + use<>> {
+pub(crate) async fn watch_bytes(bucket: &Bucket) -> Result<BoxStream<'static, Change<Stored<Bytes>>>> {
+    match bucket.dialect {
+        Dialect::Domain => Ok(consumed(bucket).await?.boxed()),
+        Dialect::Border => Ok(republished_changes(bucket).await?.boxed()),
+    }
+}
+
+/// By what the stream republishes.
+async fn republished_changes(bucket: &Bucket) -> Result<impl Stream<Item = Change<Stored<Bytes>>> + use<>> {
+    let opened = Reader::open(&bucket.client, &bucket.stream()).await;
+    let (reader, kv) = (opened.map_err(|error| away("watch", error))?, bucket.kv.clone());
+    Ok(stream::unfold((reader, false), move |(mut reader, mut caught)| {
+        let kv = kv.clone();
+        async move {
+            let change = loop {
+                match reader.next().await {
+                    Ok(Read::Entry(entry)) => break said(&kv, entry),
+                    Ok(Read::Even) if caught => {}
+                    Ok(Read::Even) => {
+                        caught = true;
+                        break Change::Caught;
+                    }
+                    Err(Broken::Ended) => return None,
+                    Err(broken) => break Change::Hiccup(broken.to_string()),
+                }
+            };
+            Some((change, (reader, caught)))
+        }
+    }))
+}
+
+fn said(kv: &kv::Store, entry: Entry) -> Change<Stored<Bytes>> {
+    let key = key(kv, &entry);
+    match operation(&entry) {
+        Operation::Put => Change::Put(key, Stored { value: entry.payload, revision: entry.sequence }),
+        Operation::Delete | Operation::Purge => Change::Gone(key),
+    }
+}
+
+fn key(kv: &kv::Store, entry: &Entry) -> String {
+    entry.subject.strip_prefix(&kv.prefix).unwrap_or(&entry.subject).to_owned()
+}
+
+fn operation(entry: &Entry) -> Operation {
+    match entry.headers.get("KV-Operation").map(|operation| operation.as_str()) {
+        Some("DEL") => Operation::Delete,
+        Some("PURGE") => Operation::Purge,
+        _ => Operation::Put,
+    }
+}
+
+/// By a consumer.
+async fn consumed(bucket: &Bucket) -> Result<impl Stream<Item = Change<Stored<Bytes>>> + use<>> {
     let empty = count(bucket).await? == 0;
-    let changes = bucket.watch_with_history(">").await.map_err(|error| away("watch", error))?;
-    let first = futures_util::stream::iter(empty.then_some(Change::Caught));
+    let changes = bucket.kv.watch_with_history(">").await.map_err(|error| away("watch", error))?;
+    let first = stream::iter(empty.then_some(Change::Caught));
     let mut caught = empty;
     let rest = changes.flat_map(move |item| {
         let mut said = Vec::new();
@@ -224,14 +349,14 @@ pub(crate) async fn watch_bytes(
                 }
             }
         }
-        futures_util::stream::iter(said)
+        stream::iter(said)
     });
     Ok(first.chain(rest))
 }
 
 /// The same, of values that are read.
 pub(crate) async fn watch<T: DeserializeOwned + Send + 'static>(
-    bucket: &kv::Store,
+    bucket: &Bucket,
 ) -> Result<impl Stream<Item = Change<T>> + use<T>> {
     Ok(watch_bytes(bucket).await?.map(|change| {
         change.read(|key, stored| match decode(key, &stored.value) {

@@ -2,9 +2,10 @@
 //! said in decision 0011; what may be written is checked by who writes.
 
 use crate::bucket::{
-    Change, Result, StoreError, Stored, away, compare_and_set, create, ensure_bucket, get, keys, update,
-    watch_bytes,
+    Bucket, Change, Result, StoreError, Stored, away, compare_and_set, create, ensure_bucket, get, keys,
+    stream_of, update, watch_bytes,
 };
+use crate::dialect::Dialect;
 use crate::store::Store;
 use async_nats::jetstream::{self, kv};
 use async_nats::{Client, ConnectOptions, Event};
@@ -25,14 +26,12 @@ pub async fn ensure(client: &Client) -> Result<()> {
 }
 
 /// The open bucket.
-pub struct Certificates(kv::Store);
+pub struct Certificates(Bucket);
 
 impl Certificates {
     /// Opens it.
     pub async fn open(store: &Store) -> Result<Self> {
-        let js = jetstream::with_domain(store.client().clone(), DOMAIN);
-        let opened = js.get_key_value(CERTIFICATES).await;
-        opened.map(Self).map_err(|error| away("open the certificates", error))
+        Bucket::open(store.client(), store.dialect(), CERTIFICATES).await.map(Self)
     }
 
     /// All keys, sorted.
@@ -59,7 +58,7 @@ impl Certificates {
     /// Deletes what is under a key; false where nothing is. One that was written meanwhile stays, and is a conflict.
     pub async fn delete(&self, key: &str) -> Result<bool> {
         let Some(revision) = self.revision(key).await? else { return Ok(false) };
-        let removed = self.0.delete_expect_revision(key, Some(revision)).await;
+        let removed = self.0.kv.delete_expect_revision(key, Some(revision)).await;
         removed.map_err(|error| match error.kind() {
             kv::DeleteErrorKind::WrongLastRevision => StoreError::Conflict(key.to_owned()),
             _ => away("remove a certificate", error),
@@ -68,7 +67,7 @@ impl Certificates {
     }
 
     async fn revision(&self, key: &str) -> Result<Option<u64>> {
-        let entry = self.0.entry(key).await.map_err(|error| away("read", error))?;
+        let entry = self.0.kv.entry(key).await.map_err(|error| away("read", error))?;
         Ok(entry.filter(|entry| entry.operation == kv::Operation::Put).map(|entry| entry.revision))
     }
 }
@@ -76,7 +75,7 @@ impl Certificates {
 /// What a gateway has of the bucket from one connection: all there is, then [`Change::Caught`], then every change.
 pub struct Session {
     /// The connection lives as long as this.
-    _bucket: kv::Store,
+    _bucket: Bucket,
     events: mpsc::Receiver<Event>,
     changes: BoxStream<'static, Change<Stored<Bytes>>>,
 }
@@ -104,8 +103,8 @@ impl Session {
             })
             .connect(format!("nats://{server}"));
         let client = timeout(2 * REQUEST_TIMEOUT, connecting).await??;
-        let js = jetstream::with_domain(client, DOMAIN);
-        let bucket = timeout(REQUEST_TIMEOUT, js.get_key_value(CERTIFICATES)).await??;
+        let dialect = Dialect::of(&client, &stream_of(CERTIFICATES)).await;
+        let bucket = timeout(REQUEST_TIMEOUT, Bucket::open(&client, dialect, CERTIFICATES)).await??;
         let changes = timeout(2 * REQUEST_TIMEOUT, watch_bytes(&bucket)).await??.boxed();
         Ok(Self { _bucket: bucket, events, changes })
     }

@@ -3,13 +3,14 @@
 //! A decision is created and never overwritten; the stream itself refuses a second one. Everything else is
 //! compare-and-set, so after an unknown outcome the caller reads again and sees what it finds.
 
-use crate::bucket::{self as store, Change, StoreError, Stored, away, decode, encode};
+use crate::bucket::{self as store, Bucket, Change, StoreError, Stored, away, decode, encode};
+use crate::dialect::Dialect;
 use crate::store::Store;
 use async_nats::Client;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::{Config, DirectGetErrorKind, DiscardPolicy, StorageType};
-use async_nats::jetstream::{self, Context, kv};
+use async_nats::jetstream::{self, Context};
 use futures_util::Stream;
 use ployz_core::deploy::step;
 use ployz_core::id::{DeployId, Namespace, NetworkId};
@@ -21,8 +22,9 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct Records {
     js: Context,
+    dialect: Dialect,
     network: NetworkId,
-    status: kv::Store,
+    status: Bucket,
 }
 
 /// What is at a lock's key.
@@ -88,10 +90,10 @@ fn commits(network: &NetworkId) -> Config {
 impl Records {
     /// Opens them.
     pub async fn open(store: &Store) -> Result<Self> {
-        let js = jetstream::with_domain(store.client().clone(), DOMAIN);
-        let status =
-            js.get_key_value(DEPLOY_STATUS).await.map_err(|error| away("open the deploys", error))?;
-        Ok(Self { js, network: store.network().clone(), status })
+        let dialect = store.dialect();
+        let status = Bucket::open(store.client(), dialect, DEPLOY_STATUS).await?;
+        let js = dialect.context(store.client());
+        Ok(Self { js, dialect, network: store.network().clone(), status })
     }
 
     /// Where the latest deploy of a namespace stands.
@@ -239,7 +241,7 @@ impl Records {
             .payload(encode(&key, lock)?)
             .expected_last_subject_sequence(over)
             .ttl(lasts);
-        self.say(&lock_subject(&key), message).await
+        self.say(&self.dialect.key(LOCKS, &key), message).await
     }
 
     /// Gives it back.
@@ -249,7 +251,7 @@ impl Records {
             .header("KV-Operation", "DEL")
             .expected_last_subject_sequence(over)
             .ttl(RELEASED_TTL);
-        self.say(&lock_subject(&key), message).await.map(drop)
+        self.say(&self.dialect.key(LOCKS, &key), message).await.map(drop)
     }
 
     async fn say(&self, subject: &str, message: PublishMessage) -> Result<u64> {
@@ -283,11 +285,6 @@ impl Records {
 
 fn bucket(name: &str) -> String {
     format!("KV_{name}")
-}
-
-/// Through the store's domain, as the library writes its own buckets.
-fn lock_subject(key: &str) -> String {
-    format!("$JS.{DOMAIN}.API.$KV.{LOCKS}.{key}")
 }
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);

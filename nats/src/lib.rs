@@ -9,12 +9,15 @@
 //! compare-and-set lost; read again) or `Damaged` (a value that cannot be parsed; the others are not touched by it). Commands between machines
 //! give [`rpc::NoAnswer`]. Requests to the server have a deadline of 5 s.
 
+pub mod accounts;
 pub mod bucket;
 pub mod certificates;
 pub mod deploys;
+pub mod dialect;
 pub mod events;
 pub mod permissions;
 pub mod presence;
+mod reader;
 pub mod rpc;
 pub mod store;
 

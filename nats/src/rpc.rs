@@ -220,7 +220,7 @@ impl Router {
     /// Hands every command to its handler, until the subscription ends. What the gate or no room takes is refused.
     pub async fn run(&self, mut commands: Commands) {
         while let Some(message) = commands.requests.next().await {
-            let Some(to) = message.reply.filter(|reply| reply.starts_with("_INBOX.")) else { continue };
+            let Some(to) = message.reply.filter(|reply| is_inbox(reply)) else { continue };
             let Some(command) = message.subject.strip_prefix(commands.prefix.as_str()) else { continue };
             let headers = message.headers.as_ref();
             let incoming = Incoming {
@@ -243,6 +243,11 @@ impl Router {
     fn handler(&self, command: &str) -> Option<&Handler> {
         self.rooms.get(command.split('.').next()?)
     }
+}
+
+/// Whether answers may go to a subject: an inbox, or what a border of the store's accounts put in the place of one.
+fn is_inbox(subject: &str) -> bool {
+    subject.starts_with("_INBOX.") || subject.starts_with("_R_.")
 }
 
 /// A subscription to a machine's commands.

@@ -3,11 +3,13 @@
 //! Every write is a compare-and-set or create-only ([`crate::bucket`]).
 
 use crate::bucket::{
-    Change, Result, StoreError, Stored, all, away, compare_and_set, count, create, ensure_bucket, get, keys,
-    readable, update, watch,
+    Bucket, Change, Result, StoreError, Stored, all, away, compare_and_set, count, create, ensure_bucket,
+    get, keys, readable, stream_of, update, watch,
 };
+use crate::dialect::Dialect;
+use crate::events::Publisher;
 use crate::presence::Presence;
-use async_nats::jetstream::{self, kv};
+use async_nats::jetstream::kv::Operation;
 use async_nats::{Client, ConnectOptions};
 use futures_util::Stream;
 use ployz_core::id::{InviteId, MachineId, Namespace, NetworkId};
@@ -16,7 +18,7 @@ use ployz_core::mesh::belief;
 use ployz_core::wire::v1::deploy::DeployLock;
 use ployz_core::wire::v1::envelope::Signer;
 use ployz_core::wire::v1::record::{DestroyRecord, InviteRecord, MachineMembership, NameLock, SubnetLock};
-use ployz_core::wire::v1::subject::{self, CLIENT_PORT, DOMAIN, INVITES, LOCKS, MACHINES};
+use ployz_core::wire::v1::subject::{self, CLIENT_PORT, INVITES, LOCKS, MACHINES};
 use serde::Deserialize;
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::sync::Arc;
@@ -27,9 +29,10 @@ use std::time::Duration;
 pub struct Store {
     client: Client,
     network: NetworkId,
-    machines: kv::Store,
-    invites: kv::Store,
-    locks: kv::Store,
+    dialect: Dialect,
+    machines: Bucket,
+    invites: Bucket,
+    locks: Bucket,
     presence: Arc<Presence>,
     signer: Option<Arc<Signer>>,
 }
@@ -59,19 +62,27 @@ pub async fn connect(overlay: Ipv6Addr, seed: &str, machine: &MachineId) -> Resu
 impl Store {
     /// Opens the buckets; the founder makes those that are missing.
     pub async fn open(client: Client, network: &NetworkId, founder: bool) -> Result<Self> {
-        let js = jetstream::with_domain(client.clone(), DOMAIN);
+        // The founder's ployzd is in the store's own account.
+        let dialect =
+            if founder { Dialect::Domain } else { Dialect::of(&client, &stream_of(MACHINES)).await };
         if founder {
             for bucket in [MACHINES, INVITES, LOCKS] {
-                ensure_bucket(&js, bucket).await?;
+                ensure_bucket(&dialect.context(&client), bucket).await?;
             }
         }
-        let open = |bucket: &'static str| {
-            let js = js.clone();
-            async move { js.get_key_value(bucket).await.map_err(|error| away("open the buckets", error)) }
-        };
+        let open = |bucket| Bucket::open(&client, dialect, bucket);
         let (machines, invites, locks) = tokio::try_join!(open(MACHINES), open(INVITES), open(LOCKS))?;
         let presence = Arc::default();
-        Ok(Self { client, network: network.clone(), machines, invites, locks, presence, signer: None })
+        Ok(Self {
+            client,
+            network: network.clone(),
+            dialect,
+            machines,
+            invites,
+            locks,
+            presence,
+            signer: None,
+        })
     }
 
     /// With what is known of the other machines from sessions before this one.
@@ -98,6 +109,16 @@ impl Store {
     /// The connection, for requests between machines.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// A writer of routing events over this connection.
+    pub fn publisher(&self) -> Publisher {
+        Publisher::new(&self.client, &self.network, self.dialect)
+    }
+
+    /// How this connection asks the store.
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     /// The network it serves.
@@ -183,7 +204,7 @@ impl Store {
 
     /// Gives a reservation back, if it still is the one that was read.
     pub async fn unlock(&self, key: &str, revision: u64) -> Result<()> {
-        let done = self.locks.delete_expect_revision(key, Some(revision)).await;
+        let done = self.locks.kv.delete_expect_revision(key, Some(revision)).await;
         done.map_err(|error| away("release a reservation", error))
     }
 
@@ -206,11 +227,11 @@ impl Store {
     /// another machine's. One that was deleted stays deleted.
     pub async fn restore_machine(&self, machine: &MachineMembership) -> Result<bool> {
         let key = machine.id.as_str();
-        let known = self.machines.entry(key).await.map_err(|error| away("read", error))?;
+        let known = self.machines.kv.entry(key).await.map_err(|error| away("read", error))?;
         if let Some(known) = known {
             let found = serde_json::from_slice(&known.value);
             let stands = found.is_ok_and(|found: MachineMembership| belief::is_same(&found, machine));
-            if known.operation != kv::Operation::Put || stands {
+            if known.operation != Operation::Put || stands {
                 return Ok(false);
             }
             return update(&self.machines, key, machine, known.revision).await.map(|_| true);

@@ -2,12 +2,12 @@
 
 use crate::state::NetworkFile;
 use ployz_core::routing::{Key, MachineRoute, Value};
-use ployz_nats::events::{PublishError, Publisher};
+use ployz_nats::events::PublishError;
 use ployz_nats::store::Store;
 
 /// Says where this machine is, unless the stream says so already.
 pub async fn publish(store: &Store, network: &NetworkFile) -> Result<(), PublishError> {
-    let publisher = Publisher::new(store.client().clone(), &network.id);
+    let publisher = store.publisher();
     let key = Key::Machine(network.machine.id.clone());
     let route = MachineRoute { overlay_ip: network.machine.overlay_ip, subnet: network.machine.subnet };
     let wanted = Value::Machine(route);
@@ -21,7 +21,7 @@ pub async fn publish(store: &Store, network: &NetworkFile) -> Result<(), Publish
 
 /// Takes this machine's event away.
 pub async fn withdraw(store: &Store, network: &NetworkFile) -> Result<(), PublishError> {
-    let publisher = Publisher::new(store.client().clone(), &network.id);
+    let publisher = store.publisher();
     publisher.remove(&Key::Machine(network.machine.id.clone())).await.map(drop)
 }
 
@@ -37,7 +37,7 @@ mod tests {
         let network = machine.mesh.network();
         let store = server.store(&network.id).await;
         ensure_stream(store.client(), &network.id).await.unwrap();
-        let publisher = Publisher::new(store.client().clone(), &network.id);
+        let publisher = store.publisher();
         let key = Key::Machine(network.machine.id.clone());
         publish(&store, &network).await.unwrap();
         let first = publisher.current(&key).await.unwrap();

@@ -1,12 +1,16 @@
-//! One connection to the stream, from the first byte to its loss: a new connection, a new inbox and a new consumer each
-//! time, so that nothing of an earlier one can be mistaken for this one's.
+//! One connection to the stream, from the first byte to its loss: a new connection, a new inbox and a new reader or
+//! consumer each time, so that nothing of an earlier one can be mistaken for this one's.
+//!
+//! Across the border of the store's account it is a [`Reader`]; in one account with the store it is a consumer.
 //!
 //! The client library re-connects and re-subscribes by itself and does not say what it missed; here its first word of a
 //! disconnection ends the link. Push and not pull, tried on nats-server 2.15.1 through a leaf: both take 0.1 ms from
 //! write to delivery, but a pull request is lost with the leaf link and has to be renewed, and flow control lets the
 //! server drop replaced values for who is slow (40,000 writes to 1,000 keys: 13,700 messages with it, 36,900 without).
 
+use crate::dialect::Dialect;
 use crate::events::settings::Settings;
+use crate::reader::{Broken, Entry, Read, Reader};
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, push};
 use async_nats::jetstream::{self, Context};
@@ -23,7 +27,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 /// What comes in on a link, in order.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// A consumer was made; what follows are its deliveries from the first one. `empty`: there is nothing to deliver.
+    /// A consumer or reader was made; what follows are its deliveries from the first one. `empty`: there is nothing to deliver.
     Opened { empty: bool },
     /// One message.
     Message(Box<Delivery>),
@@ -69,13 +73,17 @@ pub(crate) fn link(settings: Arc<Settings>, wait: Duration) -> BoxStream<'static
         match place {
             Place::Closed(settings, wait) => {
                 sleep(wait).await;
-                Some(match Box::pin(Session::open(&settings)).await {
-                    Ok((session, empty)) => (Report::Opened { empty }, Place::Open(Box::new(session))),
+                Some(match Box::pin(open(&settings)).await {
+                    Ok((place, empty)) => (Report::Opened { empty }, place),
                     Err(lost) => (Report::Lost(lost), Place::Over),
                 })
             }
             Place::Open(mut session) => Some(match session.next().await {
                 Ok(report) => (report, Place::Open(session)),
+                Err(lost) => (Report::Lost(lost), Place::Over),
+            }),
+            Place::Reading(mut reading) => Some(match reading.next().await {
+                Ok(report) => (report, Place::Reading(reading)),
                 Err(lost) => (Report::Lost(lost), Place::Over),
             }),
             Place::Over => None,
@@ -87,9 +95,95 @@ pub(crate) fn link(settings: Arc<Settings>, wait: Duration) -> BoxStream<'static
 enum Place {
     Closed(Arc<Settings>, Duration),
     Open(Box<Session>),
+    Reading(Box<Reading>),
     Over,
 }
 
+async fn open(settings: &Settings) -> Result<(Place, bool), Lost> {
+    let (client, mut said) = connect(settings).await?;
+    let dialect = tokio::select! {
+        dialect = Dialect::of(&client, ROUTING_EVENTS) => dialect,
+        lost = refusal(&mut said) => match lost {
+            // Rights of the build before.
+            Lost::Refused(_) => Dialect::Domain,
+            lost => return Err(lost),
+        },
+    };
+    match dialect {
+        Dialect::Domain => {
+            let (session, empty) = Session::open(settings, client, said).await?;
+            Ok((Place::Open(Box::new(session)), empty))
+        }
+        Dialect::Border => {
+            let reading = Reading::open(settings, client, said).await?;
+            Ok((Place::Reading(Box::new(reading)), false))
+        }
+    }
+}
+
+/// A link by a reader.
+struct Reading {
+    /// The connection lives as long as this.
+    _client: Client,
+    said: mpsc::Receiver<Said>,
+    reader: Reader,
+    prefix: String,
+    /// How many messages it has given.
+    delivered: u64,
+    /// It has given all there was.
+    even: bool,
+}
+
+impl Reading {
+    async fn open(settings: &Settings, client: Client, said: mpsc::Receiver<Said>) -> Result<Self, Lost> {
+        let reader = Reader::open(&client, ROUTING_EVENTS).await.map_err(lost)?;
+        let prefix = prefix(settings);
+        Ok(Self { _client: client, said, reader, prefix, delivered: 0, even: false })
+    }
+
+    /// Cancel-safe, as the reader and the channel are.
+    async fn next(&mut self) -> Result<Report, Lost> {
+        let read = tokio::select! {
+            biased;
+            lost = refusal(&mut self.said) => return Err(lost),
+            read = self.reader.next() => read.map_err(lost)?,
+        };
+        Ok(match read {
+            Read::Entry(entry) => self.delivery(entry),
+            Read::Even => {
+                self.even = true;
+                Report::Heartbeat { sent: self.delivered, idle: true }
+            }
+        })
+    }
+
+    fn delivery(&mut self, entry: Entry) -> Report {
+        self.delivered += 1;
+        let key = entry.subject.strip_prefix(&self.prefix).unwrap_or_default();
+        Report::Message(Box::new(Delivery {
+            delivery: self.delivered,
+            sequence: entry.sequence,
+            // How many is not known; what counts is whether there are more.
+            pending: u64::from(!self.even),
+            event: Event::parse(key, &entry.payload),
+        }))
+    }
+}
+
+fn lost(broken: Broken) -> Lost {
+    match broken {
+        Broken::Silent => Lost::Silent,
+        Broken::Ended => Lost::Disconnected,
+        Broken::Subscribe(_) | Broken::Away => Lost::Consumer(broken.to_string()),
+        Broken::Strange(said) => Lost::Strange(said),
+    }
+}
+
+fn prefix(settings: &Settings) -> String {
+    format!("{}.", subject::routing(&settings.network))
+}
+
+/// A link by a consumer.
 struct Session {
     client: Client,
     js: Context,
@@ -101,8 +195,11 @@ struct Session {
 }
 
 impl Session {
-    async fn open(settings: &Settings) -> Result<(Self, bool), Lost> {
-        let (client, mut said) = connect(settings).await?;
+    async fn open(
+        settings: &Settings,
+        client: Client,
+        mut said: mpsc::Receiver<Said>,
+    ) -> Result<(Self, bool), Lost> {
         let js = jetstream::with_domain(client.clone(), DOMAIN);
         let inbox = client.new_inbox();
         // Before the consumer is made, so that its first message has somebody to go to.
@@ -118,7 +215,7 @@ impl Session {
         let made = made.map_err(|error| Lost::Consumer(ployz_core::text::chain(&error)))?;
         let info = made.cached_info();
         let empty = info.num_pending == 0 && info.delivered.consumer_sequence == 0;
-        let prefix = format!("{}.", subject::routing(&settings.network));
+        let prefix = prefix(settings);
         Ok((Self { client, js, said, messages, prefix, until: Instant::now() + SILENCE_TIMEOUT }, empty))
     }
 

@@ -3,14 +3,15 @@
 //! Nothing is tried twice here: whether a write that was not answered took place is unknown, and only the caller knows
 //! whether saying it again is right (a plain [`Publisher::put`]: always).
 
+use crate::dialect::Dialect;
 use async_nats::Client;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::stream::DirectGetErrorKind;
-use async_nats::jetstream::{self, Context};
 use ployz_core::id::NetworkId;
 use ployz_core::routing::{Event, Key, Value};
-use ployz_core::wire::v1::subject::{self, DOMAIN, ROUTING_EVENTS};
+use ployz_core::wire::v1::subject::{self, ROUTING_EVENTS};
 use std::error::Error;
 use std::time::Duration;
 use tokio::time::timeout;
@@ -69,8 +70,8 @@ type Result<T> = std::result::Result<T, PublishError>;
 
 impl Publisher {
     /// Over a connection of a user with at least [`crate::permissions::publisher`].
-    pub fn new(client: Client, network: &NetworkId) -> Self {
-        Self { js: jetstream::with_domain(client, DOMAIN), subject: subject::routing(network) }
+    pub fn new(client: &Client, network: &NetworkId, dialect: Dialect) -> Self {
+        Self { js: dialect.context(client), subject: subject::routing(network) }
     }
 
     /// Sets a key; the sequence it is now at. On disk when this returns.

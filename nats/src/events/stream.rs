@@ -1,5 +1,6 @@
 //! The stream of routing events, as the founder makes it.
 
+use crate::bucket::{republished, same_republish};
 use crate::events::publish::{PublishError, away};
 use async_nats::Client;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
@@ -55,6 +56,7 @@ fn config(network: &NetworkId) -> Config {
         deny_delete: true,
         deny_purge: true,
         allow_rollup: false,
+        republish: Some(republished(ROUTING_EVENTS)),
         num_replicas: 1,
         ..Default::default()
     }
@@ -68,6 +70,7 @@ fn same(found: &Config, wanted: &Config) -> bool {
             (config.max_bytes, config.max_message_size, config.max_messages, config.max_age),
             (config.allow_message_ttl, config.allow_direct),
             (config.deny_delete, config.deny_purge, config.allow_rollup),
+            same_republish(config, ROUTING_EVENTS),
         )
     };
     of(found) == of(wanted)

@@ -9,6 +9,8 @@ use nkeys::KeyPair;
 use ployz_core::id::{MachineId, NetworkId};
 use ployz_core::routing::{Freshness, InstanceRoute, Key, MachineRoute, Value};
 use ployz_core::wire::v1::subject;
+use ployz_nats::accounts;
+use ployz_nats::dialect::Dialect;
 use ployz_nats::events::{Feed, Publisher, Settings, Snapshot, View, ensure_stream};
 use ployz_nats::permissions::{self, Rights};
 use std::fmt::Write as _;
@@ -27,8 +29,30 @@ pub struct Server {
     pub leaf: SocketAddr,
 }
 
+/// How the founder's server is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// All are in one account with the streams, as the builds before had it.
+    One,
+    /// The streams have an account of their own.
+    Accounts,
+}
+
+impl Layout {
+    /// How a member speaks to the store.
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Self::One => Dialect::Domain,
+            Self::Accounts => Dialect::Border,
+        }
+    }
+}
+
+pub const LAYOUTS: [Layout; 2] = [Layout::One, Layout::Accounts];
+
 /// A founder and a leaf, and who may use them.
 pub struct Mesh {
+    pub layout: Layout,
     pub network: NetworkId,
     pub machine: MachineId,
     pub hub: Server,
@@ -39,6 +63,7 @@ pub struct Mesh {
     founder: KeyPair,
     daemon: KeyPair,
     follower: KeyPair,
+    resolver: KeyPair,
 }
 
 impl Server {
@@ -88,40 +113,56 @@ impl Drop for Server {
 }
 
 impl Mesh {
-    pub async fn start(name: &str) -> Self {
-        let dir = std::env::temp_dir().join(format!("ployz-routing-{name}-{}", std::process::id()));
+    pub async fn start(layout: Layout, name: &str) -> Self {
+        let dir =
+            std::env::temp_dir().join(format!("ployz-routing-{name}-{layout:?}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).unwrap();
         let [network, machine] = ["00112233445566778899aabbccddeeff", "n2"];
         let (network, machine): (NetworkId, MachineId) = (network.parse().unwrap(), machine.parse().unwrap());
-        let [founder, daemon, follower] = [(); 3].map(|()| KeyPair::new_user());
-        let (publishing, following) =
-            (permissions::publisher(&network, &machine), permissions::follower(&machine, FOLLOWER));
-        // The leaf connection is the machine's user on the founder: it must be allowed what its local users are.
-        let both = Rights {
-            publish: [publishing.publish.clone(), following.publish.clone()].concat(),
-            subscribe: [publishing.subscribe.clone(), following.subscribe.clone()].concat(),
-        };
+        let [founder, daemon, follower, resolver] = [(); 4].map(|()| KeyPair::new_user());
+        let following =
+            permissions::follower(&machine, FOLLOWER).and(permissions::bucket_reader(subject::CERTIFICATES));
+        let resolving = permissions::follower(&machine, RESOLVER);
+        // The leaf connection is the machine's user on the founder, allowed what its daemon and its sidecars are.
+        let daemon_may = permissions::member(&network, &machine);
         let [hub_client, hub_leaf, leaf_client, unused] = [(); 4].map(|()| free());
+        let founder_user = format!("{{ nkey: \"{}\" }}\n", founder.public_key());
+        let users = match layout {
+            Layout::One => {
+                format!("authorization: {{ users: [\n{founder_user}{}] }}\n", user(&daemon, &daemon_may))
+            }
+            Layout::Accounts => {
+                let users = [
+                    founder_user,
+                    user(&daemon, &daemon_may),
+                    user(&follower, &following),
+                    user(&resolver, &resolving),
+                ];
+                let founded =
+                    accounts::founder(&network, &"n1".parse().unwrap(), &[&machine], &[FOLLOWER, RESOLVER]);
+                let texts = founded.iter().zip(&users).map(|(account, users)| account.text(users));
+                format!("accounts: {{\n{}}}\n", texts.collect::<String>())
+            }
+        };
         let body = format!(
-            "jetstream: {{ store_dir: \"{}\", domain: \"hub\" }}\nleafnodes: {{ listen: \"{hub_leaf}\" }}\n\
-             authorization: {{ users: [\n{{ nkey: \"{}\" }}\n{}] }}\n",
+            "jetstream: {{ store_dir: \"{}\", domain: \"hub\" }}\nleafnodes: {{ listen: \"{hub_leaf}\" }}\n{users}",
             dir.join("data").display(),
-            founder.public_key(),
-            user(&daemon, &both)
         );
         let hub = Server::new(&dir, "hub", hub_client, hub_leaf, &body);
         let link = proxy::Proxy::start(hub_leaf).await;
         let body = format!(
             "leafnodes: {{ reconnect: \"100ms\", remotes: [{{ url: \"nats-leaf://{}\", nkey: \"{}\" }}] }}\n\
-             authorization: {{ users: [\n{}{}] }}\n",
+             authorization: {{ users: [\n{}{}{}] }}\n",
             link.at,
             daemon.seed().unwrap(),
-            user(&daemon, &publishing),
-            user(&follower, &following)
+            user(&daemon, &daemon_may),
+            user(&follower, &following),
+            user(&resolver, &resolving)
         );
         let leaf = Server::new(&dir, "leaf", leaf_client, unused, &body);
-        let mesh = Self { network, machine, hub, leaf, link, dir, founder, daemon, follower };
+        let mesh =
+            Self { layout, network, machine, hub, leaf, link, dir, founder, daemon, follower, resolver };
         ensure_stream(&mesh.client(mesh.hub.client, &mesh.founder).await, &mesh.network).await.unwrap();
         mesh
     }
@@ -146,8 +187,25 @@ impl Mesh {
         self.client(self.leaf.client, &self.daemon).await
     }
 
+    pub fn seed(&self, sidecar: &str) -> String {
+        self.key(sidecar).seed().unwrap()
+    }
+
+    fn key(&self, sidecar: &str) -> &KeyPair {
+        if sidecar == FOLLOWER { &self.follower } else { &self.resolver }
+    }
+
+    /// As a sidecar: on the founder or on the leaf.
+    pub async fn sidecar(&self, server: SocketAddr, name: &str) -> async_nats::Client {
+        async_nats::ConnectOptions::with_nkey(self.seed(name))
+            .custom_inbox_prefix(subject::sidecar_inbox(&self.machine, name))
+            .connect(format!("nats://{server}"))
+            .await
+            .unwrap()
+    }
+
     pub async fn publisher(&self) -> Publisher {
-        let publisher = Publisher::new(self.daemon().await, &self.network);
+        let publisher = Publisher::new(&self.daemon().await, &self.network, self.layout.dialect());
         let key = Key::Machine(self.machine.clone());
         // The leaf connection may still be coming up.
         let until = Instant::now() + Duration::from_secs(10);
@@ -239,3 +297,4 @@ fn program() -> &'static Path {
 }
 
 pub const FOLLOWER: &str = "gateway";
+pub const RESOLVER: &str = "dns";

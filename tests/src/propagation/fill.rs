@@ -4,13 +4,14 @@ use anyhow::{Context, Result};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use ployz_core::id::{DeployId, MachineId};
 use ployz_core::routing::{HttpRoute, InstanceRoute, Key, ServicePort, ServiceRef, ServiceRoute, Value};
+use ployz_nats::dialect::Dialect;
 use ployz_nats::events::Publisher;
 
 use super::Store;
 
 /// Writes `services` services in namespaces of a hundred, each with one route, one port and an instance on every machine.
 pub async fn fill(store: &Store, services: usize, machines: &[MachineId]) -> Result<()> {
-    let publisher = Publisher::new(store.client.clone(), &store.network);
+    let publisher = Publisher::new(&store.client, &store.network, Dialect::Domain);
     let mut events = Vec::new();
     for number in 0..services {
         events.extend(routes(number, machines)?);

@@ -10,6 +10,7 @@ use ployz_core::id::{InstanceId, MachineId};
 use ployz_core::routing::{Key, ServiceRef, Value};
 use ployz_core::wire::v1::deploy::Decision;
 use ployz_core::wire::v1::subject;
+use ployz_nats::dialect::Dialect;
 use ployz_nats::events::Publisher;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -167,7 +168,7 @@ async fn time(store: &Store, plan: &Plan, heard: &mut Heard, change: &Change) ->
 
 /// Where the new instance is: its machine said so before it was committed.
 async fn address(store: &Store, plan: &Plan, change: &Change) -> Result<IpAddr> {
-    let publisher = Publisher::new(store.client.clone(), &store.network);
+    let publisher = Publisher::new(&store.client, &store.network, Dialect::Domain);
     let key = Key::Instance(change.machine.clone(), plan.service.clone(), change.instance.clone());
     match publisher.current(&key).await?.value {
         Some(Value::Instance(route)) => Ok(route.address.into()),

@@ -66,7 +66,7 @@ async fn look(deploys: &Deploys, view: &View, store: Option<&Store>, said: &mut 
     let wanted = wanted(&deploys.network.network().machine.id, view, &known, young);
     let Some(store) = store else { return Ok(()) };
     let routable = routable(&wanted);
-    let publisher = Publisher::new(store.client().clone(), store.network());
+    let publisher = store.publisher();
     say(deploys, &publisher, said, wanted).await?;
     deploys.local.set_routable(routable);
     Ok(())
@@ -153,7 +153,7 @@ async fn say(deploys: &Deploys, publisher: &Publisher, said: &mut Option<Routes>
 
 /// Takes this machine's instances out of the routes.
 pub async fn withdraw(deploys: &Deploys, store: &Store) -> Result<(), PublishError> {
-    let publisher = Publisher::new(store.client().clone(), store.network());
+    let publisher = store.publisher();
     let known = deploys.local.read().unwrap_or_default();
     for key in known.announced.iter().filter_map(|name| name.parse::<Key>().ok()) {
         publisher.remove(&key).await?;

@@ -163,7 +163,7 @@ impl Run<'_> {
     /// Publishes the routes for gateways and DNS: only what differs from what is published.
     pub(super) async fn route(&self) -> Done {
         let Some(Decision::Committed(commit)) = &self.decision else { return Ok(()) };
-        let publisher = Publisher::new(self.store.client().clone(), self.store.network());
+        let publisher = self.store.publisher();
         for event in commit::events(commit) {
             self.publish(&publisher, &event).await.map_err(|failure| vec![failure])?;
         }

@@ -6,7 +6,7 @@
 use crate::state::{DiskError, make_dir, replace_for};
 use nix::unistd::{User, chown};
 use nkeys::KeyPair;
-use ployz_core::id::{MachineId, NetworkId, hex};
+use ployz_core::id::{NetworkId, hex};
 use ployz_core::spec::{NatsRole, NatsSpec, UnitName, UnitSpec};
 use ployz_core::wire::v1::subject::{CLIENT_PORT, DOMAIN};
 use ployz_core::wire::v1::{record::MachineMembership, subject};
@@ -112,7 +112,12 @@ impl Settings<'_> {
         let others = members.into_iter().filter(|member| member.id != self.machine.id);
         // Checked when a machine is let in; once more here, because it is written into a file that is parsed.
         for member in others.filter(|member| is_user_key(&member.nats_key)) {
-            user(text, self.network, &member.id, &member.nats_key);
+            permitted(
+                text,
+                member.id.as_str(),
+                &member.nats_key,
+                &permissions::member(self.network, &member.id),
+            );
         }
         self.followers(text);
         text.push_str("  ]\n}\n");
@@ -125,7 +130,8 @@ impl Settings<'_> {
              include \"{SEED_FILE}\"\n    }}\n  ]\n}}\n\nauthorization: {{\n  users: [\n",
             socket(founder, LEAF_PORT)
         );
-        user(text, self.network, &self.machine.id, &self.machine.nats_key);
+        let own = &self.machine.id;
+        permitted(text, own.as_str(), &self.machine.nats_key, &permissions::member(self.network, own));
         self.followers(text);
         text.push_str("  ]\n}\n");
     }
@@ -135,7 +141,7 @@ impl Settings<'_> {
         for (name, key) in self.sidecars.iter().filter(|(_, key)| is_user_key(key)) {
             let mut rights = permissions::follower(&self.machine.id, name);
             if *name == CERTIFIED {
-                rights.publish.extend(permissions::bucket_reader(subject::CERTIFICATES));
+                rights = rights.and(permissions::bucket_reader(subject::CERTIFICATES));
             }
             if matches!(self.role, NatsRole::Founder) {
                 // The domain's own server takes the domain off before it looks at rights (nats-server 2.15.1).
@@ -174,46 +180,6 @@ pub fn install(spec: &NatsSpec) -> Result<(), DiskError> {
         prepare(dir, user)?;
     }
     put(&spec.config_path, &spec.config, user)
-}
-
-/// The least a member needs: read and follow the buckets, write its own record, issue invites, serve its own
-/// commands. The subjects are those that the client library uses, found by trying each alone.
-fn user(text: &mut String, network: &NetworkId, machine: &MachineId, key: &str) {
-    let mut publish: Vec<String> = Vec::new();
-    let buckets =
-        [subject::MACHINES, subject::INVITES, subject::LOCKS, subject::DEPLOY_STATUS, subject::CERTIFICATES];
-    for bucket in buckets {
-        publish.extend([
-            format!("$JS.{DOMAIN}.API.STREAM.INFO.KV_{bucket}"),
-            format!("$JS.{DOMAIN}.API.DIRECT.GET.KV_{bucket}"),
-            format!("$JS.{DOMAIN}.API.DIRECT.GET.KV_{bucket}.>"),
-            format!("$JS.{DOMAIN}.API.CONSUMER.CREATE.KV_{bucket}"),
-            format!("$JS.{DOMAIN}.API.CONSUMER.CREATE.KV_{bucket}.>"),
-            format!("$JS.{DOMAIN}.API.CONSUMER.DELETE.KV_{bucket}.*"),
-            format!("$JS.{DOMAIN}.API.CONSUMER.INFO.KV_{bucket}.*"),
-            // Without flow control a watch stalls for ever after about 2 MB.
-            format!("$JS.FC.KV_{bucket}.>"),
-        ]);
-    }
-    publish.extend([
-        // All of them, not only its own: a member that issues invites makes the record of the machine it lets in.
-        format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::MACHINES),
-        format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::INVITES),
-        format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::LOCKS),
-        format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::DEPLOY_STATUS),
-        // With their keys: every machine's gateway serves them, and an operator at any machine imports them.
-        format!("$JS.{DOMAIN}.API.$KV.{}.>", subject::CERTIFICATES),
-        // Every machine may coordinate; the stream itself refuses a second decision on a deploy.
-        subject::deploy_commits(network),
-        format!("$JS.{DOMAIN}.API.DIRECT.GET.{}.>", subject::DEPLOY_COMMITS),
-        format!("ployz.v1.{network}.rpc.>"),
-        "_INBOX.>".to_owned(),
-    ]);
-    // Its leaf connection carries what its sidecars ask for. Which of them asks is not told by the subject.
-    publish.extend(permissions::follower(machine, "").publish);
-    publish.extend(permissions::publisher(network, machine).publish);
-    let subscribe = vec![subject::rpc_all(network, machine), format!("{}.>", subject::inbox(machine))];
-    permitted(text, machine.as_str(), key, &Rights { publish, subscribe });
 }
 
 fn permitted(text: &mut String, who: &str, key: &str, rights: &Rights) {
