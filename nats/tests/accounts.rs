@@ -222,7 +222,7 @@ async fn attack(layout: Layout) -> Vec<String> {
         try_all(&mesh.sidecar(*server, FOLLOWER).await, &gateway, &mesh).await;
         try_all(&mesh.sidecar(*server, RESOLVER).await, &dns, &mesh).await;
     }
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(SETTLE_DELAY).await;
     let after = held(&js).await;
     let mut changed: Vec<String> = before
         .iter()
@@ -303,4 +303,4 @@ async fn held(js: &jetstream::Context) -> BTreeMap<String, (u64, Vec<u8>)> {
 
 const OWN: &str = "own";
 /// For what the servers still do with the last request.
-const SETTLE: Duration = Duration::from_millis(700);
+const SETTLE_DELAY: Duration = Duration::from_millis(700);
