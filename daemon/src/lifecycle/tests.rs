@@ -4,18 +4,29 @@
 use super::{Daemon, Rooms};
 use crate::compose;
 use crate::failure::{Failure, Result};
+use crate::membership::join::issuer;
 use crate::network::context::{Network, Parts, Shared};
-use crate::network::tests::Scratch;
+use crate::network::tests::{Scratch, member, network, until};
 use crate::node::environment::Environment;
 use crate::node::reconcile::Reconciler;
 use crate::node::supervisor::Supervisor;
 use crate::node::supervisor::tests::Fake;
 use crate::state::{Disk, PeersFile, Stored, crash};
+use hyper::StatusCode;
+use ployz_core::address::{AddressPlan, OverlayPrefix};
 use ployz_core::adopt::Seen;
 use ployz_core::config::{Config, Layer};
 use ployz_core::id::{InviteId, NetworkName};
-use ployz_core::wire::v1::api::{ErrorCode, Phase};
+use ployz_core::key::PrivateKey;
+use ployz_core::mesh::belief::is_same;
+use ployz_core::wire::v1::api::{Envelope, ErrorCode, Phase};
+use ployz_core::wire::v1::join::{RedeemRequest, RedeemResponse};
+use ployz_core::wire::v1::record::MachineMembership;
+use ployz_core::wire::v1::token::Token;
+use ployz_host::clock;
+use std::cell::RefCell;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// A disk and a node, which outlive the ployzd that works on them.
@@ -349,4 +360,118 @@ fn a_join_aborted_and_killed_anywhere_is_gone_or_goes_on() {
     });
     done.unwrap();
     assert!(kills > 10, "{kills}");
+}
+
+/// An issuer with one open invite, which answers as `membership::issue` does: the same machine as often as it asks, no other.
+#[derive(Clone)]
+struct Issuer {
+    token: Token,
+    own: MachineMembership,
+    joiner: Rc<RefCell<Option<(MachineMembership, bool)>>>,
+}
+
+impl Issuer {
+    fn new() -> Self {
+        let (own, network) = (member(1), network());
+        let token = Token {
+            version: 1,
+            invite_id: InviteId::from_bytes([1; 8]),
+            network_id: network,
+            network_name: prod(),
+            plan: AddressPlan::new("10.101.0.0/16".parse().unwrap(), 24).unwrap(),
+            issuer: own.id.clone(),
+            issuer_public_key: own.public_key,
+            issuer_overlay_ip: own.overlay_ip,
+            issuer_endpoints: vec!["127.0.0.1:51820".parse().unwrap()],
+            issuer_verify_key: own.verify_key.clone(),
+            one_time_key: PrivateKey::from_random([77; 32]),
+            expires_at: clock::now() + 600,
+        };
+        Self { token, own, joiner: Rc::default() }
+    }
+
+    /// Its token, signed by whoever it says.
+    fn token(&self) -> String {
+        let key = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
+        let verify_key = ployz_core::wire::v1::token::verifying_key_text(&key.verifying_key());
+        Token { issuer_verify_key: verify_key, ..self.token.clone() }.sign(&key).to_string()
+    }
+
+    fn answer(&self, path: &str, body: serde_json::Value) -> (StatusCode, serde_json::Value) {
+        let mut joiner = self.joiner.borrow_mut();
+        if path == "/v1/redeem" {
+            let asked: RedeemRequest = serde_json::from_value(body).unwrap();
+            match &*joiner {
+                Some((known, _)) if known.public_key != asked.public_key => {
+                    let message = "the token was used by another machine";
+                    let refused = Envelope::error(ErrorCode::TokenConsumed, message, Vec::new());
+                    return (StatusCode::CONFLICT, serde_json::to_value(refused).unwrap());
+                }
+                Some(_) => {}
+                None => {
+                    let overlay_ip = OverlayPrefix::of(&self.token.network_id).address(&asked.public_key);
+                    let machine = MachineMembership {
+                        id: "n2".parse().unwrap(),
+                        public_key: asked.public_key,
+                        overlay_ip,
+                        nats_key: asked.nats_key,
+                        verify_key: asked.verify_key,
+                        ..member(2)
+                    };
+                    *joiner = Some((machine, false));
+                }
+            }
+        }
+        let (membership, confirmed) = joiner.as_mut().expect("confirmed only after it is redeemed");
+        *confirmed |= path == "/v1/confirm";
+        let mut machines = vec![self.own.clone()];
+        machines.extend(confirmed.then(|| membership.clone()));
+        let answer = RedeemResponse {
+            network_id: self.token.network_id.clone(),
+            network_name: prod(),
+            plan: self.token.plan,
+            membership: membership.clone(),
+            machines,
+        };
+        (StatusCode::OK, serde_json::to_value(answer).unwrap())
+    }
+}
+
+/// The token is good for one machine: one that lost its keys after they were redeemed could never join with it.
+#[test]
+fn a_join_killed_anywhere_goes_on_or_can_be_repeated_with_the_same_token() {
+    for backend in BACKENDS {
+        let issuer = Rc::new(RefCell::new(Issuer::new()));
+        let prepare = || {
+            let fresh = Issuer::new();
+            let answering = fresh.clone();
+            issuer::answers(move |path, body| answering.answer(path, body));
+            *issuer.borrow_mut() = fresh;
+            Machine::bare("join", backend)
+        };
+        let join = async |_: &Machine, daemon: Arc<Daemon>| {
+            let token = issuer.borrow().token();
+            daemon.join(&token, &|_| {}).await
+        };
+        let (kills, done) = every_kill(prepare, join, async |machine, daemon, at| {
+            match daemon.current() {
+                // Redeemed: the next ployzd confirms it by itself.
+                Some(mesh) => {
+                    until("it is confirmed", || mesh.network().lifecycle == Stored::Running).await;
+                }
+                None => {
+                    machine.is_down(&daemon, at);
+                    let token = issuer.borrow().token();
+                    daemon.join(&token, &|_| {}).await.unwrap_or_else(|failure| panic!("{at}: {failure}"));
+                }
+            }
+            machine.is_up(&daemon, at);
+            let confirmed = issuer.borrow().joiner.borrow().clone();
+            let own = daemon.current().unwrap().network().machine;
+            assert!(confirmed.is_some_and(|(joined, is)| is && is_same(&joined, &own)), "{at}");
+            machine.destroyed(&daemon, at).await;
+        });
+        done.unwrap();
+        assert!(kills > 40, "{kills}");
+    }
 }
