@@ -1,5 +1,5 @@
 //! What is believed of the members' records: every member may write what it likes into the store, so what a machine *is* was
-//! settled when it was admitted and never changes under its name (decision 0022). What cannot be believed costs nobody but its
+//! settled when it was admitted and never changes under its name (decision 0022). What cannot be believed costs only its
 //! writer: the record that was believed before stands, and who looks is told.
 
 use crate::address::{AddressPlan, OverlayPrefix};

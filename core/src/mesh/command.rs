@@ -1,4 +1,4 @@
-//! Who may ask which command of a machine, and that each is taken once. The rules are a table; whoever receives a command looks
+//! Who may ask which command of a machine, and that each is taken once. The rules are a table; the receiver of a command looks
 //! here and nowhere else.
 
 use crate::id::MachineId;

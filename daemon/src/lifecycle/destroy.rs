@@ -23,7 +23,7 @@ impl Daemon {
         let (network, _) = self.load(name)?;
         let mesh = self.current().filter(|mesh| mesh.network().name == *name);
         if let (Some(mesh), false) = (&mesh, local) {
-            // The others take it from the bootstrap node alone: whoever gets into one machine does not own the network.
+            // The others take it from the bootstrap node alone: root on one machine does not own the network.
             if network.lifecycle != Stored::Leaving && !network.is_founder() {
                 let message = format!("the bootstrap node of network {name} is {}", network.founder.id);
                 return Err(Failure::new(ErrorCode::MeshDestroyNotAllowed, message));

@@ -390,7 +390,7 @@ impl Issuer {
         Self { token, own, joiner: Rc::default() }
     }
 
-    /// Its token, signed by whoever it says.
+    /// Its token, signed.
     fn token(&self) -> String {
         let key = ed25519_dalek::SigningKey::from_bytes(&[1; 32]);
         let verify_key = ployz_core::wire::v1::token::verifying_key_text(&key.verifying_key());

@@ -33,15 +33,15 @@ impl Memory {
         prepared.is_some_and(|(known, at)| known == *operation && at.elapsed() < PREPARED_TTL)
     }
 
-    /// Writes a refusal to the audit log.
-    pub(super) fn refused(&self, claimed: Option<MachineId>, command: &str, refusal: &Refusal) {
+    /// Writes a refusal to the audit log; false for one of many in a short time, which are counted.
+    pub(super) fn refused(&self, claimed: Option<MachineId>, command: &str, refusal: &Refusal) -> bool {
         let mut refused = self.refused.lock();
         let now = Instant::now();
         let claimed_sender = claimed.as_ref().map(ToString::to_string);
         let before = match refused.get_mut(&claimed) {
             Some(complaints) if now - complaints.said < REPEAT_INTERVAL => {
                 complaints.since += 1;
-                return;
+                return false;
             }
             Some(complaints) => complaints.since,
             None => 0,
@@ -55,6 +55,7 @@ impl Memory {
             "command of another machine refused"
         );
         refused.insert(claimed, Complaints { said: now, since: 0 });
+        true
     }
 }
 
@@ -68,6 +69,15 @@ const MAX_SHOWN: usize = 64;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_refused_again_and_again_is_written_down_once() {
+        let (memory, n2) = (Memory::default(), Some("n2".parse().unwrap()));
+        assert!(memory.refused(n2.clone(), "ping", &Refusal::Unsigned));
+        assert!(!memory.refused(n2.clone(), "ping", &Refusal::Unsigned));
+        assert!(memory.refused(None, "ping", &Refusal::Unsigned), "another sender");
+        assert_eq!(memory.refused.lock()[&n2].since, 1);
+    }
 
     #[test]
     fn a_destruction_is_executed_once_and_only_as_prepared() {

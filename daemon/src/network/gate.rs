@@ -37,12 +37,12 @@ pub fn judge(mesh: &Network, incoming: &Incoming<'_>) -> Result<Sender, Refusal>
         }
         Ok((_, false)) => {}
         Err(refusal) => {
-            if matches!(refusal, Refusal::UnknownSender(_)) {
-                // Its record may be on its way.
+            let claimed = incoming.inbox.clone().filter(|machine| known(machine).is_some());
+            let first = mesh.commands.refused(claimed, incoming.command, refusal);
+            // Its record may be on its way; made-up senders are not looked for again and again.
+            if first && matches!(refusal, Refusal::UnknownSender(_)) {
                 mesh.late_news.notify_one();
             }
-            let claimed = incoming.inbox.clone().filter(|machine| known(machine).is_some());
-            mesh.commands.refused(claimed, incoming.command, refusal);
         }
     }
     judged.map(|(sender, _)| sender)

@@ -29,10 +29,18 @@ pub(super) fn believed(
     members
 }
 
-/// Whether this machine's own record in the store is not what it wrote.
-pub(super) fn is_own_doubted(mesh: &Network) -> bool {
-    let own = mesh.network().machine.id;
-    mesh.shared.doubts.borrow().iter().flatten().any(|doubt| doubt.key == own.as_str())
+/// Whether this machine's own record in the store is another's work: written over, or made by an issuer that did not know all of it.
+/// Where it can be reached is not looked at: a copy of this machine's state would write against it for ever.
+pub(super) fn is_own_stale(
+    mesh: &Network,
+    seen: &BTreeMap<String, MachineMembership>,
+    unreadable: &BTreeSet<String>,
+) -> bool {
+    let machine = mesh.network().machine;
+    let key = machine.id.as_str();
+    let differs =
+        |stored: &MachineMembership| !belief::is_same(&machine, stored) || stored.protocol < PROTOCOL;
+    unreadable.contains(key) || seen.get(key).is_some_and(differs)
 }
 
 /// What this machine's record should be: what it is by itself, and, where the store has a record of it, what operators made of it.

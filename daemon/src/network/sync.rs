@@ -150,8 +150,8 @@ pub async fn follow(mesh: &Arc<Network>, store: &Store) -> Result<(), AnyError> 
                 if mesh.network().is_founder() || seen.caught() {
                     healthy(mesh);
                 }
-                // Overwritten by another's hand; no more often than this, or two would write against each other for ever.
-                if records::is_own_doubted(mesh) {
+                // No more often than this, or two would write against each other for ever.
+                if seen.caught() && records::is_own_stale(mesh, &seen.machines, &seen.unreadable) {
                     publish(store, mesh).await?;
                 }
                 continue;

@@ -124,7 +124,8 @@ printf 'HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nConn
 /// The coordinator dies while the machines pull: no name leads anywhere, and the same again works, and says how far it is.
 fn cut_off(ctx: &Ctx) -> Result<()> {
     let (n1, before) = (ctx.node(1), running(ctx)?);
-    build(n1, "team/web:3", 16)?;
+    // It has to take longer than a line about it.
+    build(n1, "team/web:3", 64)?;
     let image = format!("{HOST}/team/web:3");
     let body = quote(&json!({"command": "deploy", "manifest": manifest(&image, "missing")}).to_string());
     let call = format!("curl -sN -m 150 --unix-socket /run/ployz/ployzd.sock http://ployz/v1/call -d {body}");

@@ -219,6 +219,26 @@ async fn a_record_gives_no_machine_another_identity_and_its_owner_repairs_it() {
     end(follower);
 }
 
+/// As an issuer of an older version makes it, while the session of the joiner is open already.
+#[tokio::test]
+async fn a_machine_completes_the_record_that_its_issuer_made() {
+    let (server, machine) = (Server::start("complete"), Machine::new("complete-n2", 2));
+    let store = server.store(&network()).await;
+    store.create_machine(&member(1)).await.unwrap();
+    store.create_machine(&MachineMembership { protocol: 0, ..member(2) }).await.unwrap();
+    let follower = following(&machine, &store);
+    let mut stored = store.machine(&member(2).id).await.unwrap().unwrap().value.protocol;
+    for _ in 0..500 {
+        if stored == member(2).protocol {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        stored = store.machine(&member(2).id).await.unwrap().unwrap().value.protocol;
+    }
+    assert_eq!(stored, member(2).protocol);
+    end(follower);
+}
+
 #[tokio::test]
 async fn what_was_written_over_a_record_is_written_over() {
     let (server, mut founder) = (Server::start("over"), Machine::founder("over-n1"));
