@@ -80,9 +80,9 @@ async fn two_views_end_equal_to_a_fresh_rebuild() {
         let backends =
             until(&mut gateway.watch(), "the end is reached", |now| live(now) && now.sequence == last).await;
         let fresh = mesh.feed::<State>();
-        let anew = until(&mut fresh.watch(), "a fresh one is live", live).await;
-        assert_eq!(*ended.view, *anew.view);
-        assert_eq!(*backends.view, Backends::of(&anew.view));
+        let again = until(&mut fresh.watch(), "a fresh one is live", live).await;
+        assert_eq!(*ended.view, *again.view);
+        assert_eq!(*backends.view, Backends::of(&again.view));
         let stats = dns.stats().read();
         assert!(stats.rebuilds > 1 && stats.gaps + stats.losses > 0, "{stats:?}");
         assert_eq!((stats.freshness, stats.sequence), (Freshness::Live, last));

@@ -1,7 +1,7 @@
 //! Forgets decisions on deploys that nothing refers to any more. Only the founder does, with its own store's clock.
 //!
 //! A namespace's status refers to its own deploy and to the one committed before it; no other decision is ever read
-//! (decision 0014), and one that is not referred to now never will be: ids are drawn anew. A status that cannot
+//! (decision 0014), and one that is not referred to now never will be: ids are drawn at random for each deploy. A status that cannot
 //! be read refers to anything: then nothing of its namespace is forgotten.
 
 use crate::network::context::Network;
